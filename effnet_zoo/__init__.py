@@ -1,0 +1,53 @@
+"""Every EfficientNet, V1 and V2, for timm and torch.hub. Importing this package registers its models with timm.
+
+>>> import effnet_zoo, timm
+>>> model = timm.create_model("effnet_zoo_b5", pretrained=True)
+"""
+
+import sys
+from pathlib import PurePath
+
+__version__ = "0.1.0"
+
+
+def _is_command() -> bool:
+    """Whether this process is the ``effnet-zoo`` command, most of which answers without torch and timm.
+
+    Where this cannot tell, it says no, and the command is only slower to start.
+    """
+    program = PurePath(sys.argv[0] if sys.argv else "")
+    return program.stem == "effnet-zoo" and program.suffix in ("", ".exe")
+
+
+if not _is_command():
+    from effnet_zoo.catalog import find as find_checkpoint
+    from effnet_zoo.errors import EffnetZooError
+    from effnet_zoo.model import EfficientNet, EfficientNetFeatures
+    from effnet_zoo.preprocess import eval_transform, preprocessing_of
+    from effnet_zoo.registry import create_model
+    from effnet_zoo.spec import (
+        ArchSpec,
+        Scaling,
+        StageSpec,
+        decode_blocks,
+        decode_rows,
+        encode_block,
+        encode_rows,
+    )
+
+    __all__ = [
+        "ArchSpec",
+        "EfficientNet",
+        "EfficientNetFeatures",
+        "EffnetZooError",
+        "Scaling",
+        "StageSpec",
+        "create_model",
+        "decode_blocks",
+        "decode_rows",
+        "encode_block",
+        "encode_rows",
+        "eval_transform",
+        "find_checkpoint",
+        "preprocessing_of",
+    ]
