@@ -1,0 +1,76 @@
+"""``effnet-zoo list``"""
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from effnet_zoo import catalog
+from effnet_zoo.catalog import Checkpoint, Model
+from effnet_zoo.cli.output import AsJson, counted, print_json, print_table
+from effnet_zoo.errors import UnknownNameError, did_you_mean
+from effnet_zoo.ledger import REPORTED_SOURCE
+
+
+def list_(
+    pattern: Annotated[str, typer.Argument(help="Part of a name or tag, or a shell pattern: 'b5', '*.ns_jft*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List variants and their checkpoints: size, cost, input, reported accuracy and licence.
+
+    effnet-zoo list
+
+    effnet-zoo list 'effnet_zoo_v2_*.in21k' --json
+    """
+    found = list(catalog.checkpoints(pattern))
+    if not found:
+        names = [*catalog.models(), *(model.hub_name for model in catalog.models().values())]
+        raise UnknownNameError(
+            f"no checkpoint matches {pattern!r}: expected part of a name or a shell pattern.{did_you_mean(pattern, names)}"
+        )
+    if as_json:
+        print_json([as_row(model, checkpoint) for model, checkpoint in found])
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("variant", "tag"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("params", "MACs", "input", "top-1"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("licence", no_wrap=True)
+    for model, checkpoint in found:
+        row = as_row(model, checkpoint)
+        table.add_row(
+            row["variant"],
+            row["tag"] + (" *" if checkpoint.default else ""),
+            counted(row["parameters"]),
+            counted(row["macs"]),
+            str(row["eval_size"]),
+            "–" if row["reported_top1"] is None else f"{row['reported_top1']:.1f}",
+            row["license"],
+        )
+    print_table(table)
+    typer.echo(
+        f"\n* is what the bare name stands for. top-1 in percent as reported, not measured here: {REPORTED_SOURCE}."
+    )
+
+
+def as_row(model: Model, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What `list` says of a checkpoint, as JSON."""
+    how, reported = checkpoint.preprocessing, checkpoint.reported_at_eval_size
+    return {
+        "name": checkpoint.name,
+        "variant": model.name,
+        "tag": checkpoint.tag,
+        "default": checkpoint.default,
+        "hub_name": model.hub_name,
+        "parameters": model.spec.parameters(num_classes=checkpoint.num_classes),
+        "macs": model.spec.macs(size=how.size[0], num_classes=checkpoint.num_classes),
+        "num_classes": checkpoint.num_classes,
+        "train_size": checkpoint.train_size,
+        "eval_size": how.size[0],
+        "reported_top1": reported.top1 if reported else None,
+        "reported_top5": reported.top5 if reported else None,
+        "license": checkpoint.license,
+        "training_data": checkpoint.training_data,
+        "source": checkpoint.source,
+    }

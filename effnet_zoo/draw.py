@@ -1,0 +1,64 @@
+"""Pictures of predictions: the photo beside the bars of its most likely classes. Needs the `demo` extra."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from effnet_zoo.errors import MissingExtraError
+from effnet_zoo.predict import Prediction
+from effnet_zoo.preprocess import open_image
+
+try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+except ImportError:
+    raise MissingExtraError(
+        "pictures need matplotlib, which is not installed: pip install 'effnet-zoo[demo]'"
+    ) from None
+
+BAR, SURFACE, INK, MUTED = "#2a6fb0", "#ffffff", "#1c1f24", "#6b7280"
+
+
+def save_picture(prediction: Prediction, model_name: str, path: Path) -> None:
+    """Write a PNG of a prediction, whole or not at all.
+
+    Args:
+        prediction: One with guesses.
+        model_name: For the caption.
+        path: Where to; its folder must exist.
+    """
+    figure = Figure(figsize=(11, 4.6), dpi=120, facecolor=SURFACE, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    photo, bars = figure.subplots(1, 2, width_ratios=(1, 1))
+    photo.imshow(open_image(prediction.path))
+    photo.set_axis_off()
+    labels = [_shortened(guess.label) for guess in prediction.guesses]
+    shares = [guess.probability for guess in prediction.guesses]
+    places = range(len(shares))
+    bars.barh(places, shares, height=0.55, color=BAR)
+    for place, share, label in zip(places, shares, labels, strict=True):
+        bars.text(0, place - 0.36, label, ha="left", va="bottom", color=INK, fontsize=10)
+        bars.text(share + 0.012, place, f"{share:.1%}", ha="left", va="center", color=INK, fontsize=10)
+    bars.set_xlim(0, 1.12)
+    bars.set_ylim(len(shares) - 0.4, -0.8)
+    bars.set_axis_off()
+    bars.set_title(f"{prediction.path.name}  ·  {model_name}", loc="left", color=MUTED, fontsize=9)
+    beside = path.with_name(f".{path.name}.part")
+    try:
+        canvas.print_figure(beside, format="png")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def picture_names(paths: Sequence[Path]) -> list[str]:
+    """A file name for each path's picture, numbered where two paths would share one."""
+    taken: dict[str, int] = {}
+    names = []
+    for path in paths:
+        count = taken[path.stem] = taken.get(path.stem, 0) + 1
+        names.append(f"{path.stem}.png" if count == 1 else f"{path.stem}-{count}.png")
+    return names
+
+
+def _shortened(label: str, limit: int = 48) -> str:
+    return label if len(label) <= limit else label[: limit - 1].rstrip(", ") + "…"

@@ -1,0 +1,188 @@
+"""Does this machine compute what the definition says? Every device, dtype, memory format and way of running a model.
+
+The reference is the same network with the same weights in float64 on the CPU, run plainly.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from effnet_zoo import catalog
+from effnet_zoo.errors import UnknownNameError
+from effnet_zoo.model import EfficientNet
+from effnet_zoo.spec import ArchSpec
+
+Mode = Literal["eager", "compiled", "scripted", "checkpointed"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+"""Largest relative error of the logits, ||out - reference|| / ||reference||, by dtype.
+
+Four times and more what rounding costs seven blocks on a CPU (5e-7, 1e-2, 1.4e-3): float32 has 24 bits of mantissa,
+bfloat16 8, float16 11.
+"""
+
+GRADIENT_FACTOR = 4
+"""How many times the tolerance a gradient may be off: it went through twice the layers, and through batch statistics."""
+
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+VARIANTS = ("effnet_zoo_b0", "effnet_zoo_v2_s")
+"""One of each engine: MBConv with squeeze-excite throughout, and Fused-MBConv first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One way to run a model."""
+
+    variant: str
+    device: str
+    dtype: torch.dtype
+    memory_format: str
+    mode: Mode
+
+    @property
+    def tolerance(self) -> float:
+        """Largest relative error that passes."""
+        return TOLERANCE[self.dtype] * (GRADIENT_FACTOR if self.mode == "checkpointed" else 1)
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.variant}-{self.device}-{dtype}-{self.memory_format}-{self.mode}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A case's relative error, or why it could not be run."""
+
+    case: Case
+    error: float | None
+    failure: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran and is within tolerance."""
+        return self.error is not None and self.error <= self.case.tolerance
+
+
+def devices() -> list[str]:
+    """The devices present: always cpu, and cuda, mps and xpu where torch finds one."""
+    present = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
+    }
+    return [name for name, there in present.items() if there]
+
+
+def cases(device: str, *, modes: tuple[Mode, ...] = MODES) -> list[Case]:
+    """Every combination on a device.
+
+    Raises:
+        UnknownNameError: If there is no such device.
+    """
+    if device not in devices():
+        raise UnknownNameError(f"no device {device!r} on this machine: expected {' or '.join(devices())}")
+    return [
+        Case(variant=variant, device=device, dtype=dtype, memory_format=memory_format, mode=mode)
+        for variant in VARIANTS
+        for dtype in TOLERANCE
+        for memory_format in MEMORY_FORMATS
+        for mode in modes
+    ]
+
+
+def run(selected: list[Case]) -> Iterator[Result]:
+    """Run cases one by one; one that raises is a failed result, not the end."""
+    for case in selected:
+        try:
+            yield Result(case=case, error=measure(case))
+        except Exception as error:  # whatever a backend raises is what this is here to find
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            yield Result(case=case, error=None, failure=reason[0])
+
+
+def measure(case: Case) -> float:
+    """The relative error of one case against float64 on the CPU, with float32 really in float32 (cuDNN's TF32 off)."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        return _measure(case)
+
+
+def _measure(case: Case) -> float:
+    arch = dataclasses.replace(shallow(catalog.models()[case.variant].spec), drop_rate=0.0, drop_path_rate=0.0)
+    reference = randomise(EfficientNet(arch, num_classes=10), seed=0).double()
+    images = torch.randn(4, 3, 65, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model = EfficientNet(arch, num_classes=10)
+    model.load_state_dict(reference.state_dict())
+    model.to(device=case.device, dtype=case.dtype, memory_format=MEMORY_FORMATS[case.memory_format])
+    inputs = images.to(device=case.device, dtype=case.dtype, memory_format=MEMORY_FORMATS[case.memory_format])
+    if case.mode == "checkpointed":
+        model.set_grad_checkpointing()
+        return relative_error(_input_gradient(model, inputs), _input_gradient(reference, images))
+    with torch.inference_mode():
+        expected = reference.eval()(images)
+    runner = _prepare(model.eval(), case.mode)
+    with torch.no_grad():
+        return relative_error(runner(inputs), expected)
+
+
+def _prepare(model: EfficientNet, mode: Mode) -> nn.Module:
+    if mode == "compiled":
+        compiled: nn.Module = torch.compile(model, fullgraph=True)
+        return compiled
+    if mode == "scripted":
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=DeprecationWarning)
+            scripted: nn.Module = torch.jit.script(model)
+        return scripted
+    return model
+
+
+def _input_gradient(model: EfficientNet, images: Tensor) -> Tensor:
+    images = images.detach().requires_grad_()
+    model.train()(images).square().mean().backward()
+    assert images.grad is not None
+    return images.grad
+
+
+def relative_error(out: Tensor, reference: Tensor) -> float:
+    """||out - reference|| / ||reference||, computed in float64 on the CPU; infinite if `out` is not finite."""
+    reference = reference.detach().double().cpu()
+    difference = (out.detach().double().cpu() - reference).norm() / reference.norm()
+    return difference.item() if difference.isfinite() else float("inf")
+
+
+def shallow(arch: ArchSpec, repeats: int = 1) -> ArchSpec:
+    """The network with at most so many blocks a stage: every kind of block, at a fraction of the time."""
+    stages = tuple(dataclasses.replace(stage, repeats=min(repeats, stage.repeats)) for stage in arch.stages)
+    return dataclasses.replace(arch, stages=stages)
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, *, seed: int) -> nn.Module:
+    """Draw all weights and batch norm statistics, so that a wrong epsilon, padding or key cannot go unnoticed.
+
+    Activations stay near unit scale, so that half precision is tested where it is used; an epsilon of 1e-3 instead of
+    1e-5 still changes every layer by 5e-4.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            fan_in = layer.weight[0].numel()
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw) * (2 / fan_in) ** 0.5)
+            if layer.bias is not None:
+                layer.bias.copy_(torch.randn(layer.bias.shape, generator=draw) * 0.1)
+        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            size = layer.num_features
+            layer.running_mean.copy_(torch.randn(size, generator=draw) * 0.2)
+            layer.running_var.copy_(torch.rand(size, generator=draw) * 1.5 + 0.5)
+            layer.weight.copy_(torch.rand(size, generator=draw) + 0.5)
+            layer.bias.copy_(torch.randn(size, generator=draw) * 0.2)
+    return model
