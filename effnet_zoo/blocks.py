@@ -22,9 +22,9 @@ ACTIVATION_LAYERS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu":
 class SameConv2d(nn.Conv2d):
     """A stride-2 convolution padded as TensorFlow's SAME: output size ceil(input / 2), any input size.
 
-    TensorFlow centres an odd kernel of reach r on odd sizes and shifts it by one on even ones: r zeros before, or r - 1.
-    What is not before is added after, so that the padded size is the input's plus 2 r whatever its parity: the zero too
-    many on even sizes is never read, and exporters get sizes they can reason about. (At stride 1 SAME is r all around.)
+    TensorFlow centres a kernel of reach r on odd sizes and shifts it by one on even ones: r zeros before, or r - 1.
+    What is not before is added after, so that the padded size is the input's plus 2 r whatever its parity: one zero on
+    even sizes is never read, and exporters get sizes they can reason about. (At stride 1 SAME is r all around.)
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Pictures of predictions: the photo beside the bars of its most likely classes. Needs the `demo` extra."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -52,12 +53,12 @@ def save_picture(prediction: Prediction, model_name: str, path: Path) -> None:
 
 def picture_names(paths: Sequence[Path]) -> list[str]:
     """A file name for each path's picture, numbered where two paths would share one."""
-    taken: dict[str, int] = {}
-    names = []
+    names: dict[str, None] = {}
     for path in paths:
-        count = taken[path.stem] = taken.get(path.stem, 0) + 1
-        names.append(f"{path.stem}.png" if count == 1 else f"{path.stem}-{count}.png")
-    return names
+        numbered = (f"{path.stem}-{number}.png" for number in itertools.count(2))
+        name = next(name for name in itertools.chain([f"{path.stem}.png"], numbered) if name not in names)
+        names[name] = None
+    return list(names)
 
 
 def _shortened(label: str, limit: int = 48) -> str:

@@ -150,7 +150,7 @@ _OPTIONAL: dict[str, Check] = {
     "reported": (_reported, "a list of { size, top1, top5 }, in percent, top1 not above top5"),
 }
 _HUB: dict[str, Check] = {"hub_id": (lambda v: _text(v) and v.count("/") == 1, "owner/name")}
-_SHIPPED: dict[str, Check] = {key: (_text, "a text") for key in ("package", "file", "extra", "layout")}
+_SHIPPED: dict[str, Check] = dict.fromkeys(("package", "file", "extra", "layout"), (_text, "a text"))
 _KNOWN = {**_REQUIRED, **_OPTIONAL, **_HUB, **_SHIPPED}
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -132,5 +131,5 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
         return weight
     if channels != 3:
         raise WeightsError(f"{STEM} has {channels} channels: expected {in_chans}, or 3 to adapt from")
-    adapted: Any = adapt_input_conv(in_chans, weight)
+    adapted: Tensor = adapt_input_conv(in_chans, weight)
     return adapted

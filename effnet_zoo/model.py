@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from effnet_zoo.blocks import Layers, Stage
 from effnet_zoo.errors import ArgumentError, InputError, did_you_mean
-from effnet_zoo.spec import MIN_SIZE, Activation, ArchSpec, Padding
+from effnet_zoo.families import Activation, Padding
+from effnet_zoo.spec import MIN_SIZE, ArchSpec
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
@@ -129,7 +130,8 @@ class Backbone(nn.Module):
 
     @torch.jit.unused
     def _check_image(self, x: Tensor) -> None:
-        if torch.jit.is_tracing():  # a trace would turn the comparisons into constants, and warn about it
+        # A trace would turn the comparisons into constants, and warn about it.
+        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
             return
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise InputError(
@@ -148,6 +150,7 @@ class Backbone(nn.Module):
         """
         self.grad_checkpointing = enable
         for stage in self.blocks:
+            assert isinstance(stage, Stage)
             stage.grad_checkpointing = enable
 
     def freeze(self, stages: int | None = None) -> None:
@@ -298,7 +301,7 @@ class EfficientNet(Backbone):
         self,
         x: Tensor,
         indices: int | Sequence[int] | None = None,
-        norm: bool = False,
+        norm: bool = False,  # noqa: ARG002  # timm's signature
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
@@ -344,13 +347,14 @@ class EfficientNet(Backbone):
         return self.forward_features(x)
 
     def extract_endpoints(self, x: Tensor) -> dict[str, Tensor]:
-        """The pyramid as ``reduction_1`` (stride 2) to ``reduction_5`` (stride 32), and ``reduction_6`` after the head."""
+        """The pyramid, ``reduction_1`` (stride 2) to ``reduction_5`` (stride 32), and ``reduction_6`` of the head."""
         x, maps = self.forward_intermediates(x)
         return {f"reduction_{number}": level for number, level in enumerate([*maps, x], start=1)}
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
-        return self.classifier
+        classifier: nn.Module = self.classifier
+        return classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a random one, and the pooling if named.
@@ -364,7 +368,7 @@ class EfficientNet(Backbone):
         init_weights(self.classifier)
         self.train(self.training)
 
-    @torch.jit.ignore
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Regular expressions that group parameters by depth, for timm's layer-wise learning rates."""
         return {

@@ -59,7 +59,7 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
 
 
 def class_names(num_classes: int) -> list[str]:
-    """Names of ImageNet's classes in the order of the logits, from timm's lists; numbers where there is no such list."""
+    """Names of ImageNet's classes in the order of the logits, from timm's lists; numbers where there is no list."""
     subset = infer_imagenet_subset({"num_classes": num_classes})
     if subset is None:
         return [f"class {index}" for index in range(num_classes)]

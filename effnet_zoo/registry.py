@@ -87,8 +87,12 @@ def create_model(
 
 def create_classifier(name: str, *, pretrained: bool = False, **options: Unpack[BuildOptions]) -> EfficientNet:
     """`create_model` for classifiers only: what `EfficientNet.from_name` does."""
+    return cast(EfficientNet, create_model(name, pretrained=pretrained, **_classifier_options(options)))
+
+
+def _classifier_options(options: BuildOptions) -> ModelOptions:
     check_options(options, BuildOptions)
-    return cast(EfficientNet, create_model(name, pretrained=pretrained, **options))
+    return cast(ModelOptions, options)
 
 
 def create_pretrained_classifier(
@@ -106,11 +110,12 @@ def create_pretrained_classifier(
     if weights_path is None:
         tag = "ap_in1k" if advprop else tag
         return create_classifier(f"{name}.{tag}" if tag else name, pretrained=True, **options)
-    check_options(options, BuildOptions)
     model = catalog.find_variant(name)
     overlay = {"file": str(weights_path), "tag": None, "hf_hub_id": None, "hf_hub_filename": None, "url": None}
     cfg = resolve_pretrained_cfg(model.name, pretrained_cfg_overlay=overlay).to_dict()
-    return cast(EfficientNet, _create(model, cfg, pretrained=True, cache_dir=None, options=options))
+    return cast(
+        EfficientNet, _create(model, cfg, pretrained=True, cache_dir=None, options=_classifier_options(options))
+    )
 
 
 def _create(
@@ -121,8 +126,9 @@ def _create(
     cache_dir: str | Path | None,
     options: ModelOptions,
 ) -> AnyModel:
-    declared: ModelOptions = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0]}
-    built = build_model(model.spec, **{**declared, **options})
+    merged = ModelOptions(num_classes=cfg["num_classes"], in_chans=cfg["input_size"][0])
+    merged.update(options)
+    built = build_model(model.spec, **merged)
     built.pretrained_cfg = built.default_cfg = cfg
     if pretrained:
         _load(built, model, cfg, cache_dir, new_head="num_classes" in options)

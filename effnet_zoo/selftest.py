@@ -5,9 +5,9 @@ The reference is the same network with the same weights in float64 on the CPU, r
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from effnet_zoo.errors import UnknownNameError
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.spec import ArchSpec
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Mode = Literal["eager", "compiled", "scripted", "checkpointed"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -28,7 +29,7 @@ bfloat16 8, float16 11.
 """
 
 GRADIENT_FACTOR = 4
-"""How many times the tolerance a gradient may be off: it went through twice the layers, and through batch statistics."""
+"""How many times the tolerance a gradient may be off: it went through twice the layers, and batch statistics."""
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -116,11 +117,12 @@ def measure(case: Case) -> float:
 
 def _measure(case: Case) -> float:
     arch = dataclasses.replace(shallow(catalog.models()[case.variant].spec), drop_rate=0.0, drop_path_rate=0.0)
-    reference = randomise(EfficientNet(arch, num_classes=10), seed=0).double()
+    reference = EfficientNet(arch, num_classes=10).double()
+    randomise(reference, seed=0)
     images = torch.randn(4, 3, 65, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     model = EfficientNet(arch, num_classes=10)
     model.load_state_dict(reference.state_dict())
-    model.to(device=case.device, dtype=case.dtype, memory_format=MEMORY_FORMATS[case.memory_format])
+    model.to(case.device, case.dtype).to(memory_format=MEMORY_FORMATS[case.memory_format])
     inputs = images.to(device=case.device, dtype=case.dtype, memory_format=MEMORY_FORMATS[case.memory_format])
     if case.mode == "checkpointed":
         model.set_grad_checkpointing()
@@ -132,16 +134,14 @@ def _measure(case: Case) -> float:
         return relative_error(runner(inputs), expected)
 
 
-def _prepare(model: EfficientNet, mode: Mode) -> nn.Module:
+def _prepare(model: EfficientNet, mode: Mode) -> Callable[[Tensor], Tensor]:
     if mode == "compiled":
-        compiled: nn.Module = torch.compile(model, fullgraph=True)
-        return compiled
+        return torch.compile(model, fullgraph=True)
     if mode == "scripted":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
             warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=DeprecationWarning)
-            scripted: nn.Module = torch.jit.script(model)
-        return scripted
+            return cast(Callable[[Tensor], Tensor], torch.jit.script(model))
     return model
 
 
@@ -166,7 +166,7 @@ def shallow(arch: ArchSpec, repeats: int = 1) -> ArchSpec:
 
 
 @torch.no_grad()
-def randomise(model: nn.Module, *, seed: int) -> nn.Module:
+def randomise(model: AnyModule, *, seed: int) -> AnyModule:
     """Draw all weights and batch norm statistics, so that a wrong epsilon, padding or key cannot go unnoticed.
 
     Activations stay near unit scale, so that half precision is tested where it is used; an epsilon of 1e-3 instead of
@@ -181,6 +181,8 @@ def randomise(model: nn.Module, *, seed: int) -> nn.Module:
                 layer.bias.copy_(torch.randn(layer.bias.shape, generator=draw) * 0.1)
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
             size = layer.num_features
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
             layer.running_mean.copy_(torch.randn(size, generator=draw) * 0.2)
             layer.running_var.copy_(torch.rand(size, generator=draw) * 1.5 + 0.5)
             layer.weight.copy_(torch.rand(size, generator=draw) + 0.5)

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from effnet_zoo import catalog
-from effnet_zoo.catalog import Checkpoint, Model
+from effnet_zoo.catalog import Model
 from effnet_zoo.cli.list import as_row
 from effnet_zoo.cli.output import AsJson, counted, print_json, print_table
-from effnet_zoo.ledger import REPORTED_SOURCE
+from effnet_zoo.ledger import REPORTED_SOURCE, Checkpoint
 
 OPERATORS = {"mbconv": "MBConv", "separable": "MBConv", "fused": "Fused-MBConv", "conv": "Conv"}
 

@@ -1,7 +1,7 @@
 """EfficientNet V1: B0-B8 and L2, Lite and EdgeTPU, as block strings and coefficient rows.
 
-A block string is one stage: r repeats, k kernel, s stride (height and width), e expansion, i input and o output filters,
-se squeeze-excite ratio of the input filters, c1 fused (expansion and depthwise convolution are one), noskip.
+A block string is one stage: r repeats, k kernel, s stride (height and width), e expansion, i input and o output
+filters, se squeeze-excite ratio of the input filters, c1 fused (expansion and depthwise convolution are one), noskip.
 
 Sources, all in github.com/tensorflow/tpu/tree/master/models/official/efficientnet:
 ``efficientnet_builder.py``, ``lite/efficientnet_lite_builder.py``, ``edgetpu/efficientnet_edgetpu_builder.py``.

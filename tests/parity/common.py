@@ -1,0 +1,112 @@
+"""What the parity tests share: another library's model with drawn weights, ours carrying them, and the comparison.
+
+Weights are drawn because the point is the arithmetic: with `randomise` an epsilon, a padding or two swapped keys change
+every logit, while in a freshly built model batch norm hides all three.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from effnet_zoo import EfficientNet, catalog, loading
+from effnet_zoo.model import BuildOptions
+from effnet_zoo.selftest import randomise, relative_error
+from effnet_zoo.spec import ArchSpec
+
+Size = tuple[int, int]
+Outputs = Callable[[Any, Tensor], Sequence[Tensor]]
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+"""Largest ||ours - theirs|| / ||theirs||: rounding of a hundred layers, and nothing that a wrong constant could hide."""
+
+SIZES: tuple[Size, ...] = ((224, 224), (97, 130), (65, 96), (33, 47))
+"""The usual size, then odd beside even in both directions: SAME padding differs with the parity of every map."""
+
+SMALL: Size = (65, 96)
+TINY: Size = (33, 47)
+
+KEPT = 2
+"""Blocks kept of a stage where depth is reduced: the first changes size and filters, the second adds its input."""
+
+
+def all_names() -> list[str]:
+    return list(catalog.models())
+
+
+def images(size: Size, dtype: torch.dtype) -> Tensor:
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
+
+
+def drawn(build: Callable[[], nn.Module], *, seed: int = 0) -> Any:
+    """Another library's model with drawn weights, in eval mode.
+
+    It is built on the meta device, so that even L2 costs nothing before its blocks are dropped. Then all is NaN, so that
+    a tensor which `randomise` does not draw cannot agree with anything.
+    """
+    with torch.device("meta"):
+        model = build()
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for tensor in chain(model.parameters(), model.buffers()):
+            tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
+    return randomise(model, seed=seed).eval()
+
+
+def keep_blocks(stages: nn.Sequential, indices: Sequence[int], kept: int = KEPT) -> None:
+    """Drop all but the first blocks of the stages at `indices`."""
+    for index in indices:
+        stage = stages[index]
+        assert isinstance(stage, nn.Sequential)
+        stages[index] = stage[:kept]
+
+
+def from_file(name: str, state: dict[str, Tensor], folder: Path, **options: Unpack[BuildOptions]) -> EfficientNet:
+    """Ours with another library's weights, the way a user gets it: from a file, by name."""
+    path = folder / "theirs.pth"
+    torch.save(state, path)
+    model = EfficientNet.from_pretrained(name, str(path), **options)
+    path.unlink()  # pytest keeps temporary folders, and these are large
+    return model.eval()
+
+
+def from_state(arch: ArchSpec, state: dict[str, Tensor], *, output_stride: int = 32) -> EfficientNet:
+    """Ours with another library's weights for an architecture that has no name."""
+    model = EfficientNet(arch, output_stride=output_stride)
+    loading.load_state(model, loading.own_keys(state, arch), new_head=False, source="the other library's state_dict")
+    return model.eval()
+
+
+def assert_agree(ours: nn.Module, theirs: nn.Module, size: Size, of_ours: Outputs, of_theirs: Outputs) -> None:
+    """Both models' outputs on the same images, in float64 and in float32."""
+    for dtype, tolerance in TOLERANCE.items():
+        ours.to(dtype)
+        theirs.to(dtype)
+        x = images(size, dtype)
+        with torch.inference_mode():
+            mine, reference = of_ours(ours, x), of_theirs(theirs, x)
+        assert len(mine) == len(reference) > 0
+        for index, (out, wanted) in enumerate(zip(mine, reference, strict=True)):
+            assert out.shape == wanted.shape
+            assert out.dtype == wanted.dtype == dtype
+            error = relative_error(out, wanted)
+            assert error <= tolerance, f"output {index} at {size} in {dtype}: relative error {error:.2e}"
+
+
+def assert_logits_agree(ours: nn.Module, theirs: nn.Module, size: Size) -> None:
+    assert_agree(ours, theirs, size, logits, logits)
+
+
+def logits(model: Any, x: Tensor) -> list[Tensor]:
+    return [model(x)]
+
+
+def assert_same_state(state: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """The same keys in the same order, and the same tensors."""
+    assert list(state) == list(other)
+    for key, tensor in state.items():
+        assert tensor.dtype == other[key].dtype, key
+        assert torch.equal(tensor, other[key]), key

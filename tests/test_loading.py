@@ -1,0 +1,260 @@
+"""Weights into models: strictly, with nothing random in the place of something saved, and without running anything."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from effnet_zoo import EfficientNet, create_model
+from effnet_zoo.convert import LAYOUTS
+from effnet_zoo.errors import ArgumentError, MissingExtraError, UnknownNameError, WeightsError
+from effnet_zoo.loading import adapt_stem, own_keys, read_state
+from effnet_zoo.selftest import randomise, relative_error
+
+LITE0 = "effnet_zoo_lite0.pypi_in1k"
+
+
+def images(channels: int) -> Tensor:
+    return torch.randn(1, channels, 65, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def lite0() -> EfficientNet:
+    return EfficientNet.from_pretrained(LITE0).eval()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> tuple[EfficientNet, Path]:
+    """A fine-tuned checkpoint of 10 classes, as its user has it on disk."""
+    model = randomise(EfficientNet.from_name("effnet_zoo_b0", num_classes=10), seed=5).eval()
+    path = tmp_path / "mine.safetensors"
+    save_file(model.state_dict(), path)
+    return model, path
+
+
+def overlay(path: Path) -> dict[str, Any]:
+    return {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+
+
+# A saved classifier is never lost without being asked for.
+
+
+def test_a_local_checkpoint_gives_its_own_logits(saved: tuple[EfficientNet, Path]) -> None:
+    model, path = saved
+    for loaded in (
+        timm.create_model("effnet_zoo_b0", num_classes=10, **overlay(path)),
+        EfficientNet.from_pretrained("efficientnet-b0", str(path), num_classes=10),
+    ):
+        assert torch.equal(loaded.eval()(images(3)), model(images(3)))
+
+
+def test_a_classifier_of_another_size_is_an_error_unless_asked_for(saved: tuple[EfficientNet, Path]) -> None:
+    model, path = saved
+    with pytest.raises(WeightsError, match=r"of another shape .classifier.bias .10,. instead of .1000,."):
+        timm.create_model("effnet_zoo_b0", **overlay(path))
+    asked = timm.create_model("effnet_zoo_b0", num_classes=7, **overlay(path)).eval()
+    assert asked.classifier.out_features == 7
+    assert torch.equal(asked.forward_features(images(3)), model.forward_features(images(3)))
+    headless = timm.create_model("effnet_zoo_b0", num_classes=0, **overlay(path)).eval()
+    assert torch.equal(headless(images(3)), model.forward_head(model.forward_features(images(3)), pre_logits=True))
+
+
+def test_a_file_without_classifier_never_leaves_a_random_one(saved: tuple[EfficientNet, Path], tmp_path: Path) -> None:
+    model, _ = saved
+    backbone = {k: v for k, v in model.state_dict().items() if not k.startswith("classifier")}
+    save_file(backbone, tmp_path / "backbone.safetensors")
+    with pytest.raises(WeightsError, match=r"2 missing .classifier.bias"):
+        timm.create_model("effnet_zoo_b0", num_classes=10, **overlay(tmp_path / "backbone.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blocks.0.0.bn1.weight": None}, "1 missing .blocks.0.0.bn1.weight"),
+        ({"extra.weight": torch.zeros(1)}, "1 left over .extra.weight"),
+        ({"blocks.0.0.bn1.weight": torch.zeros(3)}, r"1 of another shape .blocks.0.0.bn1.weight .3,. instead of .32,."),
+    ],
+)
+def test_a_state_dict_that_does_not_fit_is_refused(
+    saved: tuple[EfficientNet, Path], tmp_path: Path, change: dict[str, Tensor | None], message: str
+) -> None:
+    state = {**saved[0].state_dict(), **change}
+    save_file({k: v for k, v in state.items() if v is not None}, tmp_path / "bad.safetensors")
+    with pytest.raises(WeightsError, match=message):
+        timm.create_model("effnet_zoo_b0", num_classes=10, **overlay(tmp_path / "bad.safetensors"))
+
+
+def test_features_take_only_what_they_have_and_nothing_foreign(
+    saved: tuple[EfficientNet, Path], tmp_path: Path
+) -> None:
+    model, path = saved
+    features = timm.create_model("effnet_zoo_b0", features_only=True, out_indices=(0, 2), **overlay(path)).eval()
+    _, maps = model.forward_intermediates(images(3), indices=[0, 2])
+    assert all(torch.equal(a, b) for a, b in zip(features(images(3)), maps, strict=True))
+    save_file({**model.state_dict(), "neck.weight": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(WeightsError, match="1 left over .neck.weight"):
+        timm.create_model("effnet_zoo_b0", features_only=True, **overlay(tmp_path / "foreign.safetensors"))
+
+
+def test_a_state_dict_in_memory(saved: tuple[EfficientNet, Path]) -> None:
+    model, _ = saved
+    given = {"state_dict": model.state_dict()}
+    loaded = timm.create_model("effnet_zoo_b0", num_classes=10, pretrained=True, pretrained_cfg_overlay=given).eval()
+    assert torch.equal(loaded(images(3)), model(images(3)))
+
+
+# Another number of channels.
+
+
+def test_one_channel_equals_the_grey_image_through_the_rgb_model(lite0: EfficientNet) -> None:
+    grey = timm.create_model(LITE0, pretrained=True, in_chans=1).eval()
+    assert relative_error(grey(images(1)), lite0(images(1).expand(-1, 3, -1, -1))) <= 1e-5
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5, 6, 13])
+def test_any_number_of_channels_is_adapted_the_same_way_each_time(lite0: EfficientNet, channels: int) -> None:
+    first, second = (EfficientNet.from_pretrained(LITE0, in_chans=channels).eval() for _ in range(2))
+    assert torch.equal(first.conv_stem.weight, second.conv_stem.weight)
+    for index in range(channels):
+        expected = lite0.conv_stem.weight[:, index % 3] * 3 / channels
+        assert torch.allclose(first.conv_stem.weight[:, index], expected)
+    assert torch.equal(first.classifier.weight, lite0.classifier.weight)
+
+
+def test_only_three_channels_are_adapted_from() -> None:
+    with pytest.raises(WeightsError, match="has 4 channels: expected 2, or 3 to adapt from"):
+        adapt_stem(torch.zeros(8, 4, 3, 3), 2)
+
+
+# Where weights come from.
+
+
+def test_the_shipped_checkpoint_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effnet_zoo.hub.sha256", lambda path: "0" * 64)
+    with pytest.raises(WeightsError, match="expected sha256 579344248a93.*, got 000"):
+        EfficientNet.from_pretrained(LITE0)
+
+
+def test_a_missing_distribution_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise __import__("importlib.metadata").metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("effnet_zoo.hub.metadata.distribution", missing)
+    with pytest.raises(MissingExtraError, match=r"pip install 'effnet-zoo\[demo\]'"):
+        EfficientNet.from_pretrained(LITE0)
+
+
+def test_no_weights_is_an_error_never_random() -> None:
+    nowhere = {"hf_hub_id": None, "hf_hub_filename": None, "url": None}
+    with pytest.raises(WeightsError, match="no weights for effnet_zoo_b0"):
+        timm.create_model("effnet_zoo_b0", pretrained=True, pretrained_cfg_overlay=nowhere)
+    with pytest.raises(UnknownNameError, match="unknown tag 'in22k' of effnet_zoo_v2_s.*Did you mean 'in21k'"):
+        timm.create_model("effnet_zoo_v2_s.in22k", pretrained=True)
+
+
+def test_from_pretrained_takes_one_choice_of_weights() -> None:
+    with pytest.raises(ArgumentError, match="advprop and tag: expected at most one"):
+        EfficientNet.from_pretrained("efficientnet-b0", advprop=True, tag="in1k")
+    with pytest.raises(ArgumentError, match="weights_path and a tag in the name"):
+        EfficientNet.from_pretrained("efficientnet_b0.in1k", "file.safetensors")
+    with pytest.raises(ArgumentError, match="unknown keyword 'features_only'"):
+        create_classifier = EfficientNet.from_name
+        create_classifier("efficientnet_b0", features_only=True)  # type: ignore[call-arg]
+
+
+# Files.
+
+
+class Malicious:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("protocol", ["torch", "pickle"])
+def test_a_malicious_pickle_runs_nothing(tmp_path: Path, protocol: str) -> None:
+    trap, path = tmp_path / "ran", tmp_path / "weights.pth"
+    content = {"conv_stem.weight": torch.zeros(1), "x": Malicious(trap)}
+    if protocol == "torch":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(content))
+    with pytest.raises(WeightsError, match=r"weights.pth is not a file of plain tensors"):
+        EfficientNet.from_pretrained("efficientnet-b0", str(path))
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("cut.safetensors", b"\x08\x00\x00\x00", "not a whole safetensors file"),
+        ("bomb.safetensors", (2**62).to_bytes(8, "little") + b"{}", "not a whole safetensors file"),
+        ("text.safetensors", b"hello" * 100, "not a whole safetensors file"),
+        ("text.pth", b"hello" * 100, "not a file of plain tensors"),
+        ("empty.pth", b"", "not a file of plain tensors"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{name} is {message}"):
+        read_state(tmp_path / name)
+
+
+def test_a_truncated_real_file_is_refused(saved: tuple[EfficientNet, Path], tmp_path: Path) -> None:
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(saved[1].read_bytes()[:-1])
+    with pytest.raises(WeightsError, match=r"cut.safetensors is not a whole safetensors file"):
+        timm.create_model("effnet_zoo_b0", num_classes=10, **overlay(cut))
+
+
+def test_missing_files_and_wrapped_pickles_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"nosuch.safetensors: expected a weight file there"):
+        EfficientNet.from_pretrained("efficientnet-b0", str(tmp_path / "nosuch.safetensors"))
+    torch.save({"epoch": 3}, tmp_path / "wrapped.pth")
+    with pytest.raises(WeightsError, match="expected a flat dict of tensors"):
+        EfficientNet.from_pretrained("efficientnet-b0", str(tmp_path / "wrapped.pth"))
+
+
+# Key tables.
+
+
+def test_unknown_layouts_are_refused() -> None:
+    arch = EfficientNet.from_name("effnet_zoo_b0", device="meta").arch
+    with pytest.raises(WeightsError, match="of no known layout: expected effnet_zoo, timm, geffnet, efficientnet_py"):
+        own_keys({"encoder.weight": torch.zeros(1)}, arch)
+    with pytest.raises(WeightsError, match="key '_neck.weight' is not one of the efficientnet_pytorch layout"):
+        own_keys({"_conv_stem.weight": torch.zeros(1), "_neck.weight": torch.zeros(1)}, arch)
+
+
+def test_a_layout_that_cannot_express_a_network_says_so() -> None:
+    arch = EfficientNet.from_name("efficientnetv2_s", device="meta").arch
+    with pytest.raises(WeightsError, match="efficientnet_pytorch has no conv block"):
+        LAYOUTS["efficientnet_pytorch"].modules(arch)
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+@pytest.mark.parametrize("name", ["effnet_zoo_b0", "effnet_zoo_b7"])
+def test_key_tables_are_one_to_one_and_go_both_ways(layout: str, name: str) -> None:
+    model = EfficientNet.from_name(name, device="meta")
+    state, table = model.state_dict(), LAYOUTS[layout]
+    theirs = table.to_theirs(state, model.arch)
+    assert len(theirs) == len(state)
+    assert table.to_ours(theirs, model.arch) == state
+
+
+def test_models_load_into_timm_and_back(saved: tuple[EfficientNet, Path]) -> None:
+    model, _ = saved
+    theirs: nn.Module = timm.create_model("tf_efficientnet_b0", num_classes=10)
+    theirs.load_state_dict(model.state_dict())
+    back = create_model("effnet_zoo_b0", num_classes=10).eval()
+    back.load_state_dict(theirs.state_dict())
+    assert torch.equal(back(images(3)), model(images(3)))

@@ -1,0 +1,86 @@
+"""What is installed: the ledger travels in the wheel, is read in place when editable, and the tables are in step."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import effnet_zoo
+from effnet_zoo import catalog, ledger
+from tools import update_tables
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("path", list(update_tables.TABLES), ids=lambda path: str(path.relative_to(ROOT)))
+def test_generated_tables_are_in_step_with_the_ledger(path: Path) -> None:
+    assert path.read_text(encoding="utf-8") == update_tables.updated(path), "run: python tools/update_tables.py"
+
+
+def test_readme_counts_what_there_is() -> None:
+    models, checkpoints = len(catalog.models()), len(list(catalog.checkpoints()))
+    assert f"{models}\narchitectures, {checkpoints} checkpoints" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_file_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("no markers")
+    monkeypatch.setitem(update_tables.TABLES, page, update_tables.models_table)
+    with pytest.raises(ValueError, match="expected the markers"):
+        update_tables.updated(page)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built wheel; the build tool is in the test extra, so that no network is needed."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = out.iterdir()
+    return path
+
+
+def test_the_wheel_carries_the_ledger_and_no_tests(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for path in (ROOT / "weights").glob("*.toml"):
+        assert f"effnet_zoo/weights/{path.name}" in names
+    assert "effnet_zoo/py.typed" in names
+    assert {name.split("/")[0] for name in names} == {"effnet_zoo", f"effnet_zoo-{effnet_zoo.__version__}.dist-info"}
+
+
+def test_an_installed_wheel_reads_its_own_ledger(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    code = "import effnet_zoo.ledger as l, effnet_zoo.catalog as c; print(l.FOLDER); print(len(list(c.checkpoints())))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    folder, count = result.stdout.split()
+    assert folder == str(tmp_path / "site" / "effnet_zoo" / "weights")
+    assert int(count) == len(list(catalog.checkpoints()))
+
+
+def test_an_editable_install_points_at_the_checkout_and_copies_nothing(tmp_path: Path) -> None:
+    code = f"import hatchling.build as b; print(b.build_editable({str(tmp_path)!r}))"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    archive = zipfile.ZipFile(tmp_path / result.stdout.strip().splitlines()[-1])
+    (pointer,) = [name for name in archive.namelist() if name.endswith(".pth")]
+    assert archive.read(pointer).decode().strip() == str(ROOT)
+    assert not [name for name in archive.namelist() if name.endswith(".toml")]
+
+
+def test_the_checkout_reads_the_ledger_at_its_top() -> None:
+    assert ledger.FOLDER.resolve() in (ROOT / "weights", Path(effnet_zoo.__file__).parent / "weights")
+
+
+def test_dependencies_are_ranges() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    everything = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    assert not [requirement for requirement in everything if "==" in requirement or "<" in requirement]
+    light = {"torch", "torchvision", "timm", "huggingface_hub", "safetensors", "pillow", "typer", "rich"}
+    assert {requirement.split(">")[0] for requirement in project["dependencies"]} == light
