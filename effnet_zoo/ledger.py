@@ -103,6 +103,10 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -138,18 +142,18 @@ _REQUIRED: dict[str, Check] = {
     "interpolation": (INTERPOLATIONS.__contains__, " or ".join(INTERPOLATIONS)),
     "mean": (_channels, "three numbers between 0 and 1"),
     "std": (_channels, "three numbers between 0 and 1"),
-    "license": (_text, "an SPDX identifier in lower case"),
-    "source": (lambda v: _text(v) and v.startswith("https://"), "an https address"),
+    "license": (_matches(r"[a-z0-9][a-z0-9.+-]*"), "an SPDX identifier in lower case"),
+    "source": (_matches(r"https://[^\s/]+\.[^\s/]+(/\S*)?"), "an https address"),
     "training_data": (_text, "what the weights have seen"),
     "recipe": (_text, "how they were trained"),
 }
 _OPTIONAL: dict[str, Check] = {
     "default": (lambda v: v is True, "true, or left out"),
-    "revision": (lambda v: _text(v) and re.fullmatch("[0-9a-f]{40}", v) is not None, "a commit of 40 hex digits"),
-    "sha256": (lambda v: _text(v) and re.fullmatch("[0-9a-f]{64}", v) is not None, "64 hex digits, never a prefix"),
+    "revision": (_matches("[0-9a-f]{40}"), "a commit of 40 hex digits"),
+    "sha256": (_matches("[0-9a-f]{64}"), "64 hex digits, never a prefix"),
     "reported": (_reported, "a list of { size, top1, top5 }, in percent, top1 not above top5"),
 }
-_HUB: dict[str, Check] = {"hub_id": (lambda v: _text(v) and v.count("/") == 1, "owner/name")}
+_HUB: dict[str, Check] = {"hub_id": (_matches(r"[\w.-]+/[\w.-]+"), "owner/name")}
 _SHIPPED: dict[str, Check] = dict.fromkeys(("package", "file", "extra", "layout"), (_text, "a text"))
 _KNOWN = {**_REQUIRED, **_OPTIONAL, **_HUB, **_SHIPPED}
 
@@ -230,7 +234,11 @@ def load() -> dict[str, dict[str, Checkpoint]]:
     """
     ledger: dict[str, dict[str, Checkpoint]] = {}
     for path in sorted(FOLDER.glob("*.toml")):
-        part = parse(path.read_text(encoding="utf-8"), path.name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise LedgerError(f"{path.name}: not UTF-8 text: {error}") from None
+        part = parse(text, path.name)
         if twice := sorted(ledger.keys() & part.keys()):
             raise LedgerError(f"{path.name}: {', '.join(twice)}: declared in another file already")
         ledger |= part

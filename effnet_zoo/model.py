@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypedDict, Unpack, get_type_hints
 
 import torch
-from timm.layers import create_classifier
+from timm.layers import SelectAdaptivePool2d
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
@@ -43,7 +43,7 @@ class BuildOptions(TypedDict, total=False):
         global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or ``""`` for none (with num_classes=0).
         drop_rate: Dropout rate in front of the classifier.
         drop_path_rate: Stochastic depth rate.
-        output_stride: 8, 16 or 32; below 32 the last stages are dilated instead of strided.
+        output_stride: 8, 16 or 32; strides beyond it become dilation.
         padding: ``same`` or ``symmetric``.
         bn_eps: Batch norm epsilon.
         bn_momentum: Batch norm momentum in PyTorch's sense.
@@ -97,7 +97,7 @@ class Backbone(nn.Module):
         arch: ArchSpec,
         *,
         in_chans: int,
-        output_stride: int,
+        output_stride: int | None,
         num_stages: int | None,
         make: Layers,
     ) -> None:
@@ -131,7 +131,7 @@ class Backbone(nn.Module):
     @torch.jit.unused
     def _check_image(self, x: Tensor) -> None:
         # A trace would turn the comparisons into constants, and warn about it.
-        if torch.jit.is_tracing():  # type: ignore[no-untyped-call]
+        if torch.jit.is_tracing():
             return
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise InputError(
@@ -194,7 +194,7 @@ class EfficientNet(Backbone):
         num_classes: Classes; 0 for pooled features instead of logits.
         in_chans: Channels of the image.
         global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or ``""`` for none (with num_classes=0).
-        output_stride: 8, 16 or 32.
+        output_stride: 8, 16 or 32 if the strides are not to go as far as they do.
         device: Where to build.
         dtype: Of parameters and buffers.
 
@@ -210,7 +210,7 @@ class EfficientNet(Backbone):
         num_classes: int = 1000,
         in_chans: int = 3,
         global_pool: str = "avg",
-        output_stride: int = 32,
+        output_stride: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -353,8 +353,7 @@ class EfficientNet(Backbone):
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""
-        classifier: nn.Module = self.classifier
-        return classifier
+        return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a random one, and the pooling if named.
@@ -362,9 +361,7 @@ class EfficientNet(Backbone):
         Raises:
             ArgumentError: If num_classes is negative or the pooling unknown.
         """
-        weight = self.conv_head.weight
         self._set_classifier(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
-        self.classifier.to(device=weight.device, dtype=weight.dtype)
         init_weights(self.classifier)
         self.train(self.training)
 
@@ -391,10 +388,13 @@ class EfficientNet(Backbone):
             raise ArgumentError(f"global_pool='' with num_classes={num_classes}: a classifier needs pooled features")
         weight = self.conv_head.weight
         self.num_classes = num_classes
-        self.global_pool, self.classifier = create_classifier(
-            self.num_features, num_classes, pool_type=global_pool, device=weight.device, dtype=weight.dtype
-        )
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.classifier: nn.Module = (
+            nn.Linear(self.head_hidden_size, num_classes, device=weight.device, dtype=weight.dtype)
+            if num_classes
+            else nn.Identity()
+        )
 
 
 class EfficientNetFeatures(Backbone):
@@ -404,7 +404,7 @@ class EfficientNetFeatures(Backbone):
         arch: What to build.
         out_indices: Levels, from 0 (stride 2) to 4 (stride 32); negative counts from the end.
         in_chans: Channels of the image.
-        output_stride: 8, 16 or 32.
+        output_stride: 8, 16 or 32 if the strides are not to go as far as they do.
         device: Where to build.
         dtype: Of parameters and buffers.
 
@@ -418,7 +418,7 @@ class EfficientNetFeatures(Backbone):
         *,
         out_indices: Sequence[int] = (0, 1, 2, 3, 4),
         in_chans: int = 3,
-        output_stride: int = 32,
+        output_stride: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -447,7 +447,7 @@ class EfficientNetFeatures(Backbone):
         return maps
 
 
-def feature_levels(arch: ArchSpec, *, output_stride: int) -> list[dict[str, Any]]:
+def feature_levels(arch: ArchSpec, *, output_stride: int | None) -> list[dict[str, Any]]:
     """The levels of a network's feature pyramid; see `Backbone`. A level ends where the next stage halves the map."""
     levels: list[dict[str, Any]] = []
     if arch.stages[0].stride == 2:
@@ -529,7 +529,7 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNe
         drop_rate=options.get("drop_rate", arch.drop_rate),
         drop_path_rate=options.get("drop_path_rate", arch.drop_path_rate),
     )
-    in_chans, output_stride = options.get("in_chans", 3), options.get("output_stride", 32)
+    in_chans, output_stride = options.get("in_chans", 3), options.get("output_stride")
     device, dtype = options.get("device"), options.get("dtype")
     if options.get("features_only"):
         return EfficientNetFeatures(

@@ -24,8 +24,14 @@ OUTPUT_STRIDES = (8, 16, 32)
 MIN_SIZE = 32
 """Smallest input side in pixels: the network halves it five times."""
 
+MAX_WHOLE = 999_999
+"""Largest number in a description: what six digits of a block string can say."""
+
 ROW_KERNEL = 3
 ROW_SE_RATIO = 0.25
+
+MAX_FACTOR = 100
+"""Largest factor of width or depth; the widest published network, L2, has 4.3 and 5.3."""
 
 _WHOLE = re.compile(r"[1-9][0-9]{0,5}")
 _RATIO = re.compile(r"(0|1)(\.[0-9]{1,9})?")
@@ -35,7 +41,23 @@ _KEYS = (*_FIELDS, "se", "c", "noskip")
 
 
 def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_WHOLE
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_whole(field: str, value: object) -> None:
+    if not _is_whole(value) or value < 1:
+        raise SpecError(f"{field}={_shown(value)}: expected a whole number from 1 to {MAX_WHOLE}")
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return "a number of thousands of digits"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +91,15 @@ class StageSpec:
 
     def __post_init__(self) -> None:
         for field in ("repeats", "kernel", "stride", "expand", "in_filters", "out_filters"):
-            value = getattr(self, field)
-            if not _is_whole(value) or value < 1:
-                raise SpecError(f"{field}={value!r}: expected a whole number of at least 1")
+            _check_whole(field, getattr(self, field))
         if self.kernel % 2 == 0:
             raise SpecError(f"kernel={self.kernel}: expected an odd kernel, so that SAME padding is defined alike")
         if self.stride not in (1, 2):
             raise SpecError(f"stride={self.stride}: expected 1 or 2")
-        if isinstance(self.se_ratio, bool) or not isinstance(self.se_ratio, int | float) or not 0 <= self.se_ratio <= 1:
-            raise SpecError(f"se_ratio={self.se_ratio!r}: expected a share of the input filters from 0 (none) to 1")
+        if not _is_number(self.se_ratio) or not 0 <= self.se_ratio <= 1:
+            raise SpecError(
+                f"se_ratio={_shown(self.se_ratio)}: expected a share of the input filters from 0 (none) to 1"
+            )
         for field in ("skip", "fused"):
             if not isinstance(getattr(self, field), bool):
                 raise SpecError(f"{field}={getattr(self, field)!r}: expected True or False")
@@ -96,7 +118,7 @@ def decode_block(text: str) -> StageSpec:
         SpecError: Quoting the token that is wrong and what was expected in its place.
     """
     if not isinstance(text, str):
-        raise SpecError(f"block string {text!r}: expected text such as 'r2_k3_s22_e6_i16_o24_se0.25'")
+        raise SpecError(f"block string {_shown(text)}: expected text such as 'r2_k3_s22_e6_i16_o24_se0.25'")
 
     def wrong(token: str, expected: str) -> SpecError:
         return SpecError(f"block string {text!r}, token {token!r}: expected {expected}")
@@ -130,7 +152,7 @@ def decode_block(text: str) -> StageSpec:
             numbers["stride"] = int(value[0])
         else:
             if not _WHOLE.fullmatch(value):
-                raise wrong(token, f"{key} and a whole number from 1 to 999999")
+                raise wrong(token, f"{key} and a whole number from 1 to {MAX_WHOLE}")
             numbers[_FIELDS[key]] = int(value)
     if missing := [key for key, field in _FIELDS.items() if field not in numbers]:
         raise SpecError(f"block string {text!r}: expected also the keys {', '.join(missing)}")
@@ -168,7 +190,7 @@ def decode_blocks(blocks: Sequence[str]) -> tuple[StageSpec, ...]:
         SpecError: If the list is empty, a string is malformed, or a stage does not take what the one before gives.
     """
     if isinstance(blocks, str) or not isinstance(blocks, Sequence):
-        raise SpecError(f"block strings {blocks!r}: expected a list of strings, one a stage")
+        raise SpecError(f"block strings {_shown(blocks)}: expected a list of strings, one a stage")
     stages = tuple(decode_block(text) for text in blocks)
     _check_chain(stages)
     return stages
@@ -184,15 +206,15 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
     Raises:
         SpecError: Naming the row and the column that is wrong.
     """
-    if isinstance(rows, str) or not isinstance(rows, Sequence):
-        raise SpecError(f"rows {rows!r}: expected a list of (t, c, n, s, fused), one a stage")
+    if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
+        raise SpecError(f"rows {_shown(rows)}: expected a list of (t, c, n, s, fused), one a stage")
     stages: list[StageSpec] = []
     for number, row in enumerate(rows, start=1):
-        if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != len(get_args(Row)):
-            raise SpecError(f"row {number}, {row!r}: expected five whole numbers (t, c, n, s, fused)")
+        if isinstance(row, str | bytes) or not isinstance(row, Sequence) or len(row) != len(get_args(Row)):
+            raise SpecError(f"row {number}, {_shown(row)}: expected five whole numbers (t, c, n, s, fused)")
         t, c, n, s, fused = row
         if not _is_whole(fused) or fused not in (0, 1):
-            raise SpecError(f"row {number}, fused={fused!r}: expected 1 (Fused-MBConv) or 0 (MBConv)")
+            raise SpecError(f"row {number}, fused={_shown(fused)}: expected 1 (Fused-MBConv) or 0 (MBConv)")
         try:
             stage = StageSpec(
                 repeats=n,
@@ -205,7 +227,7 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
                 fused=bool(fused),
             )
         except SpecError as error:
-            raise SpecError(f"row {number}, {tuple(row)!r}: {error}") from None
+            raise SpecError(f"row {number}, {_shown(tuple(row))}: {error}") from None
         stages.append(stage)
     _check_chain(tuple(stages))
     return tuple(stages)
@@ -219,6 +241,8 @@ def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
     """
     rows: list[Row] = []
     for number, stage in enumerate(stages, start=1):
+        if not isinstance(stage, StageSpec):
+            raise SpecError(f"stage {number}, {_shown(stage)}: expected a StageSpec")
         expected = {"kernel": ROW_KERNEL, "se_ratio": 0.0 if stage.fused else ROW_SE_RATIO, "skip": True}
         for field, value in expected.items():
             if getattr(stage, field) != value:
@@ -244,7 +268,7 @@ class Scaling:
     """Compound scaling of filters and repeats (arXiv:1905.11946, section 3.3 and the reference code's rounding).
 
     Attributes:
-        width: Multiplies filters, which are then rounded to a multiple of `divisor`.
+        width: Multiplies filters, which are then rounded to a multiple of `divisor`; at 1 they stay as declared.
         depth: Multiplies repeats, which are then rounded up.
         divisor: Filters are rounded to a multiple of it, and are never fewer.
         round_limit: Rounding down below this share of the scaled filters rounds up instead.
@@ -260,10 +284,13 @@ class Scaling:
     def __post_init__(self) -> None:
         for field in ("width", "depth"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise SpecError(f"{field}={value!r}: expected a factor above 0")
-        if not _is_whole(self.divisor) or self.divisor < 1:
-            raise SpecError(f"divisor={self.divisor!r}: expected a whole number of at least 1")
+            if not _is_number(value) or not 0 < value <= MAX_FACTOR:
+                raise SpecError(f"{field}={_shown(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
+        _check_whole("divisor", self.divisor)
+        if not _is_number(self.round_limit) or not 0 <= self.round_limit <= 1:
+            raise SpecError(f"round_limit={_shown(self.round_limit)}: expected a share from 0 to 1")
+        if not isinstance(self.scale_ends, bool):
+            raise SpecError(f"scale_ends={_shown(self.scale_ends)}: expected True or False")
 
     def filters(self, filters: int) -> int:
         """`filters` times width, rounded."""
@@ -357,24 +384,25 @@ class ArchSpec:
 
     def __post_init__(self) -> None:
         for field in ("stem_filters", "head_filters", "image_size"):
-            value = getattr(self, field)
-            if not _is_whole(value) or value < 1:
-                raise SpecError(f"{field}={value!r}: expected a whole number of at least 1")
+            _check_whole(field, getattr(self, field))
+        if not isinstance(self.stages, tuple) or not all(isinstance(stage, StageSpec) for stage in self.stages):
+            raise SpecError(f"stages={_shown(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
+        if not isinstance(self.first_expansion_as_declared, bool):
+            raise SpecError(
+                f"first_expansion_as_declared={_shown(self.first_expansion_as_declared)}: expected True or False"
+            )
         for field, known in (("activation", ACTIVATIONS), ("padding", PADDINGS)):
             value = getattr(self, field)
             if value not in known:
                 raise SpecError(f"{field}={value!r}: expected {' or '.join(known)}.{did_you_mean(str(value), known)}")
-        for field, low, high in (
-            ("bn_eps", "above 0", 1.0),
-            ("bn_momentum", "above 0", 1.0),
-            ("drop_rate", "0", 1.0),
-            ("drop_path_rate", "0", 1.0),
-        ):
+        for field in ("bn_eps", "bn_momentum"):
             value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-                raise SpecError(f"{field}={value!r}: expected a number from {low} to {high:g}")
-            if value == 0 and low != "0":
-                raise SpecError(f"{field}={value!r}: expected a number {low}")
+            if not _is_number(value) or not 0 < value <= 1:
+                raise SpecError(f"{field}={_shown(value)}: expected a number above 0 and up to 1")
+        for field in ("drop_rate", "drop_path_rate"):
+            value = getattr(self, field)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise SpecError(f"{field}={_shown(value)}: expected a number from 0 to 1")
         _check_chain(self.stages)
         first = self.stages[0].in_filters
         expands_declared = self.first_expansion_as_declared and self.stages[0].expand > 1
@@ -402,6 +430,8 @@ class ArchSpec:
     ) -> "ArchSpec":
         """Scale decoded stages, stem and head into a network. Arguments are as declared, before scaling."""
         scaling = scaling or Scaling()
+        _check_whole("stem", stem)
+        _check_whole("head", head)
         return cls(
             stem_filters=scaling.filters(stem) if scaling.scale_ends else stem,
             stages=scaling.stages(stages),
@@ -438,18 +468,18 @@ class ArchSpec:
         """
         return cls.build(decode_rows(rows, stem=stem), stem=stem, head=head, scaling=scaling)
 
-    def blocks(self, *, output_stride: int = 32) -> tuple[tuple[BlockSpec, ...], ...]:
+    def blocks(self, *, output_stride: int | None = None) -> tuple[tuple[BlockSpec, ...], ...]:
         """Every block, stage by stage.
 
         Args:
-            output_stride: Input size over the size of the last feature map: 8, 16 or 32. Strides beyond it become
-                dilation in the blocks that follow.
+            output_stride: Input size over the size of the last feature map, if it is to be less than the strides make
+                it: 8, 16 or 32. Strides beyond it become dilation in the blocks that follow.
 
         Raises:
             SpecError: If output_stride is another number.
         """
-        if output_stride not in OUTPUT_STRIDES:
-            raise SpecError(f"output_stride={output_stride!r}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
+        if output_stride is not None and output_stride not in OUTPUT_STRIDES:
+            raise SpecError(f"output_stride={_shown(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
         total = sum(stage.repeats for stage in self.stages)
         index, reached, dilation, filters = 0, 2, 1, self.stem_filters
         resolved: list[tuple[BlockSpec, ...]] = []
@@ -458,7 +488,7 @@ class ArchSpec:
             expanded_from = stage.in_filters
             for repeat in range(stage.repeats):
                 declared = stage.stride if repeat == 0 else 1
-                stride = declared if reached * declared <= output_stride else 1
+                stride = 1 if output_stride and reached * declared > output_stride else declared
                 blocks.append(
                     BlockSpec(
                         kind=_kind(stage),
@@ -481,7 +511,12 @@ class ArchSpec:
         return tuple(resolved)
 
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
-        """Number of learnable parameters (batch norm's running statistics are not counted)."""
+        """Number of learnable parameters (batch norm's running statistics are not counted).
+
+        Raises:
+            SpecError: If num_classes is negative or in_chans below 1.
+        """
+        _check_whole("num_classes + 1", num_classes + 1)
         convs = sum(conv.parameters for conv in self._convolutions(in_chans))
         return convs + (self.head_filters + 1) * num_classes
 
@@ -492,14 +527,20 @@ class ArchSpec:
             size: Side in pixels; by default `image_size`.
             num_classes: Classes of the classifier.
             in_chans: Channels of the image.
+
+        Raises:
+            SpecError: If size or in_chans is below 1, or num_classes negative.
         """
-        side, total = size or self.image_size, self.head_filters * num_classes
+        side, total = self.image_size if size is None else size, self.head_filters * num_classes
+        _check_whole("size", side)
+        _check_whole("num_classes + 1", num_classes + 1)
         for conv in self._convolutions(in_chans):
             side = math.ceil(side / conv.stride)
             total += conv.weights * (1 if conv.on_pooled else side * side)
         return total
 
     def _convolutions(self, in_chans: int) -> Iterator["_Convolution"]:
+        _check_whole("in_chans", in_chans)
         yield _Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
         for stage in self.blocks():
             for block in stage:
@@ -549,11 +590,16 @@ def _kind(stage: StageSpec) -> BlockKind:
 
 
 def decode_stages(stages: Stages, *, stem: int) -> tuple[StageSpec, ...]:
-    """Read stages in whichever of the two notations they are written in."""
+    """Read stages in whichever of the two notations they are written in.
+
+    Raises:
+        SpecError: If one is malformed, or the notations are mixed.
+    """
     blocks = [stage for stage in stages if isinstance(stage, str)]
-    if blocks:
-        return decode_blocks(blocks)
-    return decode_rows([stage for stage in stages if not isinstance(stage, str)], stem=stem)
+    rows = [stage for stage in stages if not isinstance(stage, str)]
+    if blocks and rows:
+        raise SpecError(f"stages {_shown(stages)}: expected all block strings or all rows")
+    return decode_blocks(blocks) if blocks else decode_rows(rows, stem=stem)
 
 
 def variant_spec(family: Family, variant: Variant) -> ArchSpec:

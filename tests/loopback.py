@@ -35,10 +35,10 @@ def serve(files: dict[str, bytes]) -> Iterator[Hub]:
     hub = Hub(files=files)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:  # noqa: N802  # the base class calls it so
+        def do_HEAD(self) -> None:
             self.answer(body=False)
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.answer(body=True)
 
         def answer(self, *, body: bool) -> None:
@@ -58,7 +58,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Hub]:
             if body:
                 self.wfile.write(content)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *args: object) -> None:
             """Quiet: `requests` is the log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

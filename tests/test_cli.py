@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,11 +28,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
     def call(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["effnet-zoo", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
+        try:
             main()
-            raise SystemExit(0)
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
         out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
+        return code, out, err
 
     return call
 
@@ -86,7 +89,7 @@ def test_list_shows_every_checkpoint(run: Run) -> None:
     assert lines[0].split() == ["variant", "tag", "params", "MACs", "input", "top-1", "licence"]
     for _, checkpoint in catalog.checkpoints():
         assert [line for line in lines if line.split()[:2] == [checkpoint.variant, checkpoint.tag]], checkpoint.name
-    b0 = "effnet_zoo_b0 ns_jft_in1k * 5.3 M 385.8 M 224 78.7 apache-2.0".split()
+    b0 = ["effnet_zoo_b0", "ns_jft_in1k", "*", "5.3", "M", "385.8", "M", "224", "78.7", "apache-2.0"]
     assert b0 in [line.split() for line in lines]
     assert "as reported, not measured here" in out
 
@@ -130,19 +133,19 @@ def test_unknown_names_suggest_near_ones(run: Run, name: str, message: str) -> N
         code, out, err = run(*arguments)
         assert (code, out) == (1, "")
         assert len(err.splitlines()) == 1
-        with pytest.raises(AssertionError, match=message):
-            raise AssertionError(err)
+        assert re.search(message, err)
 
 
 # predict
 
 
 def test_predict_names_the_real_thing_and_draws_it(run: Run, tmp_path: Path) -> None:
-    code, out, err = run("predict", PHOTOS / "coffee.png", PHOTOS / "chelsea.png", "--out", tmp_path / "new" / "pictures")
+    where = tmp_path / "new" / "pictures"
+    code, out, err = run("predict", PHOTOS / "coffee.png", PHOTOS / "chelsea.png", "--out", where)
     assert (code, err) == (0, "")
     assert "95.1%    967  espresso" in out
     assert {"tiger cat", "Egyptian cat"} <= {line.split(maxsplit=2)[-1].strip() for line in out.splitlines() if line}
-    pictures = sorted((tmp_path / "new" / "pictures").iterdir())
+    pictures = sorted(where.iterdir())
     assert [picture.name for picture in pictures] == ["chelsea.png", "coffee.png"]
     for picture in pictures:
         with Image.open(picture) as image:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -380,3 +381,28 @@ def test_a_malformed_file_in_the_folder_is_named(folder: Path) -> None:
 def test_the_ledger_is_read_once() -> None:
     assert ledger.load() is ledger.load()
     assert catalog.models() is catalog.models()
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd.toml").write_bytes(b"\xff\xfe")
+    monkeypatch.setattr(ledger, "FOLDER", tmp_path)
+    with pytest.raises(LedgerError, match=r"odd\.toml: not UTF-8 text"):
+        ledger.load.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hub_id", '"/"'),
+        ("hub_id", '"owner/"'),
+        ("hub_id", '" a/b "'),
+        ("license", '"Apache-2.0"'),
+        ("license", '"see the website"'),
+        ("source", '"https://"'),
+    ],
+)
+def test_texts_have_their_form(key: str, value: str) -> None:
+    text = (ledger.FOLDER / "efficientnet.toml").read_text(encoding="utf-8")
+    wrong = re.sub(f"^{key} = .*$", lambda _: f"{key} = {value}", text, count=1, flags=re.MULTILINE)
+    with pytest.raises(LedgerError, match=rf"x\.toml: \[effnet_zoo_b0\.ns_jft_in1k\]: {key} = "):
+        ledger.parse(wrong, "x.toml")

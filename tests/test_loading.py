@@ -123,7 +123,7 @@ def test_any_number_of_channels_is_adapted_the_same_way_each_time(lite0: Efficie
     for index in range(channels):
         expected = lite0.conv_stem.weight[:, index % 3] * 3 / channels
         assert torch.allclose(first.conv_stem.weight[:, index], expected)
-    assert torch.equal(first.classifier.weight, lite0.classifier.weight)
+    assert torch.equal(first.get_parameter("classifier.weight"), lite0.get_parameter("classifier.weight"))
 
 
 def test_only_three_channels_are_adapted_from() -> None:
@@ -163,8 +163,7 @@ def test_from_pretrained_takes_one_choice_of_weights() -> None:
     with pytest.raises(ArgumentError, match="weights_path and a tag in the name"):
         EfficientNet.from_pretrained("efficientnet_b0.in1k", "file.safetensors")
     with pytest.raises(ArgumentError, match="unknown keyword 'features_only'"):
-        create_classifier = EfficientNet.from_name
-        create_classifier("efficientnet_b0", features_only=True)  # type: ignore[call-arg]
+        EfficientNet.from_name("efficientnet_b0", features_only=True)  # type: ignore[call-arg]
 
 
 # Files.

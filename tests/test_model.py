@@ -4,6 +4,8 @@ import copy
 import dataclasses
 import io
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -42,6 +44,19 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+@contextmanager
+def saved_bytes() -> Iterator[list[int]]:
+    """The sizes of what autograd keeps for backward."""
+    sizes: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield sizes
 
 
 # Every variant at full size, on the meta device: nothing is computed, every shape is.
@@ -181,7 +196,7 @@ def test_compiles_as_one_graph_in_training_and_inference(name: str, checkpointin
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert relative_error(compiled(x), reference(x)) <= 1e-10
     if checkpointing or name in ("effnet_zoo_b0", "effnet_zoo_v2_s"):
-        compiled.train()
+        model.train()
         reference.train()
         compiled(x).square().sum().backward()
         reference(x).square().sum().backward()
@@ -217,9 +232,8 @@ def test_checkpointing_changes_neither_gradients_nor_statistics(name: str) -> No
     x = images(4, 3, 65, 96).double()
     kept_bytes = []
     for model in (plain, saving):
-        kept: list[int] = []
         torch.manual_seed(3)  # the same paths dropped
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.nbytes), t)[1], lambda t: t):
+        with saved_bytes() as kept:
             loss = model(x).square().sum()
         loss.backward()
         kept_bytes.append(sum(kept))
@@ -400,8 +414,10 @@ def test_users_may_replace_dropout_pooling_and_classifier() -> None:
     model.global_pool = nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(1))
     model.classifier = nn.Linear(model.num_features, 4)
     assert model(images(1, 3, 64, 64)).shape == (1, 4)
-    assert model.train().head_drop.training
-    assert not model.eval().head_drop.training
+    model.train()
+    assert model.head_drop.training
+    model.eval()
+    assert not model.head_drop.training
 
 
 # What is refused.

@@ -1,8 +1,10 @@
 """What is installed: the ledger travels in the wheel, is read in place when editable, and the tables are in step."""
 
+import itertools
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -77,10 +79,8 @@ def test_the_checkout_reads_the_ledger_at_its_top() -> None:
 
 
 def test_dependencies_are_ranges() -> None:
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    everything = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    everything = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     assert not [requirement for requirement in everything if "==" in requirement or "<" in requirement]
     light = {"torch", "torchvision", "timm", "huggingface_hub", "safetensors", "pillow", "typer", "rich"}
     assert {requirement.split(">")[0] for requirement in project["dependencies"]} == light

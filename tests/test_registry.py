@@ -62,7 +62,8 @@ def test_pretrained_cfg_says_which_weights_these_are() -> None:
 
 
 def test_features_keep_the_config_and_take_the_options() -> None:
-    features = timm.create_model("effnet_zoo_v2_b1", features_only=True, out_indices=(-2, -1), in_chans=2, device="meta")
+    options = {"features_only": True, "out_indices": (-2, -1), "in_chans": 2, "device": "meta"}
+    features = timm.create_model("effnet_zoo_v2_b1", **options)
     assert isinstance(features, EfficientNetFeatures)
     assert features.pretrained_cfg["tag"] == "in1k"
     assert features.feature_info.reduction() == [16, 32]

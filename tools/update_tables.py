@@ -46,7 +46,7 @@ def models_table() -> str:
             )
         )
     headings = ("timm name", "torch.hub name", "parameters (M)", "MACs (B)", "input", "top-1, reported", "tags")
-    note = f"The first tag is what the bare name stands for; input, MACs and accuracy are its. Accuracy: {REPORTED_SOURCE}."
+    note = f"The bare name stands for the first tag; input, MACs and accuracy are its. Accuracy: {REPORTED_SOURCE}."
     return f"{_markdown(headings, rows)}\n\n{note}"
 
 

@@ -44,16 +44,20 @@ def images(size: Size, dtype: torch.dtype) -> Tensor:
 def drawn(build: Callable[[], nn.Module], *, seed: int = 0) -> Any:
     """Another library's model with drawn weights, in eval mode.
 
-    It is built on the meta device, so that even L2 costs nothing before its blocks are dropped. Then all is NaN, so that
-    a tensor which `randomise` does not draw cannot agree with anything.
+    It is built on the meta device, so that even L2 costs nothing before its blocks are dropped.
     """
     with torch.device("meta"):
         model = build()
+    return randomise(on_cpu(model), seed=seed).eval()
+
+
+def on_cpu(model: Any) -> Any:
+    """A model from the meta device, all NaN, so that a tensor which is not set later cannot agree with anything."""
     model.to_empty(device="cpu")
     with torch.no_grad():
         for tensor in chain(model.parameters(), model.buffers()):
             tensor.fill_(torch.nan if tensor.is_floating_point() else 0)
-    return randomise(model, seed=seed).eval()
+    return model
 
 
 def keep_blocks(stages: nn.Sequential, indices: Sequence[int], kept: int = KEPT) -> None:
@@ -75,14 +79,21 @@ def from_file(name: str, state: dict[str, Tensor], folder: Path, **options: Unpa
 
 def from_state(arch: ArchSpec, state: dict[str, Tensor], *, output_stride: int = 32) -> EfficientNet:
     """Ours with another library's weights for an architecture that has no name."""
-    model = EfficientNet(arch, output_stride=output_stride)
+    model: EfficientNet = on_cpu(EfficientNet(arch, output_stride=output_stride, device="meta"))
     loading.load_state(model, loading.own_keys(state, arch), new_head=False, source="the other library's state_dict")
     return model.eval()
 
 
-def assert_agree(ours: nn.Module, theirs: nn.Module, size: Size, of_ours: Outputs, of_theirs: Outputs) -> None:
+def assert_agree(
+    ours: nn.Module,
+    theirs: nn.Module,
+    size: Size,
+    of_ours: Outputs,
+    of_theirs: Outputs,
+    dtypes: Sequence[torch.dtype] = tuple(TOLERANCE),
+) -> None:
     """Both models' outputs on the same images, in float64 and in float32."""
-    for dtype, tolerance in TOLERANCE.items():
+    for dtype in dtypes:
         ours.to(dtype)
         theirs.to(dtype)
         x = images(size, dtype)
@@ -93,7 +104,7 @@ def assert_agree(ours: nn.Module, theirs: nn.Module, size: Size, of_ours: Output
             assert out.shape == wanted.shape
             assert out.dtype == wanted.dtype == dtype
             error = relative_error(out, wanted)
-            assert error <= tolerance, f"output {index} at {size} in {dtype}: relative error {error:.2e}"
+            assert error <= TOLERANCE[dtype], f"output {index} at {size} in {dtype}: relative error {error:.2e}"
 
 
 def assert_logits_agree(ours: nn.Module, theirs: nn.Module, size: Size) -> None:

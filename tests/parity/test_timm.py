@@ -74,7 +74,8 @@ def levels(model: Any) -> list[tuple[int, int, int]]:
     return [(level["stage"], level["num_chs"], level["reduction"]) for level in model.feature_info]
 
 
-@pytest.mark.parametrize("size", common.SIZES, ids=str)
+# At the remaining size the test after this one compares them.
+@pytest.mark.parametrize("size", [size for size in common.SIZES if size != common.SMALL], ids=str)
 def test_logits(pair: tuple[EfficientNet, nn.Module], size: common.Size) -> None:
     common.assert_logits_agree(*pair, size)
 
@@ -89,7 +90,7 @@ def test_every_map_on_the_way(pair: tuple[EfficientNet, nn.Module]) -> None:
     common.assert_agree(*pair, common.SMALL, outputs, outputs)
 
 
-@pytest.fixture(scope="module", params=["effnet_zoo_b0", "effnet_zoo_es", "effnet_zoo_v2_s"])
+@pytest.fixture(scope="module", params=["effnet_zoo_b0", "effnet_zoo_es"])
 def short_pair(request: pytest.FixtureRequest) -> tuple[EfficientNet, nn.Module]:
     """Ours and timm's, with few blocks, for what depth has no part in."""
     theirs = short_of_timm(request.param)
@@ -116,7 +117,7 @@ def test_forward_intermediates(
         only = model.forward_intermediates(x, indices=indices, stop_early=stop_early, intermediates_only=True)
         return [last, *maps, *only]
 
-    common.assert_agree(*short_pair, common.TINY, outputs, outputs)
+    common.assert_agree(*short_pair, common.TINY, outputs, outputs, [torch.float64])
 
 
 @pytest.mark.parametrize(
@@ -152,10 +153,11 @@ def test_every_variant_in_both_directions(name: str) -> None:
 
     randomise(ours, seed=1)
     theirs.load_state_dict(ours.state_dict(), strict=True)
-    common.assert_logits_agree(ours, theirs, common.TINY)
-    other = EfficientNet(ours.arch).eval()
-    other.load_state_dict(theirs.state_dict(), strict=True)
-    common.assert_same_state(other.state_dict(), theirs.state_dict())
+    common.assert_agree(ours, theirs, common.TINY, common.logits, common.logits, [torch.float32])
+    common.assert_same_state(ours.state_dict(), theirs.state_dict())
+    randomise(theirs, seed=2)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    common.assert_same_state(ours.state_dict(), theirs.state_dict())
 
 
 @pytest.mark.parametrize("name", ["effnet_zoo_b0", "effnet_zoo_lite0", "effnet_zoo_es", "effnet_zoo_v2_b0"])
