@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from effnet_zoo import catalog
-from effnet_zoo.cli.output import AsJson, print_json, print_table
+from effnet_zoo.cli.output import AsJson, print_json, print_table, with_progress
 from effnet_zoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,21 +42,13 @@ def predict(
     save = _picture_saver(out, images, checkpoint.name) if out else None
     classifier = create_classifier(checkpoint.name, pretrained=True)
     predictions = predicting.predict(classifier, images, topk=topk)
-    terminal, errors = Console(stderr=True), Console(stderr=True, highlight=False)
     tables_show_progress = sys.stdout.isatty() and not as_json
     answers: list[dict[str, Any]] = []
     failed = 0
-    for prediction in track(
-        predictions,
-        total=len(images),
-        description="predicting",
-        console=terminal,
-        transient=True,
-        disable=tables_show_progress or not terminal.is_terminal,
-    ):
+    for prediction in with_progress(predictions, len(images), "predicting", wanted=not tables_show_progress):
         if prediction.error is not None:
             failed += 1
-            errors.print(f"effnet-zoo: {prediction.error}", soft_wrap=True, markup=False)
+            typer.echo(f"effnet-zoo: {prediction.error}", err=True)
         picture = save(prediction) if save and prediction.error is None else None
         if as_json:
             answers.append(_as_json(prediction, checkpoint.name, picture))
@@ -67,7 +57,7 @@ def predict(
     if as_json:
         print_json(answers)
     if failed:
-        errors.print(f"effnet-zoo: {failed} of {len(images)} files could not be read")
+        typer.echo(f"effnet-zoo: {failed} of {len(images)} files could not be read", err=True)
         raise typer.Exit(1)
 
 

@@ -1,13 +1,14 @@
 """``effnet-zoo selftest``"""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from effnet_zoo.cli.output import AsJson, print_json, print_table
+from effnet_zoo.cli.output import AsJson, print_json, print_table, with_progress
+
+if TYPE_CHECKING:
+    from effnet_zoo.selftest import Result
 
 
 def selftest(
@@ -26,17 +27,7 @@ def selftest(
     modes = tuple(mode for mode in testing.MODES if compiled or mode != "compiled")
     wanted = [device] if device else testing.devices()
     selected = [case for name in wanted for case in testing.cases(name, modes=modes)]
-    terminal = Console(stderr=True)
-    results = list(
-        track(
-            testing.run(selected),
-            total=len(selected),
-            description="testing",
-            console=terminal,
-            transient=True,
-            disable=not terminal.is_terminal,
-        )
-    )
+    results = list(with_progress(testing.run(selected), len(selected), "testing"))
     if as_json:
         print_json([_as_json(result) for result in results])
     else:
@@ -54,7 +45,7 @@ def selftest(
         raise typer.Exit(1)
 
 
-def _as_json(result: Any) -> dict[str, Any]:
+def _as_json(result: "Result") -> dict[str, Any]:
     return {
         "case": str(result.case),
         "error": result.error,
