@@ -25,15 +25,8 @@ if not _is_command():
     from effnet_zoo.model import EfficientNet, EfficientNetFeatures
     from effnet_zoo.preprocess import eval_transform, preprocessing_of
     from effnet_zoo.registry import create_model
-    from effnet_zoo.spec import (
-        ArchSpec,
-        Scaling,
-        StageSpec,
-        decode_blocks,
-        decode_rows,
-        encode_block,
-        encode_rows,
-    )
+    from effnet_zoo.spec import ArchSpec, Scaling
+    from effnet_zoo.stages import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
 
     __all__ = [
         "ArchSpec",

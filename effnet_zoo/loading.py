@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor
 
+from effnet_zoo.backbone import Backbone
 from effnet_zoo.convert import LAYOUTS
 from effnet_zoo.errors import WeightsError
-from effnet_zoo.model import Backbone, EfficientNet, EfficientNetFeatures
+from effnet_zoo.model import EfficientNet, EfficientNetFeatures
 from effnet_zoo.spec import ArchSpec
 
 State = dict[str, Tensor]

@@ -5,185 +5,21 @@ stride s has ceil(height / s) x ceil(width / s) cells. Logits are (batch, num_cl
 """
 
 import dataclasses
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any, TypedDict, Unpack, get_type_hints
+from collections.abc import Sequence
+from typing import Any, Unpack
 
 import torch
 from timm.layers import SelectAdaptivePool2d
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from effnet_zoo.blocks import Layers, Stage
-from effnet_zoo.errors import ArgumentError, InputError, did_you_mean
-from effnet_zoo.families import Activation, Padding
-from effnet_zoo.spec import MIN_SIZE, ArchSpec
+from effnet_zoo.backbone import Backbone, feature_levels, init_weights, take_levels
+from effnet_zoo.blocks import Layers
+from effnet_zoo.errors import ArgumentError
+from effnet_zoo.options import BuildOptions, ModelOptions, check_options
+from effnet_zoo.spec import ArchSpec
 
 GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
-
-RENAMED = {
-    "in_channels": "in_chans",
-    "include_top": "num_classes=0",
-    "dropout_rate": "drop_rate",
-    "drop_connect_rate": "drop_path_rate",
-    "batch_norm_epsilon": "bn_eps",
-    "batch_norm_momentum": "bn_momentum (PyTorch's sense: 1 - TensorFlow's)",
-    "pad_type": "padding",
-    "activation": "act_layer",
-}
-"""What other libraries call an option, and what it is called here."""
-
-
-class BuildOptions(TypedDict, total=False):
-    """Keywords of every function that builds a classifier; what is left out is as the architecture declares it.
-
-    Keys:
-        num_classes: Classes; 0 for pooled features instead of logits.
-        in_chans: Channels of the image.
-        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or ``""`` for none (with num_classes=0).
-        drop_rate: Dropout rate in front of the classifier.
-        drop_path_rate: Stochastic depth rate.
-        output_stride: 8, 16 or 32; strides beyond it become dilation.
-        padding: ``same`` or ``symmetric``.
-        bn_eps: Batch norm epsilon.
-        bn_momentum: Batch norm momentum in PyTorch's sense.
-        act_layer: ``silu``, ``relu`` or ``relu6``.
-        device: Where to build; ``meta`` allocates nothing.
-        dtype: Of parameters and buffers.
-    """
-
-    num_classes: int
-    in_chans: int
-    global_pool: str
-    drop_rate: float
-    drop_path_rate: float
-    output_stride: int
-    padding: Padding
-    bn_eps: float
-    bn_momentum: float
-    act_layer: Activation
-    device: torch.device | str | None
-    dtype: torch.dtype | None
-
-
-class ModelOptions(BuildOptions, total=False):
-    """`BuildOptions`, and two for a feature pyramid instead of a classifier.
-
-    Keys:
-        features_only: Build an `EfficientNetFeatures`. It has no head, which num_classes, global_pool and drop_rate
-            are about: with features_only they mean nothing, as in timm.
-        out_indices: Its levels; see there.
-    """
-
-    features_only: bool
-    out_indices: Sequence[int]
-
-
-class Backbone(nn.Module):
-    """Stem and stages, with what a classifier and a feature pyramid have in common.
-
-    Attributes:
-        arch: The spec it was built from.
-        in_chans: Channels of the image.
-        pretrained_cfg: What timm and the registry know of the checkpoint; empty for a model of your own spec.
-        default_cfg: The same, as timm called it.
-        pretrained_model_args: How the checkpoint's model was built, if timm read that from its config.
-        levels: One dict for each level of the feature pyramid, fine to coarse: ``module`` (its name), ``stage`` (0 is
-            the stem, n the n-th stage), ``num_chs`` (filters) and ``reduction`` (stride).
-    """
-
-    def __init__(
-        self,
-        arch: ArchSpec,
-        *,
-        in_chans: int,
-        output_stride: int | None,
-        num_stages: int | None,
-        make: Layers,
-    ) -> None:
-        super().__init__()
-        if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
-            raise ArgumentError(f"in_chans={in_chans!r}: expected a whole number of at least 1")
-        stages = arch.blocks(output_stride=output_stride)[:num_stages]
-        self.arch = arch
-        self.in_chans = in_chans
-        self.levels = feature_levels(arch, output_stride=output_stride)
-        self.grad_checkpointing = False
-        self.pretrained_cfg: dict[str, Any] = {}
-        self.default_cfg: dict[str, Any] = {}
-        self.pretrained_model_args: dict[str, Any] = {}
-        self._frozen: tuple[str, ...] = ()
-        self.conv_stem = make.conv(in_chans, arch.stem_filters, 3, stride=2)
-        self.bn1 = make.norm(arch.stem_filters)
-        self.act1 = make.act()
-        self.blocks = nn.Sequential(*(Stage(stage, make) for stage in stages))
-
-    def forward_stem(self, x: Tensor) -> Tensor:
-        """Image to (batch, stem_filters, ceil(height / 2), ceil(width / 2)).
-
-        Raises:
-            InputError: If x has the wrong number of dimensions or channels, or is smaller than 32 pixels.
-        """
-        if not torch.jit.is_scripting():
-            self._check_image(x)
-        return self.act1(self.bn1(self.conv_stem(x)))
-
-    @torch.jit.unused
-    def _check_image(self, x: Tensor) -> None:
-        # A trace would turn the comparisons into constants, and warn about it.
-        if torch.jit.is_tracing():
-            return
-        if x.dim() != 4 or x.shape[1] != self.in_chans:
-            raise InputError(
-                f"input of shape {tuple(x.shape)}: expected (batch, {self.in_chans}, height, width); "
-                "for other channels build the model with in_chans"
-            )
-        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-            raise InputError(
-                f"input of {x.shape[2]}x{x.shape[3]} pixels: expected at least {MIN_SIZE}x{MIN_SIZE}; resize it first"
-            )
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep only each block's input and run the block again in backward.
-
-        Gradients are those of the plain run, and batch norm statistics move once a step.
-        """
-        self.grad_checkpointing = enable
-        for stage in self.blocks:
-            assert isinstance(stage, Stage)
-            stage.grad_checkpointing = enable
-
-    def freeze(self, stages: int | None = None) -> None:
-        """Stop training the stem and the first `stages` stages (all by default; a classifier's head stays trainable).
-
-        Their parameters get no gradient, and they stay in eval mode through `train()`, so that batch norm statistics
-        do not drift and no path is dropped.
-
-        Raises:
-            ArgumentError: If there are not that many stages.
-        """
-        count = len(self.blocks)
-        if stages is not None and (isinstance(stages, bool) or not 0 <= stages <= count):
-            raise ArgumentError(f"stages={stages!r}: expected a number from 0 (the stem only) to {count}")
-        self.unfreeze()
-        last = count if stages is None else stages
-        self._frozen = ("conv_stem", "bn1", *(f"blocks.{index}" for index in range(last)))
-        for name in self._frozen:
-            self.get_submodule(name).requires_grad_(False)
-        self.train(self.training)
-
-    def unfreeze(self) -> None:
-        """Undo `freeze`."""
-        for name in self._frozen:
-            self.get_submodule(name).requires_grad_(True)
-        self._frozen = ()
-        self.train(self.training)
-
-    def train(self, mode: bool = True) -> "Backbone":
-        super().train(mode)
-        for name in self._frozen:
-            self.get_submodule(name).eval()
-        return self
 
 
 class EfficientNet(Backbone):
@@ -445,71 +281,6 @@ class EfficientNetFeatures(Backbone):
             if index + 1 in self._out_stages:
                 maps.append(x)
         return maps
-
-
-def feature_levels(arch: ArchSpec, *, output_stride: int | None) -> list[dict[str, Any]]:
-    """The levels of a network's feature pyramid; see `Backbone`. A level ends where the next stage halves the map."""
-    levels: list[dict[str, Any]] = []
-    if arch.stages[0].stride == 2:
-        levels.append({"module": "act1", "stage": 0, "num_chs": arch.stem_filters, "reduction": 2})
-    reduction = 2
-    for number, blocks in enumerate(arch.blocks(output_stride=output_stride), start=1):
-        reduction *= math.prod(block.stride for block in blocks)
-        if number == len(arch.stages) or arch.stages[number].stride == 2:
-            levels.append(
-                {
-                    "module": f"blocks.{number - 1}",
-                    "stage": number,
-                    "num_chs": blocks[-1].out_filters,
-                    "reduction": reduction,
-                }
-            )
-    return levels
-
-
-def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """The wanted of `count` levels, ascending: all for None, the last n for an int, else those named.
-
-    Raises:
-        ArgumentError: If none is wanted or one does not exist.
-    """
-    if indices is None:
-        return list(range(count))
-    if isinstance(indices, int):
-        indices = range(-indices, 0)
-    taken = [index + count if index < 0 else index for index in indices]
-    if not taken or any(not 0 <= index < count for index in taken):
-        raise ArgumentError(f"levels {list(indices)}: expected some of 0 to {count - 1}, or negative from the end")
-    return sorted(set(taken))
-
-
-def init_weights(module: nn.Module) -> None:
-    """Draw weights as the reference code does (efficientnet_model.py in tensorflow/tpu).
-
-    Convolutions are normal with variance 2 / fan-out per group, the classifier uniform within 1 / sqrt(classes).
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups
-            nn.init.normal_(layer.weight, 0, math.sqrt(2 / fan_out))
-        elif isinstance(layer, nn.Linear):
-            bound = 1 / math.sqrt(layer.out_features)
-            nn.init.uniform_(layer.weight, -bound, bound)
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
-def check_options(options: Iterable[str], known: type) -> None:
-    """Refuse keywords that are not keys of `known`.
-
-    Raises:
-        ArgumentError: Naming the keyword and the nearest one.
-    """
-    names = list(get_type_hints(known))
-    for name in options:
-        if name not in names:
-            hint = f" Here it is called {RENAMED[name]}." if name in RENAMED else did_you_mean(name, names)
-            raise ArgumentError(f"unknown keyword {name!r}: expected some of {', '.join(names)}.{hint}")
 
 
 def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNet | EfficientNetFeatures":

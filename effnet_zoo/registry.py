@@ -10,14 +10,8 @@ from effnet_zoo import catalog, hub, loading
 from effnet_zoo.catalog import Model
 from effnet_zoo.errors import ArgumentError
 from effnet_zoo.ledger import Checkpoint
-from effnet_zoo.model import (
-    BuildOptions,
-    EfficientNet,
-    EfficientNetFeatures,
-    ModelOptions,
-    build_model,
-    check_options,
-)
+from effnet_zoo.model import EfficientNet, EfficientNetFeatures, build_model
+from effnet_zoo.options import BuildOptions, ModelOptions, check_options
 
 AnyModel = EfficientNet | EfficientNetFeatures
 
@@ -73,7 +67,7 @@ def create_model(
         name: ``effnet_zoo_b5.ns_jft_in1k``, ``efficientnet_b5``, ``efficientnet-b5``.
         pretrained: Load the checkpoint's weights; random ones otherwise, never instead.
         cache_dir: Where to keep fetched files, instead of huggingface_hub's own cache.
-        options: See `effnet_zoo.model.ModelOptions`.
+        options: See `effnet_zoo.options.ModelOptions`.
 
     Raises:
         UnknownNameError: If there is no such model or tag.
@@ -193,7 +187,7 @@ def hub_entry(model: Model) -> Callable[..., AnyModel]:
     create.__doc__ = (
         f"{describe(model)}\n\n"
         "    pretrained: True for the first tag's weights, a tag for its weights, False or None for random ones.\n"
-        "    options: num_classes, in_chans, drop_rate, features_only, ...: see effnet_zoo.model.ModelOptions.\n"
+        "    options: num_classes, in_chans, drop_rate, features_only, ...: see effnet_zoo.options.ModelOptions.\n"
     )
     return create
 

@@ -1,21 +1,28 @@
-"""What a network is, in frozen objects, and the two notations it is written in.
+"""A network in frozen objects: scaled stages, every numeric, and one `BlockSpec` a block for the engine to build.
 
-Block strings and rows are decoded into `StageSpec` and encoded back here, and exist nowhere else: the engine only sees
-`BlockSpec`, one per block with every number resolved. Nothing here needs torch.
+The engine sees neither notation, family nor name. Nothing here needs torch.
 """
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeGuard, get_args
+from typing import Literal, get_args
 
 from effnet_zoo.errors import SpecError, did_you_mean
-from effnet_zoo.families import Activation, Family, Padding, Stages, Variant
+from effnet_zoo.families import Activation, Family, Padding, Variant
+from effnet_zoo.stages import (
+    StageSpec,
+    check_chain,
+    check_whole,
+    decode_blocks,
+    decode_rows,
+    decode_stages,
+    is_number,
+    shown,
+)
 
 BlockKind = Literal["mbconv", "separable", "fused", "conv"]
-Row = tuple[int, int, int, int, int]
 
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
@@ -24,243 +31,8 @@ OUTPUT_STRIDES = (8, 16, 32)
 MIN_SIZE = 32
 """Smallest input side in pixels: the network halves it five times."""
 
-MAX_WHOLE = 999_999
-"""Largest number in a description: what six digits of a block string can say."""
-
-ROW_KERNEL = 3
-ROW_SE_RATIO = 0.25
-
 MAX_FACTOR = 100
 """Largest factor of width or depth; the widest published network, L2, has 4.3 and 5.3."""
-
-_WHOLE = re.compile(r"[1-9][0-9]{0,5}")
-_RATIO = re.compile(r"(0|1)(\.[0-9]{1,9})?")
-_TOKEN = re.compile(r"([a-z]+)(.*)", re.DOTALL)
-_FIELDS = {"r": "repeats", "k": "kernel", "s": "stride", "e": "expand", "i": "in_filters", "o": "out_filters"}
-_KEYS = (*_FIELDS, "se", "c", "noskip")
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_WHOLE
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_whole(field: str, value: object) -> None:
-    if not _is_whole(value) or value < 1:
-        raise SpecError(f"{field}={_shown(value)}: expected a whole number from 1 to {MAX_WHOLE}")
-
-
-def _shown(value: object) -> str:
-    try:
-        return repr(value)
-    except ValueError:  # Python refuses to write integers of thousands of digits
-        return "a number of thousands of digits"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageSpec:
-    """One stage: `repeats` blocks of the same kind, of which only the first may change stride and filters.
-
-    Attributes:
-        repeats: Number of blocks, at least 1.
-        kernel: Side of the depthwise (or fused) convolution, odd.
-        stride: Of the first block, 1 or 2.
-        expand: Expansion ratio, at least 1; 1 means the block has no expansion.
-        in_filters: Filters entering the first block.
-        out_filters: Filters leaving every block.
-        se_ratio: Squeeze width as a share of each block's input filters, above 0 and up to 1; 0 for no squeeze-excite.
-        skip: Whether blocks that keep size and width add their input.
-        fused: Fused-MBConv instead of MBConv; has no squeeze-excite.
-
-    Raises:
-        SpecError: If a value is outside these bounds.
-    """
-
-    repeats: int
-    kernel: int
-    stride: int
-    expand: int
-    in_filters: int
-    out_filters: int
-    se_ratio: float = 0.0
-    skip: bool = True
-    fused: bool = False
-
-    def __post_init__(self) -> None:
-        for field in ("repeats", "kernel", "stride", "expand", "in_filters", "out_filters"):
-            _check_whole(field, getattr(self, field))
-        if self.kernel % 2 == 0:
-            raise SpecError(f"kernel={self.kernel}: expected an odd kernel, so that SAME padding is defined alike")
-        if self.stride not in (1, 2):
-            raise SpecError(f"stride={self.stride}: expected 1 or 2")
-        if not _is_number(self.se_ratio) or not 0 <= self.se_ratio <= 1:
-            raise SpecError(
-                f"se_ratio={_shown(self.se_ratio)}: expected a share of the input filters from 0 (none) to 1"
-            )
-        for field in ("skip", "fused"):
-            if not isinstance(getattr(self, field), bool):
-                raise SpecError(f"{field}={getattr(self, field)!r}: expected True or False")
-        if self.fused and self.se_ratio:
-            raise SpecError(f"se_ratio={self.se_ratio} in a fused stage: fused blocks have no squeeze-excite")
-
-
-def decode_block(text: str) -> StageSpec:
-    """Read one block string, such as ``r2_k3_s22_e6_i16_o24_se0.25`` or Google's V2 form ``r4_k3_s2_e4_i24_o48_c1``.
-
-    Args:
-        text: Tokens joined by underscores, in any order: r, k, s, e, i and o once each, with a whole number (s also
-            twice the same digit); optionally ``se`` with a ratio, ``c`` with 0 or 1 (1 = fused) and ``noskip``.
-
-    Raises:
-        SpecError: Quoting the token that is wrong and what was expected in its place.
-    """
-    if not isinstance(text, str):
-        raise SpecError(f"block string {_shown(text)}: expected text such as 'r2_k3_s22_e6_i16_o24_se0.25'")
-
-    def wrong(token: str, expected: str) -> SpecError:
-        return SpecError(f"block string {text!r}, token {token!r}: expected {expected}")
-
-    numbers: dict[str, int] = {}
-    se_ratio, skip, fused = 0.0, True, False
-    seen: set[str] = set()
-    for token in text.split("_"):
-        match = _TOKEN.fullmatch(token)
-        key, value = match.groups() if match else ("", "")
-        if key not in _KEYS:
-            raise wrong(token, f"one of the keys {', '.join(_KEYS)} and its value")
-        if key in seen:
-            raise wrong(token, f"{key} only once")
-        seen.add(key)
-        if key == "noskip":
-            if value:
-                raise wrong(token, "noskip without a value")
-            skip = False
-        elif key == "c":
-            if value not in ("0", "1"):
-                raise wrong(token, "c0 (MBConv) or c1 (Fused-MBConv)")
-            fused = value == "1"
-        elif key == "se":
-            if not _RATIO.fullmatch(value) or not 0 < float(value) <= 1:
-                raise wrong(token, "se and a decimal above 0 and up to 1; leave se out for none")
-            se_ratio = float(value)
-        elif key == "s":
-            if value not in ("1", "2", "11", "22"):
-                raise wrong(token, "a square stride of 1 or 2: s1, s2, s11 or s22")
-            numbers["stride"] = int(value[0])
-        else:
-            if not _WHOLE.fullmatch(value):
-                raise wrong(token, f"{key} and a whole number from 1 to {MAX_WHOLE}")
-            numbers[_FIELDS[key]] = int(value)
-    if missing := [key for key, field in _FIELDS.items() if field not in numbers]:
-        raise SpecError(f"block string {text!r}: expected also the keys {', '.join(missing)}")
-    if numbers["kernel"] % 2 == 0:
-        raise wrong(f"k{numbers['kernel']}", "an odd kernel")
-    if fused and se_ratio:
-        raise wrong("c1", "no se beside it: fused blocks have no squeeze-excite")
-    return StageSpec(**numbers, se_ratio=se_ratio, skip=skip, fused=fused)
-
-
-def encode_block(stage: StageSpec) -> str:
-    """Write a stage as a block string that `decode_block` reads back as the same stage.
-
-    Raises:
-        SpecError: If the squeeze-excite ratio cannot be written with nine decimals.
-    """
-    tokens = [f"{key}{getattr(stage, field)}" for key, field in _FIELDS.items()]
-    tokens[2] = f"s{stage.stride}{stage.stride}"
-    if stage.se_ratio:
-        ratio = f"{stage.se_ratio:.9f}".rstrip("0").rstrip(".")
-        if float(ratio) != stage.se_ratio:
-            raise SpecError(f"se_ratio={stage.se_ratio!r}: expected at most nine decimals in a block string")
-        tokens.append(f"se{ratio}")
-    if stage.fused:
-        tokens.append("c1")
-    if not stage.skip:
-        tokens.append("noskip")
-    return "_".join(tokens)
-
-
-def decode_blocks(blocks: Sequence[str]) -> tuple[StageSpec, ...]:
-    """Read a network's block strings, whose filters must follow from one stage to the next.
-
-    Raises:
-        SpecError: If the list is empty, a string is malformed, or a stage does not take what the one before gives.
-    """
-    if isinstance(blocks, str) or not isinstance(blocks, Sequence):
-        raise SpecError(f"block strings {_shown(blocks)}: expected a list of strings, one a stage")
-    stages = tuple(decode_block(text) for text in blocks)
-    _check_chain(stages)
-    return stages
-
-
-def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec, ...]:
-    """Read a network's rows ``(t, c, n, s, fused)``: kernel 3, squeeze-excite 0.25 where not fused.
-
-    Args:
-        rows: One row a stage: expansion, output filters, repeats, stride, and 1 for fused or 0 for MBConv.
-        stem: Filters that enter the first stage.
-
-    Raises:
-        SpecError: Naming the row and the column that is wrong.
-    """
-    if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
-        raise SpecError(f"rows {_shown(rows)}: expected a list of (t, c, n, s, fused), one a stage")
-    stages: list[StageSpec] = []
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, str | bytes) or not isinstance(row, Sequence) or len(row) != len(get_args(Row)):
-            raise SpecError(f"row {number}, {_shown(row)}: expected five whole numbers (t, c, n, s, fused)")
-        t, c, n, s, fused = row
-        if not _is_whole(fused) or fused not in (0, 1):
-            raise SpecError(f"row {number}, fused={_shown(fused)}: expected 1 (Fused-MBConv) or 0 (MBConv)")
-        try:
-            stage = StageSpec(
-                repeats=n,
-                kernel=ROW_KERNEL,
-                stride=s,
-                expand=t,
-                in_filters=stages[-1].out_filters if stages else stem,
-                out_filters=c,
-                se_ratio=0.0 if fused else ROW_SE_RATIO,
-                fused=bool(fused),
-            )
-        except SpecError as error:
-            raise SpecError(f"row {number}, {_shown(tuple(row))}: {error}") from None
-        stages.append(stage)
-    _check_chain(tuple(stages))
-    return tuple(stages)
-
-
-def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
-    """Write stages as rows that `decode_rows` reads back, given the same stem.
-
-    Raises:
-        SpecError: If a stage has a kernel, squeeze-excite or skip that rows cannot express.
-    """
-    rows: list[Row] = []
-    for number, stage in enumerate(stages, start=1):
-        if not isinstance(stage, StageSpec):
-            raise SpecError(f"stage {number}, {_shown(stage)}: expected a StageSpec")
-        expected = {"kernel": ROW_KERNEL, "se_ratio": 0.0 if stage.fused else ROW_SE_RATIO, "skip": True}
-        for field, value in expected.items():
-            if getattr(stage, field) != value:
-                raise SpecError(
-                    f"stage {number} has {field}={getattr(stage, field)}: rows can only express {value}; "
-                    "write it as block strings"
-                )
-        rows.append((stage.expand, stage.out_filters, stage.repeats, stage.stride, int(stage.fused)))
-    return rows
-
-
-def _check_chain(stages: tuple[StageSpec, ...]) -> None:
-    if not stages:
-        raise SpecError("no stages: expected at least one block string or row")
-    for number in range(1, len(stages)):
-        given, wanted = stages[number - 1].out_filters, stages[number].in_filters
-        if given != wanted:
-            raise SpecError(f"stage {number + 1} takes i{wanted}, but stage {number} gives o{given}: expected i{given}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -284,13 +56,13 @@ class Scaling:
     def __post_init__(self) -> None:
         for field in ("width", "depth"):
             value = getattr(self, field)
-            if not _is_number(value) or not 0 < value <= MAX_FACTOR:
-                raise SpecError(f"{field}={_shown(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
-        _check_whole("divisor", self.divisor)
-        if not _is_number(self.round_limit) or not 0 <= self.round_limit <= 1:
-            raise SpecError(f"round_limit={_shown(self.round_limit)}: expected a share from 0 to 1")
+            if not is_number(value) or not 0 < value <= MAX_FACTOR:
+                raise SpecError(f"{field}={shown(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
+        check_whole("divisor", self.divisor)
+        if not is_number(self.round_limit) or not 0 <= self.round_limit <= 1:
+            raise SpecError(f"round_limit={shown(self.round_limit)}: expected a share from 0 to 1")
         if not isinstance(self.scale_ends, bool):
-            raise SpecError(f"scale_ends={_shown(self.scale_ends)}: expected True or False")
+            raise SpecError(f"scale_ends={shown(self.scale_ends)}: expected True or False")
 
     def filters(self, filters: int) -> int:
         """`filters` times width, rounded."""
@@ -384,12 +156,12 @@ class ArchSpec:
 
     def __post_init__(self) -> None:
         for field in ("stem_filters", "head_filters", "image_size"):
-            _check_whole(field, getattr(self, field))
+            check_whole(field, getattr(self, field))
         if not isinstance(self.stages, tuple) or not all(isinstance(stage, StageSpec) for stage in self.stages):
-            raise SpecError(f"stages={_shown(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
+            raise SpecError(f"stages={shown(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
         if not isinstance(self.first_expansion_as_declared, bool):
             raise SpecError(
-                f"first_expansion_as_declared={_shown(self.first_expansion_as_declared)}: expected True or False"
+                f"first_expansion_as_declared={shown(self.first_expansion_as_declared)}: expected True or False"
             )
         for field, known in (("activation", ACTIVATIONS), ("padding", PADDINGS)):
             value = getattr(self, field)
@@ -397,13 +169,13 @@ class ArchSpec:
                 raise SpecError(f"{field}={value!r}: expected {' or '.join(known)}.{did_you_mean(str(value), known)}")
         for field in ("bn_eps", "bn_momentum"):
             value = getattr(self, field)
-            if not _is_number(value) or not 0 < value <= 1:
-                raise SpecError(f"{field}={_shown(value)}: expected a number above 0 and up to 1")
+            if not is_number(value) or not 0 < value <= 1:
+                raise SpecError(f"{field}={shown(value)}: expected a number above 0 and up to 1")
         for field in ("drop_rate", "drop_path_rate"):
             value = getattr(self, field)
-            if not _is_number(value) or not 0 <= value <= 1:
-                raise SpecError(f"{field}={_shown(value)}: expected a number from 0 to 1")
-        _check_chain(self.stages)
+            if not is_number(value) or not 0 <= value <= 1:
+                raise SpecError(f"{field}={shown(value)}: expected a number from 0 to 1")
+        check_chain(self.stages)
         first = self.stages[0].in_filters
         expands_declared = self.first_expansion_as_declared and self.stages[0].expand > 1
         if first != self.stem_filters and not expands_declared:
@@ -430,8 +202,8 @@ class ArchSpec:
     ) -> "ArchSpec":
         """Scale decoded stages, stem and head into a network. Arguments are as declared, before scaling."""
         scaling = scaling or Scaling()
-        _check_whole("stem", stem)
-        _check_whole("head", head)
+        check_whole("stem", stem)
+        check_whole("head", head)
         return cls(
             stem_filters=scaling.filters(stem) if scaling.scale_ends else stem,
             stages=scaling.stages(stages),
@@ -479,7 +251,7 @@ class ArchSpec:
             SpecError: If output_stride is another number.
         """
         if output_stride is not None and output_stride not in OUTPUT_STRIDES:
-            raise SpecError(f"output_stride={_shown(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
+            raise SpecError(f"output_stride={shown(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
         total = sum(stage.repeats for stage in self.stages)
         index, reached, dilation, filters = 0, 2, 1, self.stem_filters
         resolved: list[tuple[BlockSpec, ...]] = []
@@ -516,7 +288,7 @@ class ArchSpec:
         Raises:
             SpecError: If num_classes is negative or in_chans below 1.
         """
-        _check_whole("num_classes + 1", num_classes + 1)
+        check_whole("num_classes + 1", num_classes + 1)
         convs = sum(conv.parameters for conv in self._convolutions(in_chans))
         return convs + (self.head_filters + 1) * num_classes
 
@@ -532,15 +304,15 @@ class ArchSpec:
             SpecError: If size or in_chans is below 1, or num_classes negative.
         """
         side, total = self.image_size if size is None else size, self.head_filters * num_classes
-        _check_whole("size", side)
-        _check_whole("num_classes + 1", num_classes + 1)
+        check_whole("size", side)
+        check_whole("num_classes + 1", num_classes + 1)
         for conv in self._convolutions(in_chans):
             side = math.ceil(side / conv.stride)
             total += conv.weights * (1 if conv.on_pooled else side * side)
         return total
 
     def _convolutions(self, in_chans: int) -> Iterator["_Convolution"]:
-        _check_whole("in_chans", in_chans)
+        check_whole("in_chans", in_chans)
         yield _Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
         for stage in self.blocks():
             for block in stage:
@@ -587,19 +359,6 @@ def _kind(stage: StageSpec) -> BlockKind:
     if stage.fused:
         return "conv" if stage.expand == 1 else "fused"
     return "separable" if stage.expand == 1 else "mbconv"
-
-
-def decode_stages(stages: Stages, *, stem: int) -> tuple[StageSpec, ...]:
-    """Read stages in whichever of the two notations they are written in.
-
-    Raises:
-        SpecError: If one is malformed, or the notations are mixed.
-    """
-    blocks = [stage for stage in stages if isinstance(stage, str)]
-    rows = [stage for stage in stages if not isinstance(stage, str)]
-    if blocks and rows:
-        raise SpecError(f"stages {_shown(stages)}: expected all block strings or all rows")
-    return decode_blocks(blocks) if blocks else decode_rows(rows, stem=stem)
 
 
 def variant_spec(family: Family, variant: Variant) -> ArchSpec:

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 from effnet_zoo.errors import EffnetZooError, SpecError
 from effnet_zoo.families import FAMILIES, Variant, efficientnet, efficientnetv2
-from effnet_zoo.spec import (
-    ArchSpec,
-    BlockSpec,
-    Scaling,
+from effnet_zoo.spec import ArchSpec, BlockSpec, Scaling, variant_spec
+from effnet_zoo.stages import (
     StageSpec,
     decode_block,
     decode_blocks,
@@ -23,7 +21,6 @@ from effnet_zoo.spec import (
     decode_stages,
     encode_block,
     encode_rows,
-    variant_spec,
 )
 
 # The machines that run this are shared: a slow example is no failure.
