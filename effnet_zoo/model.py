@@ -238,7 +238,8 @@ class EfficientNetFeatures(Backbone):
 
     Args:
         arch: What to build.
-        out_indices: Levels, from 0 (stride 2) to 4 (stride 32); negative counts from the end.
+        out_indices: Levels, from 0 (stride 2) to 4 (stride 32); negative counts from the end; a number alone means the
+            last so many.
         in_chans: Channels of the image.
         output_stride: 8, 16 or 32 if the strides are not to go as far as they do.
         device: Where to build.
@@ -252,7 +253,7 @@ class EfficientNetFeatures(Backbone):
         self,
         arch: ArchSpec,
         *,
-        out_indices: Sequence[int] = (0, 1, 2, 3, 4),
+        out_indices: int | Sequence[int] = (0, 1, 2, 3, 4),
         in_chans: int = 3,
         output_stride: int | None = None,
         device: torch.device | str | None = None,

@@ -63,7 +63,7 @@ class ModelOptions(BuildOptions, total=False):
     """
 
     features_only: bool
-    out_indices: Sequence[int]
+    out_indices: int | Sequence[int]
 
 
 def check_options(options: Iterable[str], known: type) -> None:

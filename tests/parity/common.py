@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, catalog, loading
-from effnet_zoo.model import BuildOptions
+from effnet_zoo.options import BuildOptions
 from effnet_zoo.selftest import randomise, relative_error
 from effnet_zoo.spec import ArchSpec
 
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 Outputs = Callable[[Any, Tensor], Sequence[Tensor]]
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-"""Largest ||ours - theirs|| / ||theirs||: rounding of a hundred layers, and nothing that a wrong constant could hide."""
+"""Largest ||ours - theirs|| / ||theirs||: room for rounding, and for nothing that a wrong constant changes."""
 
 SIZES: tuple[Size, ...] = ((224, 224), (97, 130), (65, 96), (33, 47))
 """The usual size, then odd beside even in both directions: SAME padding differs with the parity of every map."""
