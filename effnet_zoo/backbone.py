@@ -158,8 +158,11 @@ def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
 def init_weights(module: nn.Module) -> None:
     """Draw weights as the reference code does (efficientnet_model.py in tensorflow/tpu).
 
-    Convolutions are normal with variance 2 / fan-out per group, the classifier uniform within 1 / sqrt(classes).
+    Convolutions are normal with variance 2 / fan-out per group, the classifier uniform within 1 / sqrt(classes). On the
+    meta device there is nothing to draw, which torch would take seconds to do.
     """
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             fan_out = math.prod(layer.kernel_size) * layer.out_channels // layer.groups

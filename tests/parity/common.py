@@ -4,10 +4,12 @@ Weights are drawn because the point is the arithmetic: with `randomise` an epsil
 every logit, while in a freshly built model batch norm hides all three.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +44,21 @@ def images(size: Size, dtype: torch.dtype) -> Tensor:
 
 
 def drawn(build: Callable[[], nn.Module], *, seed: int = 0) -> Any:
-    """Another library's model with drawn weights, in eval mode.
-
-    It is built on the meta device, so that even L2 costs nothing before its blocks are dropped.
-    """
-    with torch.device("meta"):
+    """Another library's model with drawn weights, in eval mode; even L2 costs nothing before its blocks are dropped."""
+    with unallocated():
         model = build()
     return randomise(on_cpu(model), seed=seed).eval()
+
+
+@contextmanager
+def unallocated() -> Iterator[None]:
+    """Build on the meta device, without what takes longest there: torch draws weights that do not exist in Python."""
+    with (
+        torch.device("meta"),
+        patch.object(Tensor, "normal_", lambda tensor, *_, **__: tensor),
+        patch.object(Tensor, "uniform_", lambda tensor, *_, **__: tensor),
+    ):
+        yield
 
 
 def on_cpu(model: Any) -> Any:
@@ -79,7 +89,9 @@ def from_file(name: str, state: dict[str, Tensor], folder: Path, **options: Unpa
 
 def from_state(arch: ArchSpec, state: dict[str, Tensor], *, output_stride: int = 32) -> EfficientNet:
     """Ours with another library's weights for an architecture that has no name."""
-    model: EfficientNet = on_cpu(EfficientNet(arch, output_stride=output_stride, device="meta"))
+    with unallocated():
+        model = EfficientNet(arch, output_stride=output_stride)
+    on_cpu(model)
     loading.load_state(model, loading.own_keys(state, arch), new_head=False, source="the other library's state_dict")
     return model.eval()
 
