@@ -136,6 +136,8 @@ def _measure(case: Case) -> float:
 
 def _prepare(model: EfficientNet, mode: Mode) -> Callable[[Tensor], Tensor]:
     if mode == "compiled":
+        # Every network shares one forward, of which torch compiles only so many versions before it gives up.
+        torch.compiler.reset()
         return torch.compile(model, fullgraph=True)
     if mode == "scripted":
         with warnings.catch_warnings():
