@@ -21,6 +21,7 @@ class Backbone(nn.Module):
         pretrained_cfg: What timm and the registry know of the checkpoint; empty for a model of your own spec.
         default_cfg: The same, as timm called it.
         pretrained_model_args: How the checkpoint's model was built, if timm read that from its config.
+        load_report: What became of every tensor of the checkpoint (`effnet_zoo.loading.LoadReport`); None without one.
         levels: One dict for each level of the feature pyramid, fine to coarse: ``module`` (its name), ``stage`` (0 is
             the stem, n the n-th stage), ``num_chs`` (filters) and ``reduction`` (stride).
     """
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
         self.pretrained_cfg: dict[str, Any] = {}
         self.default_cfg: dict[str, Any] = {}
         self.pretrained_model_args: dict[str, Any] = {}
+        self.load_report: Any = None
         self._frozen: tuple[str, ...] = ()
         self.conv_stem = make.conv(in_chans, arch.stem_filters, 3, stride=2)
         self.bn1 = make.norm(arch.stem_filters)

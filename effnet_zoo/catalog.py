@@ -23,6 +23,11 @@ class Model:
     checkpoints: dict[str, Checkpoint]
 
     @property
+    def upstream(self) -> str:
+        """Timm's own model with the same tensors and numerics."""
+        return f"tf_{self.hub_name}"
+
+    @property
     def default(self) -> Checkpoint:
         """The checkpoint that the bare name stands for."""
         return next(checkpoint for checkpoint in self.checkpoints.values() if checkpoint.default)

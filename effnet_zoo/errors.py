@@ -32,6 +32,10 @@ class WeightsError(EffnetZooError, RuntimeError):
     """Weights that are missing, unreadable, not the declared ones, or that do not fit the model."""
 
 
+class HubError(WeightsError):
+    """A Hugging Face Hub, or a mirror, that cannot be reached or refuses."""
+
+
 class InputError(EffnetZooError, ValueError):
     """An image, tensor or path that cannot be used as input."""
 

@@ -1,89 +1,150 @@
-"""Where a checkpoint's file is: fetched from the Hugging Face Hub, inside an installed distribution, or local."""
+"""Which file a checkpoint's weights are in, and the check of its whole hash while they load."""
 
-import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HFValidationError, HTTPError
-
+from effnet_zoo import fetch, files
 from effnet_zoo.errors import MissingExtraError, WeightsError
+from effnet_zoo.fetch import Pin, RemoteFile
 from effnet_zoo.ledger import Checkpoint, Shipped
+
+Loaded = TypeVar("Loaded")
 
 FILENAME = "model.safetensors"
 
 
-def locate(checkpoint: Checkpoint, cache_dir: str | Path | None = None) -> Path:
-    """The weight file of a ledger entry, fetched first if need be.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where weights are: a file on this machine, or one of a repository.
 
-    Args:
-        checkpoint: The entry; its revision is fetched if it has one, and its sha256 is checked if it has one.
-        cache_dir: Instead of huggingface_hub's own cache.
+    Attributes:
+        name: What to call it in errors.
+        path: The file on this machine, if it is not a repository's.
+        remote: The repository's, if it is.
+        sha256: Of the file at `path`, if known.
+    """
+
+    name: str
+    path: Path | None = None
+    remote: RemoteFile | None = None
+    sha256: str | None = None
+
+
+def of_checkpoint(checkpoint: Checkpoint) -> Source:
+    """Where a ledger entry's weights are.
 
     Raises:
-        WeightsError: If the file cannot be had or is not the declared one.
-        MissingExtraError: If it is in a distribution that is not installed.
+        MissingExtraError: If they are in a distribution that is not installed.
+        WeightsError: If the distribution lacks the file.
     """
     if checkpoint.shipped:
         path = _shipped(checkpoint.shipped, checkpoint.name)
-    else:
-        path = fetch(f"{checkpoint.hub_id}@{checkpoint.revision or ''}", cache_dir=cache_dir)
-    if checkpoint.sha256 and (got := sha256(path)) != checkpoint.sha256:
-        raise WeightsError(
-            f"{path} is not the file that the ledger declares for {checkpoint.name}: "
-            f"expected sha256 {checkpoint.sha256}, got {got}; delete it and fetch or install it again"
-        )
-    return path
+        return Source(name=checkpoint.name, path=path, sha256=checkpoint.sha256)
+    return Source(name=checkpoint.name, remote=remote_file(checkpoint))
 
 
-def locate_config(config: Mapping[str, Any], cache_dir: str | Path | None = None) -> Path:
-    """The weight file that one of timm's pretrained configs names: a local file or folder, or a Hub repository.
+def remote_file(checkpoint: Checkpoint) -> RemoteFile:
+    """The file of a ledger entry that is on the Hub."""
+    assert checkpoint.hub_id is not None
+    return RemoteFile(
+        repository=checkpoint.hub_id, filename=FILENAME, revision=checkpoint.revision, sha256=checkpoint.sha256
+    )
+
+
+def of_config(config: Mapping[str, Any]) -> Source:
+    """Where the weights are that one of timm's pretrained configs names: a local file or folder, or a repository.
 
     Raises:
-        WeightsError: If it names none, or it cannot be had.
+        WeightsError: If it names none, or a file that does not exist.
     """
     if local := config.get("file"):
         path = Path(local)
         path = path / FILENAME if path.is_dir() else path
         if not path.is_file():
             raise WeightsError(f"{path}: expected a weight file there, as the pretrained config says")
-        return path
+        return Source(name=str(path), path=path)
     if hub_id := config.get("hf_hub_id"):
-        return fetch(hub_id, filename=config.get("hf_hub_filename") or FILENAME, cache_dir=cache_dir)
+        return of_repository(hub_id, config.get("hf_hub_filename") or FILENAME)
     raise WeightsError(
         f"no weights for {config.get('architecture', 'this model')} under this tag: expected one that "
         "`effnet-zoo list` shows, or pretrained=False for random weights"
     )
 
 
-def fetch(hub_id: str, *, filename: str = FILENAME, cache_dir: str | Path | None = None) -> Path:
-    """A file from the Hub's cache, downloaded if it is not there.
+def of_repository(hub_id: str, filename: str = FILENAME) -> Source:
+    """A file of a repository, ``owner/name`` or ``owner/name@revision``."""
+    repository, _, revision = hub_id.partition("@")
+    return Source(name=hub_id, remote=RemoteFile(repository=repository, filename=filename, revision=revision or None))
 
-    Args:
-        hub_id: ``owner/name``, or ``owner/name@revision``.
-        filename: Path in the repository.
-        cache_dir: Instead of huggingface_hub's own cache.
+
+def obtain(source: Source, cache_dir: str | Path | None = None) -> Path:
+    """The file, from the cache or fetched, its hash checked.
 
     Raises:
-        WeightsError: If it is in neither; names the file and where it was looked for.
+        WeightsError: If it cannot be had, or twice is not what it must be.
     """
-    repository, _, revision = hub_id.partition("@")
+    return load(source, lambda path: path, cache_dir)
+
+
+def load(source: Source, use: Callable[[Path], Loaded], cache_dir: str | Path | None = None) -> Loaded:
+    """Do something with a file while its hash is computed, and return it only if the hash is right.
+
+    A fetched file with a wrong hash is removed, fetched once more, and `use` is called again.
+
+    Args:
+        source: The file.
+        use: What to do with its path; it may read, and nothing else that outlasts an error.
+        cache_dir: Instead of the usual cache.
+
+    Raises:
+        WeightsError: If the file cannot be had, or the second one is wrong too; nothing wrong is left in the cache.
+    """
+    remote = source.remote
+    if remote is None:
+        assert source.path is not None
+        return _checked(source, source.path, source.sha256, use)[0]
+    found = fetch.cached(remote, cache_dir) or fetch.fetch(remote, cache_dir)
     try:
-        return Path(hf_hub_download(repository, filename, revision=revision or None, cache_dir=cache_dir))
-    except (HTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise WeightsError(
-            f"cannot get {filename} of {repository} (revision {revision or 'main'}) from the Hugging Face Hub: "
-            f"{reason[0]} Check the network, or pass a file you have: pretrained_cfg_overlay={{'file': PATH}}"
-        ) from error
+        loaded, got = _checked(source, found.path, found.pin.sha256, use)
+    except _WrongFileError:
+        fetch.discard(found.path, cache_dir)
+        found = fetch.fetch(remote, cache_dir)
+        loaded, got = _checked(source, found.path, found.pin.sha256, use)
+    if found.pin != fetch.known_pin(remote, cache_dir):
+        fetch.lock(remote, Pin(revision=found.pin.revision, sha256=got), cache_dir)
+    return loaded
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+class _WrongFileError(WeightsError):
+    """A file that is not the expected one."""
+
+
+def _checked(source: Source, path: Path, expected: str | None, use: Callable[[Path], Loaded]) -> tuple[Loaded, str]:
+    """What `use` made of a file, and the file's hash, computed side by side."""
+    if expected is None and source.remote is None:
+        return use(path), ""
+    with ThreadPoolExecutor(1) as side:
+        hashing = side.submit(files.sha256, path)
+        try:
+            loaded = use(path)
+        except Exception:
+            _compare(source, path, expected, hashing.result())  # a damaged file explains whatever use() met
+            raise
+        got = hashing.result()
+    _compare(source, path, expected, got)
+    return loaded, got
+
+
+def _compare(source: Source, path: Path, expected: str | None, got: str) -> None:
+    if expected is not None and got != expected:
+        raise _WrongFileError(
+            f"{path} is not the file that {source.name} was declared or recorded as: "
+            f"expected sha256 {expected}, got {got}"
+        )
 
 
 def _shipped(shipped: Shipped, name: str) -> Path:

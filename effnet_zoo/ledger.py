@@ -17,7 +17,7 @@ _PACKAGE = Path(__file__).parent
 FOLDER = next(folder for folder in (_PACKAGE / "weights", _PACKAGE.parent / "weights") if folder.is_dir())
 
 CROP_MODES = ("center", "squash")
-INTERPOLATIONS = ("bicubic", "bilinear")
+INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 REPORTED_SOURCE = "timm results-imagenet.csv, October 2025"
 
 
@@ -29,7 +29,7 @@ class Preprocessing:
         size: (height, width) of the input in pixels.
         crop_pct: Input size over the size the image is resized to before cropping.
         crop_mode: ``center`` keeps the aspect and crops the centre, ``squash`` resizes both sides.
-        interpolation: ``bicubic`` or ``bilinear``, antialiased.
+        interpolation: ``bicubic`` or ``bilinear``, antialiased, or ``nearest``.
         mean: Of each channel scaled to 0..1, RGB.
         std: Likewise.
     """

@@ -1,117 +1,145 @@
-"""State dicts: read from a file without running anything in it, and loaded strictly."""
+"""State dicts into models: strictly, by reference, with a report of what became of every tensor."""
 
+import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import Tensor
 
-from effnet_zoo.backbone import Backbone
-from effnet_zoo.convert import LAYOUTS
+from effnet_zoo.backbone import Backbone, init_weights
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.model import EfficientNet, EfficientNetFeatures
-from effnet_zoo.spec import ArchSpec
+from effnet_zoo.statefile import State
 
-State = dict[str, Tensor]
 STEM = "conv_stem.weight"
 CLASSIFIER = "classifier.weight"
 
 
-def read_state(path: Path) -> State:
-    """Tensors by name from a ``.safetensors`` file, or from a pickle of nothing but tensors.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What became of every tensor of a file and of a model. A loaded model has nothing missing and nothing unexpected.
 
-    Raises:
-        WeightsError: If the file is neither, is damaged, or would run code.
+    Attributes:
+        source: Where the weights come from.
+        layout: Whose keys they had.
+        matched: Number of tensors taken as they are.
+        missing: The model's that the source does not have.
+        unexpected: The source's that the model does not have.
+        reshaped: Taken in another shape, each with both: a stem for another number of channels.
+        reinitialised: Drawn at random because another number of classes was asked for.
+        dropped: The source's left out on purpose, each with the reason.
+        notes: What was unwrapped or assumed.
     """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such weight file") from None
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
-    except Exception as error:  # torch.load raises whatever the zip, the unpickler or a tensor raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise WeightsError(f"{path} is not a file of plain tensors that torch.load can read: {reason[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise WeightsError(f"{path}: expected a flat dict of tensors, a state_dict")
-    return state
+
+    source: str
+    layout: str = "effnet_zoo"
+    matched: int = 0
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
+    reinitialised: tuple[str, ...] = ()
+    dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.matched} tensors of {self.source} ({self.layout} keys)"]
+        for what in ("missing", "unexpected", "reshaped", "reinitialised"):
+            if keys := getattr(self, what):
+                parts.append(f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})")
+        if self.dropped:
+            reasons = dict.fromkeys(self.dropped.values())
+            parts.append(f"{len(self.dropped)} left out ({', '.join(reasons)})")
+        return "; ".join((*parts, *self.notes))
 
 
-def own_keys(state: Mapping[str, Tensor], arch: ArchSpec, layout: str | None = None) -> State:
-    """A state dict under this package's keys.
+def load_state(
+    model: Backbone,
+    state: State,
+    report: LoadReport,
+    *,
+    new_head: bool,
+    device: torch.device | str | None = None,
+) -> LoadReport:
+    """Give a model the tensors of a state dict, or refuse it before anything is changed.
 
-    Args:
-        state: In this package's layout, or one of `effnet_zoo.convert.LAYOUTS`.
-        arch: The network it is for.
-        layout: The layout if known; else it is told from the stem's key.
-
-    Raises:
-        WeightsError: If the keys are of no known layout, or the layout cannot express the network.
-    """
-    if STEM in state and layout is None:
-        return dict(state)
-    for table in LAYOUTS.values():
-        stem = f"{table.network['conv_stem']}.weight"
-        if table.name == layout or (layout is None and stem in state):
-            return table.to_ours(state, arch)
-    raise WeightsError(
-        f"the keys ({', '.join(sorted(state)[:3])}, ...) are of no known layout: "
-        f"expected effnet_zoo, timm, geffnet, {', '.join(LAYOUTS)}"
-    )
-
-
-def load_state(model: Backbone, state: State, *, new_head: bool, source: str) -> None:
-    """Load a state dict into a model, or refuse it before anything is copied.
-
-    A stem for another number of channels is adapted (see `adapt_stem`). Of a feature pyramid the stages it does not
-    have, and the head, are left out.
+    The tensors become the model's own, without a copy where device and dtype allow it; the model may be on the meta
+    device. A stem for another number of channels is adapted (see `adapt_stem`). Of a feature pyramid the stages it does
+    not have, and the head, are left out.
 
     Args:
         model: To load into.
         state: Under this package's keys.
+        report: What is known of the source so far.
         new_head: Whether the caller asked for a number of classes. If the state has a classifier of another number,
-            the model then keeps its new one; otherwise that is an error.
-        source: Where the state comes from, for errors.
+            the model then gets a new, random one; otherwise that is an error.
+        device: Where the model shall be.
+
+    Returns:
+        The report, complete.
 
     Raises:
         WeightsError: If a key is missing, left over or of another shape.
     """
     wanted = model.state_dict()
-    given = dict(state)
-    if STEM in given:
+    given, reshaped, dropped = dict(state), [], dict(report.dropped)
+    if STEM in given and given[STEM].shape[1:2] != (model.in_chans,):
+        before = tuple(given[STEM].shape)
         given[STEM] = adapt_stem(given[STEM], model.in_chans)
-    for key in [key for key in given if key.startswith(_unneeded(model, given, new_head=new_head))]:
+        reshaped.append(f"{STEM} {before} -> {tuple(given[STEM].shape)}")
+    for key, reason in _unneeded(model, given, new_head=new_head).items():
+        dropped[key] = reason
         del given[key]
-        if key in wanted:
-            given[key] = wanted[key]
-    missing = sorted(wanted.keys() - given.keys())
-    left_over = sorted(given.keys() - wanted.keys())
-    reshaped = [
+    fresh = _fresh(model, given, dropped)
+    misfits = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
         for key in sorted(wanted.keys() & given.keys())
         if given[key].shape != wanted[key].shape
     ]
-    if missing or left_over or reshaped:
-        counts = {"missing": missing, "left over": left_over, "of another shape": reshaped}
-        report = "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
-        raise WeightsError(f"{source} does not fit the model: {report}")
-    model.load_state_dict(given)
+    report = dataclasses.replace(
+        report,
+        matched=len(given.keys() & wanted.keys()) - len(misfits) - len(reshaped),
+        missing=tuple(sorted(wanted.keys() - given.keys() - fresh)),
+        unexpected=tuple(sorted(given.keys() - wanted.keys())),
+        reshaped=(*reshaped, *misfits),
+        reinitialised=tuple(sorted(fresh)),
+        dropped=dropped,
+    )
+    if report.missing or report.unexpected or misfits:
+        raise WeightsError(f"{report.source} does not fit the model: {_misfit(report, misfits)}")
+    if fresh:
+        assert isinstance(model, EfficientNet)
+        model.classifier.to_empty(device=device or "cpu")
+        init_weights(model.classifier)
+        given |= {key: tensor for key, tensor in model.state_dict().items() if key in fresh}
+    placed = {key: given[key].to(device=device, dtype=wanted[key].dtype).contiguous() for key in wanted}
+    model.load_state_dict(placed, assign=True)
+    return report
 
 
-def _unneeded(model: Backbone, state: State, *, new_head: bool) -> tuple[str, ...]:
-    """Prefixes of keys that the model was built without, or with a new classifier instead."""
+def _misfit(report: LoadReport, misfits: list[str]) -> str:
+    counts = {"missing": report.missing, "left over": report.unexpected, "of another shape": misfits}
+    return "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
+
+
+def _unneeded(model: Backbone, state: State, *, new_head: bool) -> dict[str, str]:
+    """Keys that the model was built without, or with a new classifier instead, each with the reason."""
     if isinstance(model, EfficientNetFeatures):
         stages = range(len(model.blocks), len(model.arch.stages))
-        return ("conv_head.", "bn2.", "classifier.", *(f"blocks.{stage}." for stage in stages))
+        prefixes = ("conv_head.", "bn2.", "classifier.", *(f"blocks.{stage}." for stage in stages))
+        return {key: "not part of the feature pyramid" for key in state if key.startswith(prefixes)}
     rows = len(state[CLASSIFIER]) if CLASSIFIER in state else 0
     if new_head and isinstance(model, EfficientNet) and rows and rows != model.num_classes:
-        return ("classifier.",)
-    return ()
+        reason = f"{rows} classes, {model.num_classes} were asked for"
+        return {key: reason for key in state if key.startswith("classifier.")}
+    return {}
+
+
+def _fresh(model: Backbone, given: State, dropped: Mapping[str, str]) -> set[str]:
+    """Keys of the classifier that the model keeps instead of the source's."""
+    mine = {key for key in model.state_dict() if key.startswith("classifier.")}
+    return mine if any(key.startswith("classifier.") for key in dropped) and CLASSIFIER not in given else set()
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:

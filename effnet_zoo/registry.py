@@ -1,17 +1,26 @@
 """Families x ledger -> entry points for timm, torch.hub and `create_model`. Importing it registers with timm."""
 
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack, cast
 
+import torch
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
+from torch import Tensor
 
-from effnet_zoo import catalog, hub, loading
+from effnet_zoo import catalog, config, hub, statefile
 from effnet_zoo.catalog import Model
-from effnet_zoo.errors import ArgumentError
+from effnet_zoo.convert import LAYOUTS
+from effnet_zoo.convert.identify import Identity, identify
+from effnet_zoo.errors import ArgumentError, UnknownNameError
 from effnet_zoo.ledger import Checkpoint
+from effnet_zoo.loading import LoadReport, load_state
 from effnet_zoo.model import EfficientNet, EfficientNetFeatures, build_model
 from effnet_zoo.options import BuildOptions, ModelOptions, check_options
+from effnet_zoo.spec import ArchSpec
+from effnet_zoo.statefile import StateFile
 
 AnyModel = EfficientNet | EfficientNetFeatures
 
@@ -61,22 +70,43 @@ def create_model(
     cache_dir: str | Path | None = None,
     **options: Unpack[ModelOptions],
 ) -> AnyModel:
-    """A model by any of its names, with a tag after a dot or the variant's default one.
+    """A model by any of its names, with a tag after a dot or the variant's default one, or by where it was saved.
 
     Args:
-        name: ``effnet_zoo_b5.ns_jft_in1k``, ``efficientnet_b5``, ``efficientnet-b5``.
+        name: ``effnet_zoo_b5.ns_jft_in1k``, ``efficientnet_b5``, ``efficientnet-b5``; or ``local-dir:FOLDER`` or
+            ``hf-hub:owner/name@revision``, which hold a ``config.json`` in timm's format and ``model.safetensors``.
         pretrained: Load the checkpoint's weights; random ones otherwise, never instead.
-        cache_dir: Where to keep fetched files, instead of huggingface_hub's own cache.
+        cache_dir: Where to keep fetched files, instead of ``$EFFNET_ZOO_HOME`` or huggingface_hub's own cache.
         options: See `effnet_zoo.options.ModelOptions`.
+
+    Returns:
+        The model; `load_report` says what became of every tensor. The file of a ``.safetensors`` stays mapped into
+        memory: replace it, do not overwrite it in place, while the model is in use.
 
     Raises:
         UnknownNameError: If there is no such model or tag.
         ArgumentError: If an option does not exist or its value cannot be used.
         WeightsError: If the weights cannot be had or do not fit.
     """
+    if ":" in name:
+        return _from_saved(name, pretrained=pretrained, cache_dir=cache_dir, options=options)
     model, checkpoint = catalog.find(name)
     cfg = resolve_pretrained_cfg(model.name, pretrained_cfg=checkpoint.tag).to_dict()
-    return _create(model, cfg, pretrained=pretrained, cache_dir=cache_dir, options=options)
+    return _create(_order(model, cfg, options), pretrained=pretrained, cache_dir=cache_dir)
+
+
+def _from_saved(name: str, *, pretrained: bool, cache_dir: str | Path | None, options: ModelOptions) -> AnyModel:
+    scheme, _, place = name.partition(":")
+    if scheme == "local-dir":
+        saved, where = config.read(Path(place) / config.FILENAME), {"file": place}
+    elif scheme == "hf-hub":
+        saved = config.read(hub.obtain(hub.of_repository(place, config.FILENAME), cache_dir))
+        where = {"hf_hub_id": place}
+    else:
+        raise UnknownNameError(f"{name!r}: expected a model's name, local-dir:FOLDER or hf-hub:owner/name")
+    cfg = {**saved.pretrained_cfg, **where, "source": scheme, "num_classes": saved.options["num_classes"]}
+    order = _Order(model=saved.model, arch=saved.arch, cfg=cfg, defaults=saved.options, asked=options)
+    return _create(order, pretrained=pretrained, cache_dir=cache_dir)
 
 
 def create_classifier(name: str, *, pretrained: bool = False, **options: Unpack[BuildOptions]) -> EfficientNet:
@@ -98,7 +128,8 @@ def create_pretrained_classifier(
     **options: Unpack[BuildOptions],
 ) -> EfficientNet:
     """What `EfficientNet.from_pretrained` does."""
-    chosen = {"weights_path": weights_path, "advprop": advprop, "tag": tag, "a tag in the name": "." in name}
+    tag_in_name = ":" not in name and "." in name
+    chosen = {"weights_path": weights_path, "advprop": advprop, "tag": tag, "a tag in the name": tag_in_name}
     if len(given := [key for key, value in chosen.items() if value]) > 1:
         raise ArgumentError(f"{' and '.join(given)}: expected at most one of them, each chooses the weights")
     if weights_path is None:
@@ -107,41 +138,92 @@ def create_pretrained_classifier(
     model = catalog.find_variant(name)
     overlay = {"file": str(weights_path), "tag": None, "hf_hub_id": None, "hf_hub_filename": None, "url": None}
     cfg = resolve_pretrained_cfg(model.name, pretrained_cfg_overlay=overlay).to_dict()
-    return cast(
-        EfficientNet, _create(model, cfg, pretrained=True, cache_dir=None, options=_classifier_options(options))
-    )
+    order = _order(model, cfg, _classifier_options(options))
+    return cast(EfficientNet, _create(order, pretrained=True, cache_dir=None))
 
 
-def _create(
-    model: Model,
-    cfg: dict[str, Any],
-    *,
-    pretrained: bool,
-    cache_dir: str | Path | None,
-    options: ModelOptions,
-) -> AnyModel:
-    merged = ModelOptions(num_classes=cfg["num_classes"], in_chans=cfg["input_size"][0])
-    merged.update(options)
-    built = build_model(model.spec, **merged)
-    built.pretrained_cfg = built.default_cfg = cfg
-    if pretrained:
-        _load(built, model, cfg, cache_dir, new_head="num_classes" in options)
+@dataclass(frozen=True, kw_only=True)
+class _Order:
+    """What is to be built, and what is known of the weights it is to have.
+
+    Attributes:
+        model: The variant, or None.
+        arch: The network.
+        cfg: timm's record of the checkpoint.
+        defaults: Options as the checkpoint has them.
+        asked: Options as the caller wants them.
+    """
+
+    model: Model | None
+    arch: ArchSpec
+    cfg: dict[str, Any]
+    defaults: ModelOptions
+    asked: ModelOptions
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The ledger's entry, unless other weights were named."""
+        entry = self.model.checkpoints.get(self.cfg.get("tag", "")) if self.model else None
+        others = self.cfg.get("file") or self.cfg.get("state_dict")
+        same = entry is not None and not others and self.cfg.get("hf_hub_id") == timm_config(entry).hf_hub_id
+        return entry if same else None
+
+
+def _order(model: Model, cfg: dict[str, Any], asked: ModelOptions) -> _Order:
+    defaults = ModelOptions(num_classes=cfg["num_classes"], in_chans=cfg["input_size"][0])
+    return _Order(model=model, arch=model.spec, cfg=cfg, defaults=defaults, asked=asked)
+
+
+def _create(order: _Order, *, pretrained: bool, cache_dir: str | Path | None) -> AnyModel:
+    if not pretrained:
+        return _build(order, order.asked.get("device"))
+    if given := order.cfg.get("state_dict"):
+        own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in given.items()}
+        return _loaded(order, statefile.unwrap(own, "the given state_dict"), "the given state_dict")
+    source = hub.of_checkpoint(order.checkpoint) if order.checkpoint else hub.of_config(order.cfg)
+    return hub.load(source, lambda path: _loaded(order, statefile.read(path), str(path)), cache_dir)
+
+
+def _build(order: _Order, device: torch.device | str | None) -> AnyModel:
+    options = ModelOptions(**order.defaults)
+    options.update(order.asked)
+    options["device"] = device
+    built = build_model(order.arch, **options)
+    built.pretrained_cfg = built.default_cfg = order.cfg
     return built
 
 
-def _load(built: AnyModel, model: Model, cfg: dict[str, Any], cache_dir: str | Path | None, *, new_head: bool) -> None:
-    layout = None
-    if given := cfg.get("state_dict"):
-        state, source = dict(given), "the given state_dict"
-    else:
-        checkpoint = model.checkpoints.get(cfg.get("tag", ""))
-        if checkpoint and not cfg.get("file") and cfg.get("hf_hub_id") == timm_config(checkpoint).hf_hub_id:
-            path = hub.locate(checkpoint, cache_dir)
-            layout = checkpoint.shipped.layout if checkpoint.shipped else None
-        else:
-            path = hub.locate_config(cfg, cache_dir)
-        state, source = loading.read_state(path), str(path)
-    loading.load_state(built, loading.own_keys(state, model.spec, layout), new_head=new_head, source=source)
+def _loaded(order: _Order, file: StateFile, source: str) -> AnyModel:
+    """The model with a file's tensors, built on the meta device: nothing is drawn that is replaced at once."""
+    identity = None
+    layout = LAYOUTS["effnet_zoo"]
+    if order.checkpoint:
+        shipped = order.checkpoint.shipped
+        layout = LAYOUTS[shipped.layout] if shipped else layout
+    elif order.model and order.cfg.get("source") not in config.SCHEMES:
+        identity = identify(file.state, source, among=[order.model.name])
+        order, layout = _as_identified(order, identity), identity.layout
+    state = layout.table.to_ours(file.state, order.arch)
+    built = _build(order, "meta")
+    notes = (*file.notes, *((f"assumed from the layout: {layout.convention}",) if identity else ()))
+    report = LoadReport(source=source, layout=layout.name, dropped=file.dropped, notes=notes)
+    new_head = "num_classes" in order.asked
+    built.load_report = load_state(built, state, report, new_head=new_head, device=order.asked.get("device"))
+    return built
+
+
+def _as_identified(order: _Order, identity: Identity) -> _Order:
+    """The order as a file of the user's own says: its classes and channels, and its layout's conventions."""
+    numerics = {field: getattr(identity.arch, field) for field in ("padding", "bn_eps", "bn_momentum")}
+    defaults = ModelOptions(**order.defaults)
+    defaults["num_classes"] = identity.num_classes
+    defaults["in_chans"] = identity.in_chans
+    defaults["global_pool"] = identity.global_pool
+    cfg = {**order.cfg, "num_classes": identity.num_classes}
+    if how := identity.layout.preprocessing(identity.name):
+        cfg |= config.images(how, identity.in_chans)
+        cfg.pop("test_input_size", None)
+    return dataclasses.replace(order, arch=dataclasses.replace(order.arch, **numerics), defaults=defaults, cfg=cfg)
 
 
 def _register(model: Model) -> None:
@@ -158,7 +240,7 @@ def _register(model: Model) -> None:
         elif isinstance(pretrained_cfg, PretrainedCfg):
             pretrained_cfg = pretrained_cfg.to_dict()
         cfg = resolve_pretrained_cfg(model.name, pretrained_cfg, pretrained_cfg_overlay).to_dict()
-        built = _create(model, cfg, pretrained=bool(pretrained), cache_dir=cache_dir, options=options)
+        built = _create(_order(model, cfg, options), pretrained=bool(pretrained), cache_dir=cache_dir)
         built.pretrained_model_args = pretrained_model_args or {}
         return built
 
@@ -192,5 +274,26 @@ def hub_entry(model: Model) -> Callable[..., AnyModel]:
     return create
 
 
+def effnet_zoo_custom(
+    pretrained: bool = False,
+    pretrained_cfg: dict[str, Any] | None = None,
+    pretrained_cfg_overlay: dict[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    pretrained_model_args: dict[str, Any] | None = None,
+    arch: dict[str, Any] | None = None,
+    **options: Unpack[ModelOptions],
+) -> AnyModel:
+    """A network that is none of the variants, as a saved ``config.json`` describes it in `arch`."""
+    if arch is None:
+        raise ArgumentError(f"{config.CUSTOM} needs arch, the fields of an ArchSpec: expected a saved config.json")
+    cfg = {**(pretrained_cfg or {}), **(pretrained_cfg_overlay or {})}
+    defaults = ModelOptions(num_classes=cfg.get("num_classes", 1000), in_chans=(cfg.get("input_size") or (3,))[0])
+    order = _Order(model=None, arch=ArchSpec.from_dict(arch), cfg=cfg, defaults=defaults, asked=options)
+    built = _create(order, pretrained=bool(pretrained), cache_dir=cache_dir)
+    built.pretrained_model_args = pretrained_model_args or {}
+    return built
+
+
+register_model(effnet_zoo_custom)
 for _model in catalog.models().values():
     _register(_model)

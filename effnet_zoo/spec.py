@@ -5,9 +5,9 @@ The engine sees neither notation, family nor name. Nothing here needs torch.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from effnet_zoo.errors import SpecError, did_you_mean
 from effnet_zoo.families import Activation, Family, Padding, Variant
@@ -68,9 +68,7 @@ class Scaling:
         """`filters` times width, rounded."""
         if self.width == 1.0:
             return filters
-        scaled = filters * self.width
-        rounded = max(self.divisor, int(scaled + self.divisor / 2) // self.divisor * self.divisor)
-        return rounded + self.divisor if rounded < self.round_limit * scaled else rounded
+        return round_filters(filters * self.width, self.divisor, self.round_limit)
 
     def repeats(self, repeats: int) -> int:
         """`repeats` times depth, rounded up."""
@@ -89,6 +87,12 @@ class Scaling:
             )
             for index, stage in enumerate(stages)
         )
+
+
+def round_filters(filters: float, divisor: int, round_limit: float = 0.9) -> int:
+    """A multiple of `divisor`, the nearest but for one that would keep less than the share `round_limit`."""
+    rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < round_limit * filters else rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +141,8 @@ class ArchSpec:
         drop_path_rate: Stochastic depth: block i of n drops its residual branch with probability rate * i / n.
         image_size: Side in pixels of the square input the network is meant for at inference.
         first_expansion_as_declared: Whether stage 1 multiplies its own in_filters rather than the stem's.
+        se_divisor: Squeeze widths are rounded to a multiple of it (the one-file V2 port: 8).
+        fused_always_projects: Whether a fused block with expansion 1 has its 1x1 projection too (the same port).
 
     Raises:
         SpecError: If a value is outside its bounds, or the first stage does not take what the stem gives.
@@ -153,16 +159,17 @@ class ArchSpec:
     drop_path_rate: float = 0.2
     image_size: int = 224
     first_expansion_as_declared: bool = False
+    se_divisor: int = 1
+    fused_always_projects: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("stem_filters", "head_filters", "image_size"):
+        for field in ("stem_filters", "head_filters", "image_size", "se_divisor"):
             check_whole(field, getattr(self, field))
         if not isinstance(self.stages, tuple) or not all(isinstance(stage, StageSpec) for stage in self.stages):
             raise SpecError(f"stages={shown(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
-        if not isinstance(self.first_expansion_as_declared, bool):
-            raise SpecError(
-                f"first_expansion_as_declared={shown(self.first_expansion_as_declared)}: expected True or False"
-            )
+        for field in ("first_expansion_as_declared", "fused_always_projects"):
+            if not isinstance(getattr(self, field), bool):
+                raise SpecError(f"{field}={shown(getattr(self, field))}: expected True or False")
         for field, known in (("activation", ACTIVATIONS), ("padding", PADDINGS)):
             value = getattr(self, field)
             if value not in known:
@@ -199,6 +206,8 @@ class ArchSpec:
         drop_path_rate: float = 0.2,
         image_size: int = 224,
         first_expansion_as_declared: bool = False,
+        se_divisor: int = 1,
+        fused_always_projects: bool = False,
     ) -> "ArchSpec":
         """Scale decoded stages, stem and head into a network. Arguments are as declared, before scaling."""
         scaling = scaling or Scaling()
@@ -216,6 +225,8 @@ class ArchSpec:
             drop_path_rate=drop_path_rate,
             image_size=image_size,
             first_expansion_as_declared=first_expansion_as_declared,
+            se_divisor=se_divisor,
+            fused_always_projects=fused_always_projects,
         )
 
     @classmethod
@@ -240,6 +251,23 @@ class ArchSpec:
         """
         return cls.build(decode_rows(rows, stem=stem), stem=stem, head=head, scaling=scaling)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Every field in JSON's types; `from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ArchSpec":
+        """The network that `to_dict` wrote down.
+
+        Raises:
+            SpecError: If a field is missing, unknown or outside its bounds.
+        """
+        try:
+            stages = tuple(StageSpec(**stage) for stage in fields["stages"])
+            return cls(**{**fields, "stages": stages})
+        except (TypeError, KeyError) as error:
+            raise SpecError(f"not a network's fields, as ArchSpec.to_dict gives them: {error}") from None
+
     def blocks(self, *, output_stride: int | None = None) -> tuple[tuple[BlockSpec, ...], ...]:
         """Every block, stage by stage.
 
@@ -263,14 +291,14 @@ class ArchSpec:
                 stride = 1 if output_stride and reached * declared > output_stride else declared
                 blocks.append(
                     BlockSpec(
-                        kind=_kind(stage),
+                        kind=_kind(stage, fused_always_projects=self.fused_always_projects),
                         in_filters=filters,
                         mid_filters=expanded_from * stage.expand,
                         out_filters=stage.out_filters,
                         kernel=stage.kernel,
                         stride=stride,
                         dilation=dilation,
-                        se_filters=max(1, int(expanded_from * stage.se_ratio)) if stage.se_ratio else 0,
+                        se_filters=self._squeezed(expanded_from, stage.se_ratio),
                         skip=stage.skip and declared == 1 and filters == stage.out_filters,
                         drop_path=self.drop_path_rate * index / total,
                     )
@@ -281,6 +309,9 @@ class ArchSpec:
                 index += 1
             resolved.append(tuple(blocks))
         return tuple(resolved)
+
+    def _squeezed(self, filters: int, se_ratio: float) -> int:
+        return round_filters(int(filters * se_ratio), self.se_divisor) if se_ratio else 0
 
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
         """Number of learnable parameters (batch norm's running statistics are not counted).
@@ -355,9 +386,9 @@ def _block_convolutions(block: BlockSpec) -> Iterator[_Convolution]:
     yield _Convolution(block.mid_filters, block.out_filters)
 
 
-def _kind(stage: StageSpec) -> BlockKind:
+def _kind(stage: StageSpec, *, fused_always_projects: bool) -> BlockKind:
     if stage.fused:
-        return "conv" if stage.expand == 1 else "fused"
+        return "conv" if stage.expand == 1 and not fused_always_projects else "fused"
     return "separable" if stage.expand == 1 else "mbconv"
 
 

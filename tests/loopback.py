@@ -1,73 +1,750 @@
-"""A Hugging Face Hub on loopback, for the real client to talk to: enough of it to download a file."""
+"""A Hugging Face Hub on loopback, for the real client to talk to: download, upload, history, and scripted faults.
 
+Files in LFS are served from a second port, the CDN, so that a test can see what is sent to whom. Both ports answer
+HTTP/1.1 and close the connection after every answer.
+"""
+
+import base64
+import fcntl
 import hashlib
+import json
+import re
+import socket
+import struct
+import sys
+import termios
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-COMMIT = "c0ffee" + "0" * 34
+LFS_SUFFIXES = (".safetensors", ".bin", ".h5", ".pth")
+LFS_SIZE = 10 * 2**20
+INITIAL = {".gitattributes": "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)}
+
+
+# What a fault does. `after` counts bytes of the answer's body; 0 is before the status line and, for a request that
+# changes something, before the change.
+
+
+@dataclass(frozen=True)
+class Status:
+    """This answer instead of the real one; nothing is done."""
+
+    code: int
+    error_code: str | None = None
+    retry_after: int | None = None
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Reset:
+    """A TCP reset."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The connection closed in good order, too early."""
+
+    after: int = 0
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Nothing more until the seconds have passed or the server stops, then the rest."""
+
+    after: int = 0
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class Drip:
+    """The body in pieces of `chunk` bytes with a pause after each."""
+
+    chunk: int
+    pause: float
+
+
+@dataclass(frozen=True)
+class Truncate:
+    """A body without its last bytes, and a Content-Length that fits it."""
+
+    missing: int = 1
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One bit of the body's byte at `offset` the other way round."""
+
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Header:
+    """An answer's header replaced, or left out if the value is None."""
+
+    name: str
+    value: str | None
+
+
+@dataclass(frozen=True)
+class LostAnswer:
+    """The request is carried out, then the connection is reset instead of an answer."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """Something else happens first (a concurrent commit, a process killed), then the request is carried out.
+
+    First is before the request's body is read: a client that is killed there while it uploads leaves nothing behind,
+    if what it uploads does not fit the system's buffers.
+    """
+
+    call: Callable[[], object]
+
+
+Fault = Status | Reset | Cut | Stall | Drip | Truncate | Flip | Header | LostAnswer | Before
+Port = Literal["hub", "cdn"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request as it came in; `path` is still quoted and has its query, header names are in lower case."""
+
+    method: str
+    path: str
+    server: Port
+    headers: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass
+class Script:
+    """Faults that the next requests of a kind meet together; `hits` counts the requests that have met them."""
+
+    method: str
+    pattern: str
+    faults: tuple[Fault, ...]
+    times: int | None
+    server: Port | None
+    when_range: bool
+    hits: int = 0
+
+    def matches(self, request: Request) -> bool:
+        return (
+            self.times != self.hits
+            and self.server in (None, request.server)
+            and (not self.when_range or "range" in request.headers)
+            and re.fullmatch(self.method, request.method) is not None
+            and re.search(self.pattern, request.path) is not None
+        )
+
+
+@dataclass(frozen=True)
+class File:
+    content: bytes
+    lfs: bool
+
+    @cached_property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @cached_property
+    def git(self) -> bytes:
+        """What git stores: the content, or the pointer to it in LFS."""
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
+        return pointer.encode() if self.lfs else self.content
+
+    @cached_property
+    def oid(self) -> str:
+        return hashlib.sha1(b"blob %d\0" % len(self.git) + self.git).hexdigest()
+
+
+@dataclass(frozen=True)
+class Commit:
+    oid: str
+    parent: str | None
+    message: str
+    description: str
+    added: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+@dataclass
+class Repo:
+    """A model repository. A gated one grants its files to nobody, a private one is there only for a token's holder."""
+
+    id: str
+    private: bool = False
+    gated: bool = False
+    refs: dict[str, str] = field(default_factory=dict)
+    commits: dict[str, Commit] = field(default_factory=dict)
+    trees: dict[str, dict[str, File]] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)  # in LFS, by SHA-256, committed or only uploaded
+
+    def find(self, revision: str) -> str | None:
+        """The commit that a branch, a pull request's ref or a whole commit hash names."""
+        return self.refs.get(revision) or (revision if revision in self.commits else None)
+
+    def commit(
+        self, changes: Mapping[str, File | None], ref: str, parent: str | None, message: str, description: str = ""
+    ) -> str:
+        """Move a ref to a new commit on top of `parent`, in which the files that are None are gone."""
+        tree = dict(self.trees[parent]) if parent else {}
+        for path, file in changes.items():
+            if file is None:
+                tree.pop(path, None)
+            else:
+                tree[path] = file
+                if file.lfs:
+                    self.objects[file.sha256] = file.content
+        # The number of commits makes two alike on the same parent differ; nothing in it depends on the time.
+        identity = [self.id, len(self.commits), parent, message, [(path, tree[path].oid) for path in sorted(tree)]]
+        oid = hashlib.sha1(json.dumps(identity).encode()).hexdigest()
+        added = tuple(sorted(path for path, file in changes.items() if file))
+        deleted = tuple(sorted(path for path, file in changes.items() if not file))
+        self.commits[oid] = Commit(oid, parent, message, description, added, deleted)
+        self.trees[oid] = dict(sorted(tree.items()))
+        self.refs[ref] = oid
+        return oid
 
 
 @dataclass
 class Hub:
-    """What is served, ``{"owner/name/resolve/revision/file": content}``, and what was asked for."""
+    """What is served, what was asked for, and what is to go wrong.
 
-    files: dict[str, bytes] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
+    A token that is set is the only valid one, and needed for whoami, for every change and for private repositories.
+    Without one, any token is as good as another and changes need none.
+    """
+
+    token: str | None = None
+    user: str = "tester"
     url: str = ""
+    cdn_url: str = ""
+    repos: dict[str, Repo] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    faults: list[Script] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    stopping: threading.Event = field(default_factory=threading.Event)
 
-    def environment(self, home: str) -> dict[str, str]:
+    def environment(self, home: str | Path, **extra: str) -> dict[str, str]:
         """Variables that send a fresh interpreter's huggingface_hub here, with its cache under `home`."""
         return {
             "HF_ENDPOINT": self.url,
-            "HF_HOME": home,
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(Path(home, "hub")),
+            "HF_TOKEN": self.token or "",  # empty, it hides the one of whoever runs the tests
+            "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "3",
+            "HF_HUB_ETAG_TIMEOUT": "3",
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+            **extra,
         }
+
+    def create(self, repo_id: str, *, private: bool = False, gated: bool = False) -> Repo:
+        """A new repository, without the first commit that one made by the client has."""
+        with self.lock:
+            self.repos[repo_id] = Repo(repo_id, private, gated)
+            return self.repos[repo_id]
+
+    def put(
+        self,
+        repo_id: str,
+        files: Mapping[str, bytes],
+        *,
+        delete: Iterable[str] = (),
+        revision: str = "main",
+        message: str = "Upload files",
+    ) -> str:
+        """Commit files to a branch, in a repository and on a branch made for it if need be; gives the commit's hash."""
+        changes: dict[str, File | None] = dict.fromkeys(delete)
+        changes |= {path: File(content, is_lfs(path, len(content))) for path, content in files.items()}
+        with self.lock:
+            repo = self.repos.get(repo_id) or self.create(repo_id)
+            parent = repo.refs.get(revision) or repo.refs.get("main")
+            return repo.commit(changes, revision, parent, message)
+
+    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        """Every file's content, by path."""
+        repo = self.repos[repo_id]
+        commit = repo.find(revision)
+        if commit is None:
+            raise KeyError(f"{repo_id} has no revision {revision}")
+        return {path: file.content for path, file in repo.trees[commit].items()}
+
+    def history(self, repo_id: str, revision: str = "main") -> list[Commit]:
+        """Every commit that leads to a revision, the first one first."""
+        repo = self.repos[repo_id]
+        commits: list[Commit] = []
+        oid = repo.find(revision)
+        while oid:
+            commits.insert(0, repo.commits[oid])
+            oid = repo.commits[oid].parent
+        return commits
+
+    def fault(
+        self,
+        method: str,
+        pattern: str,
+        *faults: Fault,
+        times: int | None = 1,
+        server: Port | None = None,
+        when_range: bool = False,
+    ) -> Script:
+        """Let the next requests of a kind meet faults, all of those given at once.
+
+        Where several calls match a request, the first that has not been used up is the one that it meets.
+
+        Args:
+            method: A regular expression for the whole method.
+            pattern: A regular expression to be found in the path, which is quoted and has its query.
+            *faults: What goes wrong.
+            times: How many requests meet it; all if None.
+            server: Which port's requests; both if None.
+            when_range: Only requests for a part of a file.
+        """
+        script = Script(method, pattern, faults, times, server, when_range)
+        with self.lock:
+            self.faults.append(script)
+        return script
+
+    def clear(self) -> None:
+        """Forget the requests so far."""
+        self.requests.clear()
+
+    def receive(self, request: Request) -> tuple[Fault, ...]:
+        """Note a request, and say what it meets."""
+        with self.lock:
+            self.requests.append(request)
+            for script in self.faults:
+                if script.matches(request):
+                    script.hits += 1
+                    return script.faults
+        return ()
 
 
 @contextmanager
-def serve(files: dict[str, bytes]) -> Iterator[Hub]:
-    """Serve files until the block ends."""
-    hub = Hub(files=files)
+def serve(*, token: str | None = None) -> Iterator[Hub]:
+    """A Hub until the block ends; an exception in answering, or in a fault's callable, is raised there."""
+    hub = Hub(token)
+    with _Server(hub, "hub") as front, _Server(hub, "cdn") as cdn:
+        hub.url, hub.cdn_url = front.url, cdn.url
+        servers = [front, cdn]
+        threads = [threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True) for server in servers]
+        for thread in threads:
+            thread.start()
+        try:
+            yield hub
+        finally:
+            hub.stopping.set()
+            for server in servers:
+                server.shutdown()
+            for thread in threads:
+                thread.join()
+    if hub.errors:
+        raise hub.errors[0]
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.answer(body=False)
 
-        def do_GET(self) -> None:
-            self.answer(body=True)
+def is_lfs(path: str, size: int) -> bool:
+    return path.endswith(LFS_SUFFIXES) or size > LFS_SIZE
 
-        def answer(self, *, body: bool) -> None:
-            hub.requests.append(f"{self.command} {self.path}")
-            content = hub.files.get(self.path.lstrip("/"))
-            if content is None:
-                self.send_response(404)
-                self.send_header("X-Error-Code", "RepoNotFound")
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes = b""
+
+
+class _RefusalError(Exception):
+    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+        super().__init__(message)
+        headers |= {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+        self.answer = _json({"error": message}, status, headers)
+
+
+def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> _Answer:
+    return _Answer(status, {"Content-Type": "application/json", **(headers or {})}, json.dumps(value).encode())
+
+
+def _content(content: bytes, wanted: str | None, headers: Mapping[str, str]) -> _Answer:
+    """A file, or the range of it that is wanted."""
+    headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes", **headers}
+    part = re.fullmatch(r"bytes=(\d*)-(\d*)", wanted or "")
+    if not part or part[0] == "bytes=-":
+        return _Answer(200, headers, content)
+    size = len(content)
+    start = int(part[1]) if part[1] else max(size - int(part[2]), 0)
+    stop = min(int(part[2]) + 1, size) if part[1] and part[2] else size
+    if start >= stop:
+        return _Answer(416, {**headers, "Content-Range": f"bytes */{size}"})
+    return _Answer(206, {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}, content[start:stop])
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 64
+
+    def __init__(self, hub: Hub, name: Port) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.hub, self.name = hub, name
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: object) -> None:
+        error = sys.exception()
+        if error and not isinstance(error, ConnectionError):  # which is a client that has gone
+            self.hub.errors.append(error)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: _Server
+
+    def log_message(self, *args: object) -> None:
+        """Quiet: `Hub.requests` is the log."""
+
+    def answer(self) -> None:
+        hub = self.server.hub
+        self.close_connection = True
+        self.fields = {name.lower(): value for name, value in self.headers.items()}
+        faults = hub.receive(Request(self.command, self.path, self.server.name, self.fields))
+        for fault in faults:
+            if isinstance(fault, Before):
+                fault.call()
+        body = self.read()
+        breaks = sorted((fault for fault in faults if isinstance(fault, Reset | Cut | Stall)), key=lambda f: f.after)
+        for fault in breaks:
+            if fault.after == 0 and self.breaks(fault):
                 return
-            self.send_response(200)
-            self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if body:
-                self.wfile.write(content)
+        answer = next((_scripted(fault) for fault in faults if isinstance(fault, Status)), None)
+        if answer is None:
+            with hub.lock:
+                answer = self.act(body)
+        if LostAnswer() in faults:
+            self.reset()
+            return
+        answer = _spoilt(answer, faults)
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        content = b"" if self.command == "HEAD" else answer.body
+        drip = next((fault for fault in faults if isinstance(fault, Drip)), Drip(max(len(content), 1), 0))
+        sent = 0
+        for fault in breaks:
+            if fault.after:
+                self.write(content[sent : fault.after], drip)
+                sent = fault.after
+                if self.breaks(fault):
+                    return
+        self.write(content[sent:], drip)
 
-        def log_message(self, *args: object) -> None:
-            """Quiet: `requests` is the log."""
+    do_HEAD = do_GET = do_POST = do_PUT = answer  # noqa: N815 - names that http.server looks for
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    def read(self) -> bytes:
+        """The request's body; ConnectionError if it never comes to its end."""
+        if self.fields.get("transfer-encoding", "").lower() != "chunked":
+            return self.read_exactly(int(self.fields.get("content-length", 0)))
+        body = bytearray()
+        while size := int(self.rfile.readline() or b"-1", 16):
+            body += self.read_exactly(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return bytes(body)
+
+    def read_exactly(self, size: int) -> bytes:
+        body = self.rfile.read(max(size, 0))
+        if len(body) != size:
+            raise ConnectionError("the client has gone")
+        return body
+
+    def write(self, content: bytes, drip: Drip) -> None:
+        for start in range(0, len(content), drip.chunk):
+            self.wfile.write(content[start : start + drip.chunk])
+            if drip.pause:
+                self.server.hub.stopping.wait(drip.pause)
+
+    def breaks(self, fault: Reset | Cut | Stall) -> bool:
+        """Meet a fault; whether it was the end."""
+        match fault:
+            case Reset():
+                self.reset()
+            case Stall():
+                self.server.hub.stopping.wait(fault.seconds)
+        return not isinstance(fault, Stall)
+
+    def reset(self) -> None:
+        # A reset throws away what is still to be sent, so what was written has to have arrived.
+        end = time.monotonic() + 5
+        while time.monotonic() < end and any(fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4))):
+            time.sleep(0.001)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()  # it would hold the socket open
+        self.connection.close()
+
+    def act(self, body: bytes) -> _Answer:
+        target = urlsplit(self.path)
+        parts = [unquote(part) for part in target.path.strip("/").split("/")]
+        query = {name: values[-1] for name, values in parse_qs(target.query).items()}
+        try:
+            return self.cdn(parts, body) if self.server.name == "cdn" else self.front(parts, query, body)
+        except _RefusalError as error:
+            return error.answer
+
+    def cdn(self, parts: list[str], body: bytes) -> _Answer:
+        if "authorization" in self.fields:
+            raise _RefusalError(400, "Only one auth mechanism allowed")  # the URL is signed already, S3 says
+        match self.command, parts:
+            case "PUT", [owner, name, oid]:
+                if hashlib.sha256(body).hexdigest() != oid:
+                    raise _RefusalError(400, "The content does not match its SHA-256")
+                self.server.hub.repos[f"{owner}/{name}"].objects[oid] = body
+                return _Answer(200, {})
+            case "GET" | "HEAD", [owner, name, oid, *_]:
+                repo = self.server.hub.repos.get(f"{owner}/{name}")
+                if repo and oid in repo.objects:
+                    return _content(repo.objects[oid], self.fields.get("range"), {"ETag": f'"{oid}"'})
+        raise _RefusalError(404, "Not Found")
+
+    def front(self, parts: list[str], query: dict[str, str], body: bytes) -> _Answer:
+        match self.command, parts:
+            case "GET", ["api", "whoami-v2"]:
+                self.authorise()
+                token = {"displayName": "loopback", "role": "write"}
+                user = {"type": "user", "name": self.server.hub.user, "orgs": [], "auth": {"accessToken": token}}
+                return _json(user)
+            case "POST", ["api", "repos", "create"]:
+                return self.create(json.loads(body))
+            case "POST", ["api", "validate-yaml"]:
+                return _json({"errors": [], "warnings": []})
+            case "POST", ["api", "models", owner, name, "preupload", revision]:
+                repo = self.repo(owner, name, write=True)
+                tree = repo.trees[self.revision(repo, revision)]
+                return _json(
+                    {"files": [_upload_mode(file, tree.get(file["path"])) for file in json.loads(body)["files"]]}
+                )
+            case "POST", ["api", "models", owner, name, "commit", revision]:
+                return self.commit(self.repo(owner, name, write=True), revision, "create_pr" in query, body)
+            case "GET", ["api", "models", owner, name]:
+                return self.info(self.repo(owner, name), "main", "blobs" in query)
+            case "GET", ["api", "models", owner, name, "revision", revision]:
+                return self.info(self.repo(owner, name), revision, "blobs" in query)
+            case "GET", ["api", "models", owner, name, "refs"]:
+                return _refs(self.repo(owner, name), prs="include_prs" in query)
+            case "GET", ["api", "models", owner, name, "tree", revision, *path]:
+                repo = self.repo(owner, name)
+                entries = _entries(repo.trees[self.revision(repo, revision)])
+                folder = "".join(f"{part}/" for part in path)
+                deep = query.get("recursive", "").lower() in ("true", "1")
+                found = [
+                    e for p, e in entries.items() if p.startswith(folder) and (deep or "/" not in p[len(folder) :])
+                ]
+                if folder and not found:
+                    raise _RefusalError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
+                return _json(found)
+            case "POST", ["api", "models", owner, name, "paths-info", revision]:
+                repo = self.repo(owner, name)
+                entries = _entries(repo.trees[self.revision(repo, revision)])
+                return _json([entries[path] for path in parse_qs(body.decode()).get("paths", []) if path in entries])
+            case "POST", [owner, name, "info", "lfs", "objects", "batch" | "verify" as step] if name.endswith(".git"):
+                repo = self.repo(owner, name.removesuffix(".git"), write=True)
+                return self.batch(repo, json.loads(body)) if step == "batch" else _verify(repo, json.loads(body))
+            case "GET" | "HEAD", [owner, name, "resolve", revision, *path]:
+                return self.resolve(self.repo(owner, name), revision, "/".join(path))
+        raise _RefusalError(404, "Not Found")
+
+    def authorise(self, *, needed: bool = True) -> bool:
+        """Whether the request has a token; refused if it is wrong, or needed and missing."""
+        token, given = self.server.hub.token, self.fields.get("authorization", "").removeprefix("Bearer ")
+        if token and given not in ("", token):
+            raise _RefusalError(401, "Invalid credentials in Authorization header")
+        if token and needed and not given:
+            raise _RefusalError(401, "Invalid username or password.")
+        return bool(given)
+
+    def repo(self, owner: str, name: str, *, write: bool = False) -> Repo:
+        known = self.authorise(needed=write)
+        repo = self.server.hub.repos.get(f"{owner}/{name}")
+        if repo is None or (repo.private and not known):
+            # As the Hub does, without a token it does not say whether there is none or a private one.
+            status, message = (404, "Repository not found") if known else (401, "Invalid username or password.")
+            raise _RefusalError(status, message, "RepoNotFound")
+        return repo
+
+    def revision(self, repo: Repo, revision: str) -> str:
+        commit = repo.find(revision)
+        if commit is None:
+            raise _RefusalError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        return commit
+
+    def create(self, wanted: dict[str, Any]) -> _Answer:
+        hub = self.server.hub
+        self.authorise()
+        repo_id = f"{wanted.get('organization') or hub.user}/{wanted['name']}"
+        answer = {"url": f"{hub.url}/{repo_id}", "name": repo_id}
+        if repo_id in hub.repos:
+            return _json({**answer, "error": "You already created this model repo"}, 409)
+        repo = hub.create(repo_id, private=bool(wanted.get("private")) or wanted.get("visibility") == "private")
+        attributes = {path: File(text.encode(), lfs=False) for path, text in INITIAL.items()}
+        repo.commit(attributes, "main", None, "initial commit")
+        return _json(answer)
+
+    def batch(self, repo: Repo, wanted: dict[str, Any]) -> _Answer:
+        objects: list[dict[str, Any]] = []
+        for item in wanted["objects"]:
+            objects.append({"oid": item["oid"], "size": item["size"]})
+            if item["oid"] not in repo.objects:
+                upload = {"href": f"{self.server.hub.cdn_url}/{repo.id}/{item['oid']}"}
+                verify = {"href": f"{self.server.url}/{repo.id}.git/info/lfs/objects/verify"}
+                objects[-1]["actions"] = {"upload": upload, "verify": verify}
+        return _json({"transfer": "basic", "objects": objects})
+
+    def commit(self, repo: Repo, revision: str, create_pr: bool, body: bytes) -> _Answer:
+        parent = self.revision(repo, revision)
+        if revision not in repo.refs and not create_pr:
+            raise _RefusalError(400, f"{revision} is not a branch")
+        tree = repo.trees[parent]
+        header: dict[str, str] = {}
+        changes: dict[str, File | None] = {}
+        for line in body.splitlines():
+            match json.loads(line):
+                case {"key": "header", "value": value}:
+                    header = value
+                case {"key": "file", "value": {"path": path, "content": content}}:
+                    changes[path] = File(base64.b64decode(content), lfs=False)
+                case {"key": "lfsFile", "value": {"path": path, "oid": oid}}:
+                    if oid not in repo.objects:
+                        raise _RefusalError(400, f"LFS pointer of {path} points to a file that does not exist")
+                    changes[path] = File(repo.objects[oid], lfs=True)
+                case {"key": "deletedFile", "value": {"path": path}}:
+                    if path not in tree:
+                        raise _RefusalError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+                    changes[path] = None
+                case {"key": "deletedFolder", "value": {"path": path}}:
+                    gone = [name for name in tree if name.startswith(path.rstrip("/") + "/")]
+                    if not gone:
+                        raise _RefusalError(404, f"A folder with this name doesn't exist: {path}", "EntryNotFound")
+                    changes |= dict.fromkeys(gone)
+                case other:
+                    raise _RefusalError(400, f"Unknown operation: {other}")
+        if header.get("parentCommit", parent) != parent:
+            raise _RefusalError(412, "A commit has happened since. Please refresh and try again.")
+        number = sum(ref.startswith("refs/pr/") for ref in repo.refs) + 1
+        ref = f"refs/pr/{number}" if create_pr else revision
+        oid = repo.commit(changes, ref, parent, header["summary"], header.get("description", ""))
+        answer = {"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/{repo.id}/commit/{oid}"}
+        if create_pr:
+            answer["pullRequestUrl"] = f"{self.server.url}/{repo.id}/discussions/{number}"
+        return _json(answer)
+
+    def info(self, repo: Repo, revision: str, blobs: bool) -> _Answer:
+        commit = self.revision(repo, revision)
+        siblings: list[dict[str, Any]] = []
+        for path, file in repo.trees[commit].items():
+            siblings.append({"rfilename": path})
+            if blobs:
+                siblings[-1] |= {"blobId": file.oid, "size": len(file.content)}
+                if file.lfs:
+                    lfs = {"sha256": file.sha256, "size": len(file.content), "pointerSize": len(file.git)}
+                    siblings[-1]["lfs"] = lfs
+        gated = "manual" if repo.gated else False
+        answer = {"id": repo.id, "modelId": repo.id, "sha": commit, "private": repo.private, "gated": gated}
+        return _json({**answer, "siblings": siblings, "tags": []})
+
+    def resolve(self, repo: Repo, revision: str, path: str) -> _Answer:
+        if repo.gated:
+            status = 403 if "authorization" in self.fields else 401
+            raise _RefusalError(status, f"Access to model {repo.id} is restricted", "GatedRepo")
+        commit = self.revision(repo, revision)
+        headers = {"X-Repo-Commit": commit}
+        file = repo.trees[commit].get(path)
+        if file is None:
+            raise _RefusalError(404, "Entry not found", "EntryNotFound", **headers)
+        if not file.lfs:
+            return _content(file.content, self.fields.get("range"), {**headers, "ETag": f'"{file.oid}"'})
+        headers["Location"] = f"{self.server.hub.cdn_url}/{repo.id}/{file.sha256}/{quote(path)}"
+        return _Answer(302, {**headers, "X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))})
+
+
+def _scripted(fault: Status) -> _Answer:
+    headers = {
+        "X-Error-Code": fault.error_code,
+        "Retry-After": None if fault.retry_after is None else str(fault.retry_after),
+    }
+    return _Answer(fault.code, {name: value for name, value in headers.items() if value}, fault.body)
+
+
+def _spoilt(answer: _Answer, faults: Iterable[Fault]) -> _Answer:
+    body = bytearray(answer.body)
+    for fault in faults:
+        if isinstance(fault, Truncate):
+            del body[max(len(body) - fault.missing, 0) :]
+        elif isinstance(fault, Flip):
+            body[fault.offset] ^= 1
+    headers = {"Content-Length": str(len(body)), **answer.headers}
+    for fault in faults:
+        if isinstance(fault, Header):
+            headers = {name: value for name, value in headers.items() if name.lower() != fault.name.lower()}
+            if fault.value is not None:
+                headers[fault.name] = fault.value
+    return _Answer(answer.status, headers, bytes(body))
+
+
+def _verify(repo: Repo, item: dict[str, Any]) -> _Answer:
+    if len(repo.objects.get(item["oid"], b"")) != item["size"]:
+        raise _RefusalError(400, f"{item['oid']} is not there, or not of this size")
+    return _json({})
+
+
+def _upload_mode(file: dict[str, Any], old: File | None) -> dict[str, Any]:
+    mode = "lfs" if is_lfs(file["path"], file["size"]) else "regular"
+    answer = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+    if old:
+        answer["oid"] = old.sha256 if old.lfs else old.oid
+    return answer
+
+
+def _entries(tree: Mapping[str, File]) -> dict[str, dict[str, Any]]:
+    """What tree and paths-info say of every file and folder."""
+    entries: dict[str, dict[str, Any]] = {}
+    for path, file in tree.items():
+        size = len(file.content)
+        for folder in PurePosixPath(path).parents[:-1]:
+            inside = json.dumps(
+                [(name, f.oid) for name, f in tree.items() if PurePosixPath(name).is_relative_to(folder)]
+            )
+            oid = hashlib.sha1(inside.encode()).hexdigest()
+            entries[str(folder)] = {"type": "directory", "path": str(folder), "oid": oid, "size": 0}
+        entries[path] = {"type": "file", "path": path, "oid": file.oid, "size": size}
+        if file.lfs:
+            entries[path]["lfs"] = {"oid": file.sha256, "size": size, "pointerSize": len(file.git)}
+    return entries
+
+
+def _refs(repo: Repo, *, prs: bool) -> _Answer:
+    refs: dict[str, list[dict[str, str]]] = {"branches": [], "converts": [], "tags": []}
+    if prs:
+        refs["pullRequests"] = []
+    for name, commit in repo.refs.items():
+        if not name.startswith("refs/pr/"):
+            refs["branches"].append({"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit})
+        elif prs:
+            number = name.removeprefix("refs/pr/")
+            refs["pullRequests"].append({"name": number, "ref": name, "targetCommit": commit})
+    return _json(refs)

@@ -48,12 +48,10 @@ except effnet_zoo.EffnetZooError as error:
 def test_pretrained_weights_come_from_the_hub_by_tag(tmp_path: Path) -> None:
     models = [randomise(EfficientNet.from_name("effnet_zoo_b0"), seed=seed).eval() for seed in (1, 2)]
     default, advprop = (save(model.state_dict()) for model in models)
-    files = {
-        "timm/tf_efficientnet_b0.ns_jft_in1k/resolve/main/model.safetensors": default,
-        "timm/tf_efficientnet_b0.ap_in1k/resolve/main/model.safetensors": advprop,
-    }
-    with loopback.serve(files) as hub:
-        result = run_python(FETCH, cwd=tmp_path, environment=hub.environment(str(tmp_path / "home")))
+    with loopback.serve() as hub:
+        hub.put("timm/tf_efficientnet_b0.ns_jft_in1k", {"model.safetensors": default})
+        hub.put("timm/tf_efficientnet_b0.ap_in1k", {"model.safetensors": advprop})
+        result = run_python(FETCH, cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
     assert result.returncode == 0, result.stderr
     first, second, refused = result.stdout.splitlines()
     sums = [float(model(torch.ones(1, 3, 64, 64)).double().sum().detach()) for model in models]
@@ -61,7 +59,7 @@ def test_pretrained_weights_come_from_the_hub_by_tag(tmp_path: Path) -> None:
     assert float(first.split()[1]) == pytest.approx(sums[0], rel=1e-5)
     assert float(second) == pytest.approx(sums[1], rel=1e-5)
     assert refused.startswith("cannot get model.safetensors of timm/tf_efficientnet_b0.aa_in1k (revision main)")
-    assert not [request for request in hub.requests if "pytorch_model" in request], "it fell back to a pickle"
+    assert not [request for request in hub.requests if "pytorch_model" in request.path], "it fell back to a pickle"
 
 
 PINNED = """
@@ -85,12 +83,14 @@ except errors.WeightsError as error:
 def test_a_pinned_checkpoint_is_fetched_by_commit_and_its_whole_hash_checked(
     tmp_path: Path, sha256: str, outcome: str
 ) -> None:
-    path = f"timm/tf_efficientnet_b0.ns_jft_in1k/resolve/{loopback.COMMIT}/model.safetensors"
-    with loopback.serve({path: b"test"}) as hub:
-        code = PINNED.format(revision=loopback.COMMIT, sha256=sha256)
-        result = run_python(code, cwd=tmp_path, environment=hub.environment(str(tmp_path / "home")))
+    repository = "timm/tf_efficientnet_b0.ns_jft_in1k"
+    with loopback.serve() as hub:
+        commit = hub.put(repository, {"model.safetensors": b"test"})
+        hub.put(repository, {"model.safetensors": b"newer"})
+        code = PINNED.format(revision=commit, sha256=sha256)
+        result = run_python(code, cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
     assert outcome in result.stdout, result.stderr
-    assert f"GET /{path}" in hub.requests
+    assert f"HEAD /{repository}/resolve/{commit}/model.safetensors" in [str(request) for request in hub.requests]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,8 +1,6 @@
-"""Key tables between this package's layout and others'. geffnet and timm have the same keys as this package."""
+"""Other libraries' layouts: a literal key table each, what they fix beside their keys, and telling them apart."""
 
-from effnet_zoo.convert import efficientnet_pytorch, torchvision
 from effnet_zoo.convert.keytable import KeyTable
+from effnet_zoo.convert.layouts import LAYOUTS, Layout
 
-LAYOUTS: dict[str, KeyTable] = {table.name: table for table in (efficientnet_pytorch.TABLE, torchvision.TABLE)}
-
-__all__ = ["LAYOUTS", "KeyTable"]
+__all__ = ["LAYOUTS", "KeyTable", "Layout"]

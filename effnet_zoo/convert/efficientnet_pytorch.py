@@ -11,7 +11,7 @@ TABLE = KeyTable(
         "bn2": "_bn1",
         "classifier": "_fc",
     },
-    block="_blocks.{index}",
+    block="_blocks.{index}.",
     blocks={
         "mbconv": {
             "conv_pw": "_expand_conv",

@@ -11,7 +11,7 @@ TABLE = KeyTable(
         "bn2": "features.{after}.1",
         "classifier": "classifier.1",
     },
-    block="features.{stage}.{block}.block",
+    block="features.{stage}.{block}.block.",
     blocks={
         "mbconv": {
             "conv_pw": "0.0",

@@ -6,6 +6,7 @@ every logit, while in a freshly built model batch norm hides all three.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, catalog, loading
+from effnet_zoo.convert import LAYOUTS, Layout
+from effnet_zoo.loading import LoadReport
 from effnet_zoo.options import BuildOptions
 from effnet_zoo.selftest import randomise, relative_error
 from effnet_zoo.spec import ArchSpec
@@ -91,9 +94,20 @@ def from_state(arch: ArchSpec, state: dict[str, Tensor], *, output_stride: int =
     """Ours with another library's weights for an architecture that has no name."""
     with unallocated():
         model = EfficientNet(arch, output_stride=output_stride)
-    on_cpu(model)
-    loading.load_state(model, loading.own_keys(state, arch), new_head=False, source="the other library's state_dict")
+    own = next(own for own in map(partial(_own_keys, arch, state), LAYOUTS.values()) if own)
+    loading.load_state(model, own, LoadReport(source="the other library's state_dict"), new_head=False)
     return model.eval()
+
+
+def _own_keys(arch: ArchSpec, state: dict[str, Tensor], layout: Layout) -> dict[str, Tensor] | None:
+    """A state dict under our keys if it is of the layout."""
+    stem = layout.table.keys(arch)["conv_stem.weight"][0] if covers(layout, arch) else None
+    return layout.table.to_ours(state, arch) if stem in state else None
+
+
+def covers(layout: Layout, arch: ArchSpec) -> bool:
+    """Whether a layout has names for every kind of block of a network."""
+    return all(block.kind in layout.table.blocks for stage in arch.blocks() for block in stage)
 
 
 def assert_agree(

@@ -16,7 +16,7 @@ from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import ArchSpec, variant_spec
 from tests.parity import common
 
-TABLE = LAYOUTS["efficientnet_pytorch"]
+TABLE = LAYOUTS["efficientnet_pytorch"].table
 WHOLE = ("b0", "b1", "b2", "b3", "b4")
 REDUCED = ("b5", "b6", "b7", "b8", "l2")
 LITE = ("lite0", "lite1", "lite2", "lite3", "lite4")

@@ -12,7 +12,7 @@ from effnet_zoo.convert import LAYOUTS
 from effnet_zoo.selftest import shallow
 from tests.parity import common
 
-TABLE = LAYOUTS["torchvision"]
+TABLE = LAYOUTS["torchvision"].table
 # Theirs, ours, and the epsilon that torchvision trained it with.
 MODELS = {
     **{f"efficientnet_b{number}": (f"efficientnet_b{number}", 1e-5) for number in range(5)},

@@ -1,0 +1,201 @@
+"""``config.json`` beside a weight file: what timm, transformers and this package need to build the network again.
+
+The format is timm's (timm/models/_hub.py, save_config_for_hf). Wherever timm has the architecture, the config names
+timm's own and spells out every numeric, so that plain timm builds the same network.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet_zoo import catalog
+from effnet_zoo.catalog import Model
+from effnet_zoo.errors import SpecError, WeightsError
+from effnet_zoo.ledger import Preprocessing
+from effnet_zoo.options import ModelOptions
+from effnet_zoo.spec import ArchSpec
+
+FILENAME = "config.json"
+SCHEMES = ("local-dir", "hf-hub")
+"""Where a model and its config were saved together: what timm puts before the place, and in ``source``."""
+
+CUSTOM = "effnet_zoo_custom"
+"""The timm entry point for networks that are none of the variants: its model_args hold the whole ArchSpec."""
+
+NUMERICS = ("padding", "bn_eps", "bn_momentum", "drop_rate", "drop_path_rate", "activation", "image_size")
+"""Fields of an ArchSpec that change what it computes, but not which tensors it has."""
+
+PAD_TYPES = {"same": "same", "symmetric": ""}
+"""Our padding, and timm's pad_type."""
+
+TIMM_NUMERICS: dict[str, Any] = {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1}
+"""Of timm's models without ``tf_``: PyTorch's defaults (timm/models/_efficientnet_builder.py)."""
+
+_LEFT_OUT = ("architecture", "hf_hub_id", "hf_hub_filename", "url", "file", "source", "state_dict", "label_names")
+"""Of timm's record what is said elsewhere, or true of one machine only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A ``config.json``, read.
+
+    Attributes:
+        arch: The network, with its numerics.
+        model: The variant it is, or None.
+        options: How the saved model was built besides: ``num_classes``, ``in_chans``, ``global_pool``,
+            ``output_stride``.
+        pretrained_cfg: timm's record of the checkpoint.
+    """
+
+    arch: ArchSpec
+    model: Model | None
+    options: ModelOptions
+    pretrained_cfg: dict[str, Any]
+
+
+def variant_of(arch: ArchSpec) -> Model | None:
+    """The variant whose tensors a network has, whatever its numerics."""
+    for model in catalog.models().values():
+        if _tensors_of(model.spec) == _tensors_of(arch):
+            return model
+    return None
+
+
+def _tensors_of(arch: ArchSpec) -> ArchSpec:
+    return dataclasses.replace(arch, **{field: getattr(_NEUTRAL, field) for field in NUMERICS})
+
+
+_NEUTRAL = next(iter(catalog.models().values())).spec
+
+
+def write(
+    arch: ArchSpec, options: ModelOptions, pretrained_cfg: Mapping[str, Any], labels: tuple[str, ...] | None = None
+) -> str:
+    """The text of a ``config.json``.
+
+    Args:
+        arch: The network, with the numerics that it was built with.
+        options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the model.
+        pretrained_cfg: timm's record: preprocessing, licence, description. Where it came from is left out.
+        labels: Class names in the order of the logits.
+    """
+    model = variant_of(arch)
+    num_classes, in_chans = options.get("num_classes", 1000), options.get("in_chans", 3)
+    args: dict[str, Any] = {
+        "drop_rate": arch.drop_rate,
+        "drop_path_rate": arch.drop_path_rate,
+        "bn_eps": arch.bn_eps,
+        "bn_momentum": arch.bn_momentum,
+    }
+    if model:
+        args |= {"pad_type": PAD_TYPES[arch.padding], "act_layer": arch.activation}
+    else:
+        args |= {"arch": arch.to_dict()}
+    # transformers builds from these alone, without looking at pretrained_cfg.
+    args |= {} if in_chans == 3 else {"in_chans": in_chans}
+    args |= {key: value for key in ("global_pool", "output_stride") if (value := options.get(key)) not in (None, "avg")}
+    kept = {key: value for key, value in pretrained_cfg.items() if key not in _LEFT_OUT and value is not None}
+    kept |= {"num_classes": num_classes, "classifier": "classifier", "custom_load": False}
+    # timm would adapt the stem of other than three channels as if it had three, and draw a random one in the end.
+    kept |= {"first_conv": "conv_stem" if in_chans == 3 else None}
+    kept |= {key: [in_chans, *kept[key][1:]] for key in ("input_size", "test_input_size") if key in kept}
+    content = {
+        "architecture": model.upstream if model else CUSTOM,
+        "num_classes": num_classes,
+        "num_features": arch.head_filters,
+        **({"global_pool": options["global_pool"]} if options.get("global_pool") else {}),
+        **({"label_names": list(labels)} if labels else {}),
+        "model_args": args,
+        "pretrained_cfg": kept,
+    }
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def read(path: Path) -> Config:
+    """Read a ``config.json``.
+
+    Raises:
+        WeightsError: If it is not timm's format, or of a network that this package does not have.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: expected a {FILENAME} beside the weights") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as JSON: {error}") from None
+    return parse(content, str(path))
+
+
+def parse(content: Any, source: str) -> Config:
+    """Read the content of a ``config.json``.
+
+    Raises:
+        WeightsError: If it is not timm's format, or of a network that this package does not have.
+    """
+    if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
+        raise WeightsError(f"{source}: expected timm's config.json, with an architecture")
+    name = content["architecture"]
+    cfg = dict(content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"})
+    cfg |= {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
+    args = dict(content.get("model_args") or {})
+    model, arch = _network(name, args.pop("arch", None), source)
+    arch = _with_numerics(arch, args, source)
+    options = ModelOptions(
+        num_classes=args.get("num_classes") or cfg.get("num_classes", 1000),
+        in_chans=args.get("in_chans", (cfg.get("input_size") or (3,))[0]),
+        global_pool=args.get("global_pool", "avg"),
+    )
+    if args.get("output_stride"):
+        options["output_stride"] = args["output_stride"]
+    return Config(arch=arch, model=model, options=options, pretrained_cfg={**cfg, "architecture": name})
+
+
+def images(how: Preprocessing, in_chans: int = 3) -> dict[str, Any]:
+    """The part of timm's record that says how images are prepared."""
+    return {
+        "input_size": [in_chans, *how.size],
+        "fixed_input_size": False,
+        "interpolation": how.interpolation,
+        "crop_pct": how.crop_pct,
+        "crop_mode": how.crop_mode,
+        "mean": list(how.mean),
+        "std": list(how.std),
+    }
+
+
+def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpec]:
+    if name == CUSTOM:
+        try:
+            return None, ArchSpec.from_dict(fields or {})
+        except SpecError as error:
+            raise WeightsError(f"{source}: {error}") from None
+    for model in catalog.models().values():
+        if name in (model.name, model.upstream):
+            return model, model.spec
+        if name == model.hub_name:  # timm's training of the same network, in PyTorch's numerics
+            return model, dataclasses.replace(model.spec, **TIMM_NUMERICS)
+    raise WeightsError(
+        f"{source}: architecture {name!r} is not one of this package's: expected EfficientNet V1 or V2 by timm's, or "
+        "this package's, name"
+    )
+
+
+_NUMERIC_ARGS = {"act_layer": "activation"} | {
+    field: field for field in ("bn_eps", "bn_momentum", "drop_rate", "drop_path_rate", "padding")
+}
+
+
+def _with_numerics(arch: ArchSpec, args: Mapping[str, Any], source: str) -> ArchSpec:
+    numerics = {_NUMERIC_ARGS[key]: value for key, value in args.items() if key in _NUMERIC_ARGS}
+    if "pad_type" in args:
+        numerics["padding"] = {theirs: ours for ours, theirs in PAD_TYPES.items()}.get(args["pad_type"])
+    known = {*_NUMERIC_ARGS, "pad_type", "num_classes", "in_chans", "global_pool", "output_stride"}
+    if strange := sorted(args.keys() - known):
+        raise WeightsError(f"{source}: model_args {', '.join(strange)}: expected some of {', '.join(sorted(known))}")
+    try:
+        return dataclasses.replace(arch, **numerics)
+    except SpecError as error:
+        raise WeightsError(f"{source}: {error}") from None
