@@ -21,9 +21,12 @@ def _is_command() -> bool:
 
 if not _is_command():
     from effnet_zoo.catalog import find as find_checkpoint
+    from effnet_zoo.convert.conversion import Images, convert
+    from effnet_zoo.convert.source import open_package
     from effnet_zoo.errors import EffnetZooError
     from effnet_zoo.model import EfficientNet, EfficientNetFeatures
     from effnet_zoo.preprocess import eval_transform, preprocessing_of
+    from effnet_zoo.publish import push, save
     from effnet_zoo.registry import create_model
     from effnet_zoo.spec import ArchSpec, Scaling
     from effnet_zoo.stages import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
@@ -33,8 +36,10 @@ if not _is_command():
         "EfficientNet",
         "EfficientNetFeatures",
         "EffnetZooError",
+        "Images",
         "Scaling",
         "StageSpec",
+        "convert",
         "create_model",
         "decode_blocks",
         "decode_rows",
@@ -42,5 +47,8 @@ if not _is_command():
         "encode_rows",
         "eval_transform",
         "find_checkpoint",
+        "open_package",
         "preprocessing_of",
+        "push",
+        "save",
     ]

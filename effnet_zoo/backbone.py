@@ -18,6 +18,7 @@ class Backbone(nn.Module):
     Attributes:
         arch: The spec it was built from.
         in_chans: Channels of the image.
+        output_stride: Where strides end if they are not to go as far as they do; None if they are.
         pretrained_cfg: What timm and the registry know of the checkpoint; empty for a model of your own spec.
         default_cfg: The same, as timm called it.
         pretrained_model_args: How the checkpoint's model was built, if timm read that from its config.
@@ -41,6 +42,7 @@ class Backbone(nn.Module):
         stages = arch.blocks(output_stride=output_stride)[:num_stages]
         self.arch = arch
         self.in_chans = in_chans
+        self.output_stride = output_stride
         self.levels = feature_levels(arch, output_stride=output_stride)
         self.grad_checkpointing = False
         self.pretrained_cfg: dict[str, Any] = {}

@@ -36,6 +36,14 @@ class HubError(WeightsError):
     """A Hugging Face Hub, or a mirror, that cannot be reached or refuses."""
 
 
+class ConflictError(HubError):
+    """A repository that somebody else changed in the meantime."""
+
+
+class MissingFileError(HubError):
+    """A file that a repository does not have."""
+
+
 class InputError(EffnetZooError, ValueError):
     """An image, tensor or path that cannot be used as input."""
 

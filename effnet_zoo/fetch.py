@@ -7,8 +7,11 @@ mid-body or a server answers 5xx, and reads a refusal as a missing network.
 import errno
 import json
 import os
+import re
 import shutil
+import socket
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +21,6 @@ from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
@@ -27,6 +29,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import validate_repo_id
 
 from effnet_zoo.errors import HubError
 from effnet_zoo.files import sha256, written_whole
@@ -38,6 +41,10 @@ FIRST_PAUSE = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
 LONGEST_PAUSE = 30.0
 """Seconds that a server may ask to be left alone for before this gives up instead."""
+PATIENCE = 3.0
+"""Seconds after which a refusal or silence is not tried again: the client, or the system, has tried for long enough."""
+CONNECT = 4.0
+"""Seconds to wait for a connection: behind a firewall that drops everything it never comes."""
 
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 MIRRORS = "EFFNET_ZOO_MIRRORS"
@@ -59,6 +66,12 @@ class RemoteFile:
     filename: str
     revision: str | None = None
     sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            validate_repo_id(self.repository)
+        except HFValidationError:
+            raise HubError(f"{self.repository!r} is not a repository's name: expected owner/name") from None
 
     def __str__(self) -> str:
         return f"{self.filename} of {self.repository} (revision {self.revision or 'main'})"
@@ -91,7 +104,7 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
 
 def mirrors() -> list[str]:
     """Other endpoints and local folders, in the order they are asked before the Hub."""
-    return [place for part in os.environ.get(MIRRORS, "").split(",") if (place := part.strip())]
+    return [place for part in os.environ.get(MIRRORS, "").split(",") if (place := part.strip().rstrip("/"))]
 
 
 def cached(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched | None:
@@ -106,7 +119,8 @@ def cached(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched | N
     if not isinstance(found, str):
         return None
     path = Path(found)
-    return Fetched(path=path, pin=Pin(revision=path.parent.name, sha256=pin.sha256 or _hash_in_name(path)))
+    commit = path.parents[file.filename.count("/")].name
+    return Fetched(path=path, pin=Pin(revision=commit, sha256=pin.sha256 or _hash_in_name(path)))
 
 
 def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched:
@@ -125,13 +139,14 @@ def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched:
     said: list[str] = []
     for place in (*mirrors(), constants.ENDPOINT):
         try:
-            if "://" in place:
+            if place.startswith(("http://", "https://")):
                 return _download(file, pin, place, folder)
             return _from_folder(file, pin, Path(place).expanduser())
         except HubError as error:
             said.append(str(error))
+    url = _public(hf_hub_url(file.repository, file.filename, revision=pin.revision))
     raise HubError(
-        f"cannot get {file}: {'; '.join(said)}. To bring it by hand, put it at "
+        f"cannot get {file}: {'; '.join(said)}. To bring it by hand, put {url} at "
         f"FOLDER/{file.repository}/{file.filename} and set {MIRRORS}=FOLDER"
     )
 
@@ -139,16 +154,30 @@ def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched:
 def lock(file: RemoteFile, pin: Pin, cache_dir: str | Path | None = None) -> None:
     """Write down what a file is, to hold it to that from now on."""
     path = _lock_path(file, cache_folder(cache_dir))
-    with written_whole(path) as beside:
-        beside.write_text(json.dumps({"revision": pin.revision, "sha256": pin.sha256}) + "\n", encoding="utf-8")
+    try:
+        with written_whole(path) as beside:
+            beside.write_text(json.dumps({"revision": pin.revision, "sha256": pin.sha256}) + "\n", encoding="utf-8")
+    except OSError as error:  # a cache that is read only, or full: the file itself is right
+        warnings.warn(f"{path}: {error.strerror}: {file} is not held to this content next time", stacklevel=3)
 
 
 def discard(path: Path, cache_dir: str | Path | None = None) -> None:
-    """Remove a file from the cache: its entry, and the content that the entry points to. Outside of it, do nothing."""
-    if path.is_relative_to(cache_folder(cache_dir)):
-        content = path.resolve()
+    """Remove a file from the cache: its entry, and the content that the entry points to. Outside of it, do nothing.
+
+    Raises:
+        HubError: If the cache cannot be written to.
+    """
+    if not path.is_relative_to(cache_folder(cache_dir)):
+        return
+    content = path.resolve()
+    try:
         path.unlink(missing_ok=True)
         content.unlink(missing_ok=True)
+    except OSError as error:
+        raise HubError(
+            f"{path} is not the expected file and cannot be removed: {error.strerror}: remove it, or set {HOME} to "
+            "another folder"
+        ) from None
 
 
 def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
@@ -160,10 +189,10 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
         needed: Bytes that were to be written.
         folder: Where to.
     """
-    cause = _cause(error)
+    cause, place = _cause(error), _public(place)
     status = _status(cause)
     if isinstance(cause, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set and the file is not in the cache: unset it"
+        return f"{place}: not asked because HF_HUB_OFFLINE is set: unset it"
     if isinstance(cause, GatedRepoError):
         return f"{place}: the repository is gated: accept its terms there and log in with `hf auth login`"
     if isinstance(cause, RevisionNotFoundError):
@@ -178,27 +207,33 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
     if isinstance(cause, HFValidationError):
         return f"not a repository's name: {_first_line(cause)}"
     if status == 401:
-        return f"{place}: the token was refused (HTTP 401): log in with `hf auth login`"
+        return f"{place}: the token is missing or not valid (HTTP 401): log in with `hf auth login`, or unset HF_TOKEN"
     if status == 403:
-        return f"{place}: access denied (HTTP 403): the token may not do this"
+        return f"{place}: access denied (HTTP 403): check what the token may do"
     if status == 429:
         return f"{place}: too many requests (HTTP 429): log in with `hf auth login`, or try again later"
     if status is not None and status >= 500:
         return f"{place}: the server fails (HTTP {status}): try again later"
-    if getattr(cause, "errno", None) == errno.ENOSPC:
+    if status is not None:
+        return f"{place}: the request was refused (HTTP {status}): check the address"
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(needed, folder)
-    return f"{place}: {_first_line(cause)}: check the network"
+    if isinstance(cause, OSError) and cause.filename is not None:
+        return f"{cause.filename}: {cause.strerror}: set {HOME} to a folder that can be written to"
+    return f"{place}: {_first_line(_root(cause))}: check the network"
 
 
 def retrying(action: Callable[[], Answer]) -> Answer:
     """Do something that may fail in passing up to `ATTEMPTS` times, with growing pauses; raises the last error."""
     pause = FIRST_PAUSE
     for _ in range(ATTEMPTS - 1):
+        start = time.monotonic()
         try:
             return action()
         except Exception as error:  # what is not transient is raised again
             wait = max(pause, _retry_after(error))
-            if not is_transient(error) or wait > LONGEST_PAUSE:
+            tried_long = _was_waited_for(error) and time.monotonic() - start > PATIENCE
+            if not is_transient(error) or tried_long or wait > LONGEST_PAUSE:
                 raise
         time.sleep(wait)
         pause *= 2
@@ -220,12 +255,16 @@ def is_transient(error: Exception) -> bool:
 
 def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
     token = None if place == constants.ENDPOINT else False  # a mirror never sees the Hub's token
+    # To connect, and to read: requests and httpx both take two, where the client's annotation knows of one.
+    timeout: Any = (min(CONNECT, constants.HF_HUB_ETAG_TIMEOUT), constants.HF_HUB_ETAG_TIMEOUT)
     size = 0
 
     def attempt() -> Fetched:
         nonlocal size
         url = hf_hub_url(file.repository, file.filename, revision=pin.revision, endpoint=place)
-        head = get_hf_file_metadata(url, token=token)
+        head = get_hf_file_metadata(url, token=token, timeout=timeout)
+        if head.commit_hash is None or head.etag is None:
+            raise HubError(f"{_public(place)}: this is not a Hub's answer: check the address, and for a proxy's login")
         size = head.size or 0
         path = hf_hub_download(
             file.repository,
@@ -235,7 +274,7 @@ def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
             endpoint=place,
             token=token,
         )
-        told = head.etag if head.etag and _is_sha256(head.etag) else None
+        told = head.etag if _is_sha256(head.etag) else None
         return Fetched(path=Path(path), pin=Pin(revision=head.commit_hash, sha256=pin.sha256 or told))
 
     try:
@@ -245,12 +284,15 @@ def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
         if _wrong(found):  # once more: a cache may have held it, or a bit flipped on the way
             discard(found.path, folder)
             found = retrying(attempt)
-    except (HTTPError, EntryNotFoundError, HFValidationError, OSError) as error:
+        got = _wrong(found)
+    except HubError:
+        raise
+    except Exception as error:  # the client has many, its HTTP library's and its storage's among them
         raise HubError(explain(error, place, needed=size, folder=folder)) from error
-    if got := _wrong(found):
+    if got:
         discard(found.path, folder)
         raise HubError(
-            f"{place} twice gave another file: expected sha256 {found.pin.sha256}, got {got} at {found.path}, "
+            f"{_public(place)}: twice another file: expected sha256 {found.pin.sha256}, got {got} at {found.path}, "
             "which was removed"
         )
     return found
@@ -258,11 +300,15 @@ def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
 
 def _from_folder(file: RemoteFile, pin: Pin, folder: Path) -> Fetched:
     path = folder / file.repository / file.filename
-    if not path.is_file():
-        raise HubError(f"{path}: there is no such file")
     found = Fetched(path=path, pin=pin)
-    if got := _wrong(found):
-        raise HubError(f"{path} is another file: expected sha256 {pin.sha256}, got {got}")
+    try:
+        if not path.is_file():
+            raise HubError(f"{path}: there is no such file")
+        got = _wrong(found)
+    except OSError as error:
+        raise HubError(f"{path}: {error.strerror}") from None
+    if got:
+        raise HubError(f"{path}: another file: expected sha256 {pin.sha256}, got {got}")
     return found
 
 
@@ -280,15 +326,21 @@ def known_pin(file: RemoteFile, cache_dir: str | Path | None = None) -> Pin:
     Raises:
         HubError: If the lock file is damaged.
     """
-    folder = cache_folder(cache_dir)
+    path = _lock_path(file, cache_folder(cache_dir))
     try:
-        entry: Any = json.loads(_lock_path(file, folder).read_text(encoding="utf-8"))
-        locked = Pin(revision=entry["revision"], sha256=entry["sha256"])
+        match json.loads(path.read_text(encoding="utf-8")):
+            case {"revision": str() | None as revision, "sha256": str(sha256)} if _is_sha256(sha256):
+                locked = Pin(revision=revision, sha256=sha256)
+            case _:
+                raise ValueError
     except FileNotFoundError:
-        locked = Pin(revision=file.revision, sha256=None)
-    except (ValueError, TypeError, KeyError) as error:
-        path = _lock_path(file, folder)
-        raise HubError(f"{path} is not a lock file ({error}): delete it to record the weights anew") from None
+        locked = Pin(revision=None, sha256=None)
+    except OSError as error:
+        raise HubError(f"{path}: {error.strerror}: make it readable, or set {HOME} to another folder") from None
+    except ValueError:  # JSON's and Unicode's errors are ones too
+        raise HubError(
+            f"{path} is damaged: expected a commit and a sha256 in JSON; delete it to record {file} anew"
+        ) from None
     return Pin(revision=locked.revision or file.revision, sha256=file.sha256 or locked.sha256)
 
 
@@ -315,9 +367,24 @@ def _cause(error: Exception) -> Exception:
     return error
 
 
+def _root(error: BaseException) -> BaseException:
+    """Where a chain of errors began: the system's own words, without those of the libraries around it."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error
+
+
+def _was_waited_for(error: Exception) -> bool:
+    """Whether client or system may have waited, or tried again, before they gave up: not where a connection broke."""
+    cause = _cause(error)
+    silent = (TimeoutError, ConnectionRefusedError, socket.gaierror)
+    return _status(cause) is not None or isinstance(_root(cause), silent)
+
+
 def _status(error: Exception) -> int | None:
-    response = getattr(error, "response", None)
-    return response.status_code if isinstance(error, HfHubHTTPError) and response is not None else None
+    # Not only the client's HfHubHTTPError: 0.34 gives up on 429 with requests' own error.
+    response = getattr(error, "response", None)  # one of requests is false if it is an error
+    return response.status_code if response is not None else None
 
 
 def _retry_after(error: Exception) -> float:
@@ -337,5 +404,10 @@ def _disk_full(needed: int, folder: Path | None) -> str:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _public(place: str) -> str:
+    """An address without the name and password in it."""
+    return re.sub(r"//[^/@]*@", "//", place)
+
+
+def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

@@ -3,9 +3,12 @@
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from effnet_zoo.errors import InputError
 
 _CHUNK = 1 << 20
 """Bytes hashed at a time: few enough to stay in the processor's cache, enough that threads seldom wait for Python."""
@@ -31,3 +34,24 @@ def written_whole(path: Path) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(path: Path) -> Iterator[Path]:
+    """A folder beside `path` to fill; it takes its place when the block ends, and is removed if it raises.
+
+    Raises:
+        InputError: If there is something at `path` already, other than an empty folder.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise InputError(f"{path}: expected a folder that does not exist yet, or is empty: nothing is overwritten")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    beside.mkdir()
+    try:
+        yield beside
+        if path.exists():
+            path.rmdir()
+        beside.rename(path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

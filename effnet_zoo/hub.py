@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from effnet_zoo import fetch, files
-from effnet_zoo.errors import MissingExtraError, WeightsError
+from effnet_zoo.errors import HubError, MissingExtraError, WeightsError
 from effnet_zoo.fetch import Pin, RemoteFile
 from effnet_zoo.ledger import Checkpoint, Shipped
 
@@ -110,12 +110,16 @@ def load(source: Source, use: Callable[[Path], Loaded], cache_dir: str | Path | 
     found = fetch.cached(remote, cache_dir) or fetch.fetch(remote, cache_dir)
     try:
         loaded, got = _checked(source, found.path, found.pin.sha256, use)
-    except _WrongFileError:
+    except _WrongFileError as wrong:
         fetch.discard(found.path, cache_dir)
-        found = fetch.fetch(remote, cache_dir)
+        try:
+            found = fetch.fetch(remote, cache_dir)
+        except HubError as error:
+            raise HubError(f"{wrong}; it was removed, and there is no other: {error}") from None
         loaded, got = _checked(source, found.path, found.pin.sha256, use)
-    if found.pin != fetch.known_pin(remote, cache_dir):
-        fetch.lock(remote, Pin(revision=found.pin.revision, sha256=got), cache_dir)
+    pin = Pin(revision=found.pin.revision, sha256=got)
+    if pin != fetch.known_pin(remote, cache_dir):
+        fetch.lock(remote, pin, cache_dir)
     return loaded
 
 

@@ -58,8 +58,10 @@ def find_images(patterns: Iterable[str]) -> list[Path]:
     return list(found)
 
 
-def class_names(num_classes: int) -> list[str]:
-    """Names of ImageNet's classes in the order of the logits, from timm's lists; numbers where there is no list."""
+def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[str]:
+    """Names in the order of the logits: the checkpoint's own, else ImageNet's from timm's lists, else numbers."""
+    if labels is not None and len(labels) == num_classes:
+        return list(labels)
     subset = infer_imagenet_subset({"num_classes": num_classes})
     if subset is None:
         return [f"class {index}" for index in range(num_classes)]
@@ -84,7 +86,7 @@ def predict(model: EfficientNet, paths: Sequence[Path], *, topk: int = 5) -> Ite
     if not 1 <= topk <= model.num_classes:
         raise ArgumentError(f"topk={topk}: expected 1 to {model.num_classes}, the number of classes")
     transform = eval_transform(preprocessing_of(model.pretrained_cfg))
-    labels = class_names(model.num_classes)
+    labels = class_names(model.num_classes, model.pretrained_cfg.get("label_names"))
     model.eval()
     for path in paths:
         try:

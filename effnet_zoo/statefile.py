@@ -1,9 +1,10 @@
 """Weight files into tensors by name: memory-mapped, never executed, out of whatever training scripts wrap them in."""
 
+import re
 import struct
 import zipfile
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,12 @@ class StateFile:
     dropped: Mapping[str, str]
 
 
-def read(path: Path) -> StateFile:
+def read(path: Path, *, ema: bool = True) -> StateFile:
     """The tensors of a ``.safetensors`` file or of a pickle of nothing but tensors, by content and not by suffix.
+
+    Args:
+        path: The file.
+        ema: Take the moving average where the file has both it and what it averages.
 
     Raises:
         WeightsError: If the file is neither, is damaged, would run code, or holds several models.
@@ -63,17 +68,17 @@ def read(path: Path) -> StateFile:
         raise WeightsError(f"{path}: there is no such weight file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error}") from error
-    return unwrap(content, str(path))
+    return unwrap(content, str(path), ema=ema)
 
 
-def unwrap(content: Any, source: str) -> StateFile:
+def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
     """A state dict out of a training checkpoint, and its keys without the prefixes of wrapping modules.
 
     Raises:
         WeightsError: If there is none, or several between which nothing decides.
     """
-    state, notes = _unwrapped(content, source)
-    return _stripped(state, notes, source)
+    state, notes = _unwrapped(content, source, ema=ema)
+    return _stripped(state, notes, source, ema=ema)
 
 
 def _read_safetensors(path: Path, start: bytes) -> State:
@@ -100,11 +105,18 @@ def _read_pickle(path: Path) -> Any:
     except WeightsError:
         raise
     except Exception as error:  # torch.load raises whatever the zip, the unpickler or a tensor raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
-            f"{path} is neither a whole safetensors file nor one of plain tensors that torch.load can read without "
-            f"running code: {reason[0]}"
+            f"{path} is neither a whole safetensors file nor one of plain tensors that torch can read without running "
+            f"code: {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why torch would not read a file, without its advice to run what is in it."""
+    if wanted := re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?(\S+)", str(error)):
+        return f"it asks for {wanted[1]}"
+    line = next(iter(str(error).strip().splitlines()), "")
+    return type(error).__name__ if not line or "weights_only" in line else line
 
 
 def _refuse_bomb(path: Path) -> None:
@@ -123,11 +135,11 @@ def _is_state(value: Any) -> bool:
     )
 
 
-def _unwrapped(content: Any, source: str) -> tuple[State, tuple[str, ...]]:
+def _unwrapped(content: Any, source: str, *, ema: bool) -> tuple[State, tuple[str, ...]]:
     if _is_state(content):
         return dict(content), ()
     found = {key: value for key, value in content.items() if _is_state(value)} if isinstance(content, Mapping) else {}
-    for key in WRAPPERS:
+    for key in WRAPPERS if ema else (*WRAPPERS[len(EMA_WRAPPERS) :], *EMA_WRAPPERS):
         if key in found:
             others = ", ".join(repr(other) for other in found if other != key)
             note = f"took {key!r}" + (" (moving average)" if key in EMA_WRAPPERS else "")
@@ -143,11 +155,11 @@ def _unwrapped(content: Any, source: str) -> tuple[State, tuple[str, ...]]:
     raise WeightsError(f"{source}: expected a flat dict of tensors, a state_dict, or a checkpoint with one in it")
 
 
-def _stripped(state: State, notes: tuple[str, ...], source: str) -> StateFile:
+def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -> StateFile:
     prefixes = list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in STEMS if _ends(key, stem)))
     if "" in prefixes or not prefixes:  # bare keys win: what has a prefix beside them is part of something else
         return StateFile(state=state, notes=notes, dropped={})
-    prefix = _chosen(prefixes, source)
+    prefix = _chosen(prefixes, source, ema=ema)
     kept = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
     others = [other for other in prefixes if other != prefix]
     left = {key: f"under {other!r}" for key in state for other in others if key.startswith(other)}
@@ -162,12 +174,11 @@ def _ends(key: str, stem: str) -> bool:
     return key == stem or key.endswith(f".{stem}")
 
 
-def _chosen(prefixes: Iterable[str], source: str) -> str:
-    prefixes = list(prefixes)
-    averaged = [prefix for prefix in prefixes if "ema" in prefix.lower()]
-    if len(prefixes) > 1 and len(averaged) != 1:
+def _chosen(prefixes: list[str], source: str, *, ema: bool) -> str:
+    wanted = [prefix for prefix in prefixes if ("ema" in prefix.lower()) == ema] if len(prefixes) > 1 else prefixes
+    if len(wanted) != 1:
         raise WeightsError(
             f"{source} holds several models ({', '.join(map(repr, prefixes))}): expected one, or one of them an "
             "average named ema; save the one you mean alone"
         )
-    return averaged[0] if averaged else prefixes[0]
+    return wanted[0]

@@ -67,7 +67,7 @@ import dataclasses
 from effnet_zoo import catalog, errors, hub
 checkpoint = dataclasses.replace(catalog.find("effnet_zoo_b0")[1], revision={revision!r}, sha256={sha256!r})
 try:
-    print(hub.locate(checkpoint).read_bytes())
+    print(hub.obtain(hub.of_checkpoint(checkpoint)).read_bytes())
 except errors.WeightsError as error:
     print(error)
 """
@@ -77,7 +77,7 @@ except errors.WeightsError as error:
     ("sha256", "outcome"),
     [
         ("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "b'test'"),  # of b"test"
-        ("0" * 64, "is not the file that the ledger declares for effnet_zoo_b0.ns_jft_in1k"),
+        ("0" * 64, f"twice another file: expected sha256 {'0' * 64}, got 9f86d081"),
     ],
 )
 def test_a_pinned_checkpoint_is_fetched_by_commit_and_its_whole_hash_checked(

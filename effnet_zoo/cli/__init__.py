@@ -6,23 +6,27 @@ from typing import Annotated
 import typer
 
 from effnet_zoo import __version__
+from effnet_zoo.cli.convert import convert
 from effnet_zoo.cli.info import info
+from effnet_zoo.cli.inspect import inspect
 from effnet_zoo.cli.list import list_
 from effnet_zoo.cli.predict import predict
+from effnet_zoo.cli.pull import pull
+from effnet_zoo.cli.push import push
 from effnet_zoo.cli.selftest import selftest
+from effnet_zoo.cli.verify import verify
 from effnet_zoo.errors import EffnetZooError
 
 app = typer.Typer(
-    help="Every EfficientNet, V1 and V2: list, look into, run and check.",
+    help="Every EfficientNet, V1 and V2: list, run, convert, publish and check.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("list")(list_)
-app.command()(info)
-app.command()(predict)
-app.command()(selftest)
+for command in (info, predict, pull, inspect, convert, push, verify, selftest):
+    app.command()(command)
 
 
 def _version(wanted: bool) -> None:
@@ -37,7 +41,7 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Every EfficientNet, V1 and V2: list, look into, run and check."""
+    """Every EfficientNet, V1 and V2: list, run, convert, publish and check."""
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ def predict(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="Images, folders or globs.", show_default=False)
     ],
-    model: Annotated[str, typer.Option(help="A model, with or without a tag.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="A model, with or without a tag, local-dir:FOLDER or hf-hub:owner/name.")
+    ] = DEFAULT_MODEL,
     topk: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="Folder for a picture of each result.", show_default=False)] = None,
@@ -33,14 +35,16 @@ def predict(
     effnet-zoo predict photo.jpg --out pictures
 
     effnet-zoo predict holiday/ '*.png' --model effnet_zoo_b3 --topk 3 --json
+
+    effnet-zoo predict bird.jpg --model local-dir:mine   # what convert and push --to write
     """
-    _, checkpoint = catalog.find(model)
+    name = model if ":" in model else catalog.find(model)[1].name
     from effnet_zoo import predict as predicting
     from effnet_zoo.registry import create_classifier
 
     images = predicting.find_images(paths)
-    save = _picture_saver(out, images, checkpoint.name) if out else None
-    classifier = create_classifier(checkpoint.name, pretrained=True)
+    save = _picture_saver(out, images, name) if out else None
+    classifier = create_classifier(name, pretrained=True)
     predictions = predicting.predict(classifier, images, topk=topk)
     tables_show_progress = sys.stdout.isatty() and not as_json
     answers: list[dict[str, Any]] = []
@@ -51,9 +55,9 @@ def predict(
             typer.echo(f"effnet-zoo: {prediction.error}", err=True)
         picture = save(prediction) if save and prediction.error is None else None
         if as_json:
-            answers.append(_as_json(prediction, checkpoint.name, picture))
+            answers.append(_as_json(prediction, name, picture))
         elif prediction.error is None:
-            _show(prediction, checkpoint.name, picture)
+            _show(prediction, name, picture)
     if as_json:
         print_json(answers)
     if failed:

@@ -47,6 +47,9 @@ MAX_BYTES = 2 << 30
 MAX_ENTRIES = 100_000
 """Of an HDF5 file; V2 L saved with an optimizer of three slots a weight has some 6,000."""
 
+MAX_DEPTH = 64
+"""Groups inside groups: a network five models deep has 17. A group can hold itself."""
+
 MAX_EXPANSION = 20
 """How many times its own size a file may unpack to. Keras does not compress; random weights hardly can be."""
 
@@ -311,8 +314,11 @@ def _datasets(file: Any, h5py: ModuleType) -> Iterator[tuple[str, Dataset]]:
         prefix, group = waiting.pop()
         for name in group:
             entries += 1
-            if entries > MAX_ENTRIES:
-                raise WeightsError(f"more than {MAX_ENTRIES} entries: expected the layers of one model")
+            if entries > MAX_ENTRIES or prefix.count("/") > MAX_DEPTH:
+                raise WeightsError(
+                    f"more than {MAX_ENTRIES} entries, or {MAX_DEPTH} groups inside each other: expected the layers of "
+                    "one model"
+                )
             path = f"{prefix}{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise WeightsError(f"{path} is a link to elsewhere: expected the tensors themselves")

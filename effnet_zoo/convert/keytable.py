@@ -69,9 +69,9 @@ class KeyTable:
         forms: For each role of a module our tensors in it, and theirs. One of ours that is not there they do not have.
         separator: Between a module and a tensor in their keys.
 
-    Their names may hold ``{index}`` (of the block in the network, from 0), ``{next}`` (that plus 1), ``{block}`` (in its
-    stage, from 0), ``{letter}`` (the same, from a), ``{stage}`` (from 1), ``{before}`` (that less 1) and ``{after}``
-    (the number of stages plus 1).
+    Their names may hold ``{index}`` (of the block in the network, from 0), ``{next}`` (that plus 1), ``{block}`` (in
+    its stage, from 0), ``{letter}`` (the same, from a), ``{stage}`` (from 1), ``{before}`` (that less 1) and
+    ``{after}`` (the number of stages plus 1).
     """
 
     name: str

@@ -1,0 +1,47 @@
+"""``effnet-zoo inspect``"""
+
+from rich.table import Table
+
+from effnet_zoo.cli import options
+from effnet_zoo.cli.output import AsJson, print_json, print_table
+
+
+def inspect(
+    place: options.Place,
+    variant: options.Variant = None,
+    no_ema: options.NoEma = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a weight file is, and what of that is only assumed: layout, variant, classes, preprocessing.
+
+    effnet-zoo inspect checkpoint.pth.tar
+
+    effnet-zoo inspect timm/efficientnet_b0.ra_in1k --json
+    """
+    from effnet_zoo.convert.conversion import summary
+    from effnet_zoo.convert.source import open_package
+
+    found = summary(open_package(place, variant=variant, ema=not no_ema))
+    if as_json:
+        print_json(found)
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    how = found["preprocessing"]
+    rows = {
+        "source": found["source"],
+        "layout": found["layout"],
+        "variant": found["variant"],
+        "classes": str(found["num_classes"]),
+        "channels": str(found["in_chans"]),
+        "seen": "; ".join(found["seen"]),
+        "assumed": "; ".join(found["assumed"]) or "nothing",
+        "left out": "; ".join(f"{key} ({reason})" for key, reason in found["dropped"].items()) or "nothing",
+        "images": ", ".join(f"{key} {value}" for key, value in how.items())
+        if how
+        else "unknown: give convert --mean and --std, or --like CHECKPOINT",
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    print_table(table)

@@ -1,0 +1,98 @@
+"""Options that several commands take, and the objects they stand for."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from effnet_zoo.errors import ArgumentError
+from effnet_zoo.families import Padding
+
+if TYPE_CHECKING:
+    from effnet_zoo.convert.conversion import Images
+
+Place = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE_OR_REPO",
+        help="A weight file, a folder with one, owner/name on the Hub, or a checkpoint's name.",
+        show_default=False,
+    ),
+]
+Variant = Annotated[
+    str | None, typer.Option(help="The architecture, if you know better than the file tells.", show_default=False)
+]
+NoEma = Annotated[bool, typer.Option("--no-ema", help="Take raw weights where a file has moving averages too.")]
+Like = Annotated[
+    str | None,
+    typer.Option(help="Prepare images as this checkpoint wants them: effnet_zoo_b0.ap_in1k.", show_default=False),
+]
+Mean = Annotated[str | None, typer.Option(help="Of RGB scaled to 0..1: '0.5,0.5,0.5'.", show_default=False)]
+Std = Annotated[str | None, typer.Option(help="Likewise.", show_default=False)]
+Size = Annotated[int | None, typer.Option(min=32, help="Side of the input in pixels.", show_default=False)]
+Interpolation = Annotated[str | None, typer.Option(help="bicubic, bilinear or nearest.", show_default=False)]
+CropPct = Annotated[
+    float | None, typer.Option(min=0.01, max=1.0, help="Input size over resized size.", show_default=False)
+]
+PaddingOption = Annotated[
+    str | None, typer.Option("--padding", help="same or symmetric, instead of the layout's.", show_default=False)
+]
+BnEps = Annotated[float | None, typer.Option(help="Batch norm epsilon, instead of the layout's.", show_default=False)]
+Classes = Annotated[
+    Path | None,
+    typer.Option(help="Class names: a text file, JSON, or an ImageFolder.", show_default=False),
+]
+Licence = Annotated[
+    str | None, typer.Option("--license", help="Of the weights, as an SPDX identifier: apache-2.0.", show_default=False)
+]
+
+
+def images(
+    like: str | None,
+    mean: str | None,
+    std: str | None,
+    size: int | None,
+    interpolation: str | None,
+    crop_pct: float | None,
+) -> "Images":
+    """How images are prepared, as far as the options say."""
+    from effnet_zoo.convert.conversion import Images
+
+    return Images(
+        like=like,
+        mean=_numbers("--mean", mean),
+        std=_numbers("--std", std),
+        size=size,
+        interpolation=interpolation,
+        crop_pct=crop_pct,
+    )
+
+
+def padding(value: str | None) -> Padding | None:
+    """A padding by its name.
+
+    Raises:
+        ArgumentError: If there is no such padding.
+    """
+    if value is not None and value not in get_args(Padding):
+        raise ArgumentError(f"--padding {value}: expected {' or '.join(get_args(Padding))}")
+    return cast("Padding | None", value)
+
+
+def labels(path: Path | None) -> tuple[str, ...] | None:
+    """Class names, if a file or folder of them is given."""
+    from effnet_zoo.labels import read_labels
+
+    return read_labels(path) if path else None
+
+
+def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if not values or (option == "--std" and min(values) <= 0):
+        raise ArgumentError(f"{option} {text!r}: expected a number for each channel, such as 0.5,0.5,0.5")
+    return values * 3 if len(values) == 1 else values

@@ -1,0 +1,63 @@
+"""``effnet-zoo pull``"""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from effnet_zoo import catalog
+from effnet_zoo.cli.output import AsJson, print_json, with_progress
+from effnet_zoo.errors import InputError
+
+if TYPE_CHECKING:
+    from effnet_zoo.hub import Source
+
+
+def pull(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME...", help="Checkpoints, with or without a tag.", show_default=False)
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Copy them here too, as EFFNET_ZOO_MIRRORS reads them.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch checkpoints into the cache, and check their whole hash. What is there already is only checked.
+
+    effnet-zoo pull effnet_zoo_b0 effnet_zoo_v2_s.in21k
+
+    effnet-zoo pull effnet_zoo_b5 --to /media/stick   # then, offline: EFFNET_ZOO_MIRRORS=/media/stick
+    """
+    checkpoints = [catalog.find(name)[1] for name in names]
+    if to is not None and to.exists() and not to.is_dir():
+        raise InputError(f"--to {to}: expected a folder, but this is a file")
+    from effnet_zoo import hub
+
+    answers: list[dict[str, Any]] = []
+    for checkpoint in with_progress(checkpoints, len(checkpoints), "pulling", wanted=len(checkpoints) > 1):
+        source = hub.of_checkpoint(checkpoint)
+        path = hub.obtain(source)
+        copy = _copy(path, to / _place(source, checkpoint.name)) if to else None
+        answers.append({"name": checkpoint.name, "path": str(path), **({"copy": str(copy)} if copy else {})})
+        if not as_json:
+            typer.echo(f"{checkpoint.name}  {copy or path}")
+    if as_json:
+        print_json(answers)
+
+
+def _place(source: "Source", name: str) -> Path:
+    """Where a mirror has it; what no Hub has lies under the checkpoint's name."""
+    if source.remote:
+        return Path(source.remote.repository, source.remote.filename)
+    assert source.path is not None
+    return Path(name, source.path.name)
+
+
+def _copy(path: Path, target: Path) -> Path:
+    from effnet_zoo import files
+
+    with files.written_whole(target) as beside:
+        shutil.copyfile(path, beside)
+    return target

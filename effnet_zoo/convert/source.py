@@ -1,0 +1,231 @@
+"""Weights from wherever users have them, into a `Package`: a file, a folder, a repository, or a checkpoint's name."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from effnet_zoo import catalog, config, hub, statefile
+from effnet_zoo.config import Config
+from effnet_zoo.convert.identify import Identity, identify
+from effnet_zoo.convert.layouts import LAYOUTS
+from effnet_zoo.errors import MissingFileError, UnknownNameError, WeightsError
+from effnet_zoo.ledger import Checkpoint, Preprocessing
+from effnet_zoo.options import ModelOptions
+from effnet_zoo.package import RECORD, Package
+from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.statefile import StateFile
+
+NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+"""Weight files of a folder or repository, best first."""
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".keras", ".h5")
+PROCESSOR = "preprocessor_config.json"
+
+_REPOSITORY = re.compile(r"(hf-hub:)?(?P<id>[\w.-]+/[\w.-]+(@[\w./-]+)?)")
+_RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+"""Pillow's numbers for resampling, which transformers writes down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What lies beside a weight file: timm's config, or transformers' with its image processor's."""
+
+    timm: Config | None = None
+    transformers: Mapping[str, Any] | None = None
+    processor: Mapping[str, Any] | None = None
+
+
+def open_package(
+    place: str, *, variant: str | None = None, ema: bool = True, cache_dir: str | Path | None = None
+) -> Package:
+    """Read weights and tell what they are.
+
+    Args:
+        place: A weight file; a folder or Hub repository with one, and perhaps a ``config.json``; or a checkpoint of the
+            ledger.
+        variant: The architecture's name, if it is known better than the file tells.
+        ema: Take moving averages where a file has both.
+        cache_dir: Where fetched files are kept.
+
+    Raises:
+        WeightsError: If there are none, they are damaged, or they are not an EfficientNet's.
+        UnknownNameError: If `place` is nothing of that kind.
+    """
+    path = Path(place)
+    if path.exists():
+        return _read_path(path, variant, ema=ema).checked()
+    if checkpoint := _checkpoint(place):
+        return _read_checkpoint(checkpoint, cache_dir).checked()
+    match = _REPOSITORY.fullmatch(place)
+    if match and (match[1] or not path.parent.exists()):  # in a folder that exists, a file is what was meant
+        return _read_repository(match["id"], variant, cache_dir, ema=ema).checked()
+    raise UnknownNameError(
+        f"{place}: expected a weight file, a folder with one, a repository as owner/name, or a checkpoint that "
+        "`effnet-zoo list` shows"
+    )
+
+
+def _checkpoint(name: str) -> Checkpoint | None:
+    try:
+        return catalog.find(name)[1]
+    except UnknownNameError:
+        return None
+
+
+def _read_checkpoint(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Package:
+    from effnet_zoo.registry import timm_config
+
+    model = catalog.find_variant(checkpoint.variant)
+    layout = LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else "effnet_zoo"]
+    file = hub.load(hub.of_checkpoint(checkpoint), statefile.read, cache_dir)
+    record = timm_config(checkpoint).to_dict()
+    return Package(
+        source=checkpoint.name,
+        layout=layout.name,
+        variant=model.name,
+        arch=model.spec,
+        options=ModelOptions(num_classes=checkpoint.num_classes, in_chans=3, global_pool="avg"),
+        state=layout.table.to_ours(file.state, model.spec),
+        images=checkpoint.preprocessing,
+        labels=None,
+        record={key: record[key] for key in RECORD if record.get(key)},
+        seen=(f"the ledger's entry {checkpoint.name}",),
+    )
+
+
+def _read_path(path: Path, variant: str | None, *, ema: bool) -> Package:
+    file = _in_folder(path) if path.is_dir() else path
+    known = file.parent if path.is_dir() or file.name in NAMES else None
+    beside = _beside(lambda name: known / name if known and (known / name).is_file() else None)
+    return _read_file(file, str(path), beside, variant, ema=ema)
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise WeightsError(f"{folder}: expected {NAMES[0]} or one weight file, found {names}: name the file itself")
+    return found[0]
+
+
+def _read_repository(hub_id: str, variant: str | None, cache_dir: str | Path | None, *, ema: bool) -> Package:
+    def fetched(name: str) -> Path | None:
+        try:
+            return hub.obtain(hub.of_repository(hub_id, name), cache_dir)
+        except MissingFileError:
+            return None
+
+    for name in NAMES[:2]:
+        if file := fetched(name):
+            return _read_file(file, hub_id, _beside(fetched), variant, ema=ema)
+    raise WeightsError(f"{hub_id}: expected {' or '.join(NAMES[:2])} in the repository")
+
+
+def _beside(find: Any) -> Beside:
+    path = find(config.FILENAME)
+    if path is None:
+        return Beside()
+    content = _json(path)
+    if content.get("model_type") == "efficientnet":
+        processor = find(PROCESSOR)
+        return Beside(transformers=content, processor=_json(processor) if processor else None)
+    return Beside(timm=config.parse(content, str(path)))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: expected a JSON object")
+    return content
+
+
+def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, ema: bool) -> Package:
+    file = statefile.read(path, ema=ema)
+    if beside.timm:
+        return _as_configured(file, source, beside.timm)
+    identity = identify(file.state, source, among=[variant] if variant else None)
+    package = _as_identified(file, source, identity)
+    if beside.transformers:
+        package = _as_transformers_says(package, beside.transformers, beside.processor)
+    return package
+
+
+def _as_configured(file: StateFile, source: str, saved: Config) -> Package:
+    """Own keys, and everything else from ``config.json``."""
+    cfg = saved.pretrained_cfg
+    labels = cfg.get("label_names")
+    return Package(
+        source=source,
+        variant=saved.model.name if saved.model else config.CUSTOM,
+        arch=saved.arch,
+        options=saved.options,
+        state=LAYOUTS["effnet_zoo"].table.to_ours(file.state, saved.arch),
+        images=preprocessing_of(cfg) if "mean" in cfg else None,
+        labels=tuple(labels) if isinstance(labels, list) else None,
+        record={key: cfg[key] for key in RECORD if cfg.get(key)},
+        dropped=file.dropped,
+        seen=(f"config.json: {cfg['architecture']}, {saved.arch.padding} padding, eps {saved.arch.bn_eps:g}",),
+    )
+
+
+def _as_identified(file: StateFile, source: str, identity: Identity) -> Package:
+    layout, images = identity.layout, identity.layout.preprocessing(identity.name)
+    return Package(
+        source=source,
+        layout=layout.name,
+        variant=identity.name,
+        arch=identity.arch,
+        options=ModelOptions(
+            num_classes=identity.num_classes, in_chans=identity.in_chans, global_pool=identity.global_pool
+        ),
+        state=identity.to_ours(file.state),
+        images=images,
+        dropped=file.dropped,
+        seen=(
+            f"keys of {layout.name}",
+            f"every shape of {identity.name}",
+            f"{identity.num_classes} classes" if identity.num_classes else "no classifier",
+            f"{identity.in_chans} channels",
+            *file.notes,
+        ),
+        assumed=(layout.convention,),
+    )
+
+
+def _as_transformers_says(package: Package, content: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Package:
+    names = content.get("id2label") or {}
+    labels = tuple(names[key] for key in sorted(names, key=int)) if len(names) == package.num_classes else None
+    arch = dataclasses.replace(package.arch, bn_eps=content.get("batch_norm_eps", package.arch.bn_eps))
+    images = _processor_images(processor) if processor else package.images
+    said = "config.json and preprocessor_config.json" if processor else "config.json"
+    return dataclasses.replace(package, arch=arch, labels=labels, images=images, seen=(*package.seen, said))
+
+
+def _processor_images(processor: Mapping[str, Any]) -> Preprocessing | None:
+    """What EfficientNetImageProcessor does: resize whatever the aspect, perhaps crop, normalise, perhaps twice.
+
+    With ``include_top`` it divides by the standard deviation once more (image_processing_efficientnet.py).
+    """
+    if processor.get("rescale_offset") or not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255):
+        return None  # its mean and std are not of 0..1: for the user to say
+    size, crop = processor["size"], processor.get("crop_size") or processor["size"]
+    cropped = crop if processor.get("do_center_crop") else size
+    std = tuple(processor["image_std"])
+    return Preprocessing(
+        size=(cropped["height"], cropped["width"]),
+        crop_pct=cropped["height"] / size["height"],
+        crop_mode="squash",
+        interpolation=_RESAMPLE[processor.get("resample", 0)],
+        mean=tuple(processor["image_mean"]),
+        std=tuple(value * value for value in std) if processor.get("include_top", True) else std,
+    )

@@ -1,0 +1,189 @@
+"""Weights with everything that is needed to use them again: network, classes, preprocessing, provenance, proof."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from effnet_zoo import config
+from effnet_zoo.errors import ArgumentError, WeightsError
+from effnet_zoo.ledger import Preprocessing
+from effnet_zoo.loading import LoadReport, load_state
+from effnet_zoo.model import EfficientNet
+from effnet_zoo.options import ModelOptions
+from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.spec import ArchSpec
+from effnet_zoo.statefile import State
+
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """That converted weights compute what they did before.
+
+    Attributes:
+        against: The implementation that was run, with its version, or the golden output.
+        error: Largest ||ours - theirs|| / ||theirs|| of the logits.
+        size: (height, width) of the image.
+    """
+
+    against: str
+    error: float
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"relative error {self.error:.1e} against {self.against} at {height}x{width}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """Weights and what belongs to them.
+
+    Attributes:
+        source: Where they come from.
+        layout: Whose keys they had.
+        variant: The name of the architecture.
+        arch: The network, with its numerics.
+        options: ``num_classes``, ``in_chans``, ``global_pool``, ``output_stride``.
+        state: Tensors under this package's keys.
+        images: How images are prepared; None if nobody said.
+        labels: Class names in the order of the logits; None if nobody said.
+        record: Fields of timm's pretrained config: licence, description, origin_url, tag.
+        dropped: Tensors of the source left out on purpose, each with the reason.
+        seen: What the file shows, in words.
+        assumed: What it does not show, in words.
+        proof: See there; None if there was nothing to compare with.
+    """
+
+    source: str
+    layout: str = "effnet_zoo"
+    variant: str
+    arch: ArchSpec
+    options: ModelOptions
+    state: State
+    images: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    seen: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    proof: Proof | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the classifier, 0 without one."""
+        return self.options["num_classes"]
+
+    def checked(self) -> "Package":
+        """The same, if every tensor of the network is there and no other.
+
+        Raises:
+            WeightsError: If not, with the load report.
+        """
+        load_state(self._build("meta"), self.state, LoadReport(source=self.source), new_head=False, device="meta")
+        return self
+
+    def with_labels(self, labels: tuple[str, ...] | None) -> "Package":
+        """The same with class names, if there is one for each class.
+
+        Raises:
+            ArgumentError: If there is not.
+        """
+        if labels is not None and len(labels) != self.num_classes:
+            raise ArgumentError(
+                f"{len(labels)} class names for {self.num_classes} classes of {self.source}: expected one for each, in "
+                "the order of the logits"
+            )
+        return dataclasses.replace(self, labels=labels or self.labels)
+
+    def model(self) -> EfficientNet:
+        """The network with the weights, in eval mode.
+
+        Raises:
+            WeightsError: If they do not fit.
+        """
+        built = self._build("meta")
+        built.load_report = load_state(built, self.state, LoadReport(source=self.source), new_head=False)
+        built.pretrained_cfg = built.default_cfg = self.pretrained_cfg()
+        return built.eval()
+
+    def _build(self, device: str) -> EfficientNet:
+        return EfficientNet(
+            self.arch,
+            num_classes=self.num_classes,
+            in_chans=self.options["in_chans"],
+            global_pool=self.options.get("global_pool", "avg"),
+            output_stride=self.options.get("output_stride"),
+            device=device,
+        )
+
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """Timm's record of the checkpoint.
+
+        Raises:
+            WeightsError: If nobody said how images are prepared.
+        """
+        if self.images is None:
+            raise WeightsError(
+                f"{self.source}: how its images are to be prepared is not in the file: say it with --mean and --std "
+                "(0..1, RGB), or --like CHECKPOINT for those of a checkpoint"
+            )
+        how = config.images(self.images, self.options["in_chans"])
+        labels = {"label_names": list(self.labels)} if self.labels else {}
+        return {**self.record, **how, **labels, "num_classes": self.num_classes}
+
+    def config(self) -> str:
+        """The text of ``config.json``.
+
+        Raises:
+            WeightsError: If nobody said how images are prepared.
+        """
+        return config.write(self.arch, self.options, self.pretrained_cfg(), self.labels)
+
+    def write_weights(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> Path:
+        """Write ``model.safetensors``, with the mark that transformers asks for."""
+        path = folder / WEIGHTS
+        tensors = {key: tensor.contiguous() for key, tensor in (state or self.state).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+        return path
+
+
+def of_model(model: EfficientNet) -> Package:
+    """A model as it is now.
+
+    Raises:
+        ArgumentError: If it is not a classifier of this package's.
+    """
+    if not isinstance(model, EfficientNet):
+        raise ArgumentError(f"{type(model).__name__}: expected an EfficientNet of this package")
+    cfg = model.pretrained_cfg
+    options = ModelOptions(
+        num_classes=model.num_classes, in_chans=model.in_chans, global_pool=model.global_pool.pool_type
+    )
+    if model.output_stride:
+        options["output_stride"] = model.output_stride
+    variant = config.variant_of(model.arch)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ArgumentError("the model is on the meta device: it has no weights to save")
+    state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
+    labels = cfg.get("label_names")
+    return Package(
+        source="the given model",
+        variant=variant.name if variant else config.CUSTOM,
+        arch=model.arch,
+        options=options,
+        state=state,
+        images=preprocessing_of(cfg) if "mean" in cfg else None,
+        labels=tuple(labels) if labels and len(labels) == model.num_classes else None,
+        record={key: cfg[key] for key in RECORD if cfg.get(key)},
+    )
+
+
+RECORD = ("tag", "license", "origin_url", "description", "paper_ids", "notes")
+"""What of timm's record is true of the weights wherever they are."""
