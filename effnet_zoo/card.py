@@ -6,6 +6,7 @@ Text outside the markers, and metadata under other keys, are the author's and st
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
@@ -17,9 +18,14 @@ from effnet_zoo.ledger import REPORTED_SOURCE
 from effnet_zoo.package import Package
 
 FILENAME = "README.md"
+LICENCE = "[a-z0-9][a-z0-9.+-]*"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
 END = "<!-- effnet-zoo: end of generated -->"
-DATASET = ("imagenet-1k", "ImageNet-1k validation")
+_GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
+"""From the last beginning before an end: a mark that somebody took away does not cost the text after it."""
+IMAGENET = "ImageNet-1k validation"
+UNNAMED = "the publisher's own data"
+WHOSE = {True: "(measured)", False: "(reported)"}
 TAGS = ("image-classification", "timm", "transformers", "efficientnet")
 
 
@@ -32,28 +38,29 @@ class Metric:
         value: In percent.
         measured: By whoever publishes the weights; else reported, by `source`.
         source: Where it is reported.
-        dataset: (identifier, title) of what it was measured on.
+        dataset: What it was measured on; by default ImageNet's validation set for a thousand classes, else unnamed.
     """
 
     name: str
     value: float
     measured: bool
     source: str = ""
-    dataset: tuple[str, str] = DATASET
+    dataset: str = ""
 
     @property
     def label(self) -> str:
         """The name with whose figure it is."""
-        return f"{self.name} ({'measured' if self.measured else 'reported'})"
+        return f"{self.name} {WHOSE[self.measured]}"
 
 
 def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
-    """Read ``top1=78.3``.
+    """Read ``top1=78.3`` or ``top1=78.3@DATASET``.
 
     Raises:
         ArgumentError: If it is not a name and a percentage.
     """
-    name, _, value = text.partition("=")
+    name, _, figure = text.partition("=")
+    value, _, dataset = figure.partition("@")
     try:
         number = float(value)
     except ValueError:
@@ -61,7 +68,7 @@ def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
     if not name or not 0 <= number <= 100:
         raise ArgumentError(f"metric {text!r}: expected a name and a percentage, such as top1=78.3")
     plain = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-    return Metric(name=plain.get(name, name), value=number, measured=measured, source=source)
+    return Metric(name=plain.get(name, name), value=number, measured=measured, source=source, dataset=dataset.strip())
 
 
 def reported_metrics(package: Package) -> tuple[Metric, ...]:
@@ -87,30 +94,52 @@ def write(package: Package, address: str, metrics: Sequence[Metric], existing: s
     Raises:
         ArgumentError: If there is no licence, or the existing README's metadata cannot be read.
     """
-    metadata, text = _split(existing or "")
     section, title = _section(package, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
-    if BEGIN in text and END in text:
-        before, _, rest = text.partition(BEGIN)
-        _, _, after = rest.partition(END)
-        text = f"{before}{section}{after}"
-    else:
-        text = f"{text.rstrip()}\n\n{section}\n" if text.strip() else f"# {title}\n\n{section}\n"
-    merged = {**metadata, **_metadata(package, title, metrics)}
-    merged["tags"] = list(dict.fromkeys([*metadata.get("tags", []), *TAGS]))
-    return f"---\n{CardData(**merged).to_yaml()}\n---\n{text}"
-
-
-def _split(readme: str) -> tuple[dict[str, Any], str]:
-    if not readme.startswith("---\n"):
-        return {}, readme
     try:
-        card = RepoCard(readme)
+        metadata, text = _split(existing or "")
+        merged = {**metadata, **_metadata(package, title, metrics, _foreign(metadata.pop("model-index", None)))}
+        tags = metadata.get("tags") or []
+        merged["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *TAGS]))
+        head = CardData(**merged).to_yaml()
     except Exception as error:  # the client raises what its YAML reader does
         reason = " ".join(str(error).split())
         raise ArgumentError(
-            f"the metadata of the {FILENAME} there is cannot be read, mend it first: {reason}"
-        ) from None
+            f"the metadata of the {FILENAME} there is not what a model card has, mend it first: {reason}"
+        ) from error
+    if _GENERATED.search(text):
+        text = _GENERATED.sub(lambda _: section, text, count=1)
+    else:
+        text = f"{text.rstrip()}\n\n{section}\n" if text.strip() else f"# {title}\n\n{section}\n"
+    return f"---\n{head}\n---\n{text}"
+
+
+def decode(content: bytes, where: str) -> str:
+    """The text of a ``README.md`` that is there.
+
+    Raises:
+        ArgumentError: If it is not UTF-8.
+    """
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise ArgumentError(f"{where}: expected UTF-8 text: save it as that, what you wrote in it is to stay") from None
+
+
+def _split(readme: str) -> tuple[dict[str, Any], str]:
+    if not re.match(r"\s*---\n.*?\n---(\n|$)", readme, re.DOTALL):
+        return {}, readme
+    card = RepoCard(readme)
     return _plain(card.data), card.text
+
+
+def _foreign(index: Any) -> list[dict[str, Any]]:
+    """The results of a model-index that are not from here: ours are of the weights that are replaced."""
+    results = [result for model in index or () for result in model.get("results") or ()]
+    return [
+        result
+        for result in results
+        if not all(str(metric.get("name")).endswith(tuple(WHOSE.values())) for metric in result.get("metrics") or ())
+    ]
 
 
 def _plain(data: CardData) -> dict[str, Any]:
@@ -118,12 +147,12 @@ def _plain(data: CardData) -> dict[str, Any]:
     return fields
 
 
-def _metadata(package: Package, title: str, metrics: Sequence[Metric]) -> dict[str, Any]:
+def _metadata(package: Package, title: str, metrics: Sequence[Metric], foreign: list[dict[str, Any]]) -> dict[str, Any]:
     results = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=metric.dataset[0],
-            dataset_name=metric.dataset[1],
+            dataset_type=re.sub(r"\W+", "-", _dataset(metric, package).lower()),
+            dataset_name=_dataset(metric, package),
             metric_type="accuracy" if "accuracy" in metric.name else metric.name,
             metric_name=metric.label,
             metric_value=metric.value,
@@ -138,20 +167,34 @@ def _metadata(package: Package, title: str, metrics: Sequence[Metric]) -> dict[s
         model_name=title if results else None,
         eval_results=results or None,
     )
-    return _plain(data)
+    fields = _plain(data)
+    ours = fields["model-index"][0]["results"] if results else []
+    return {**fields, "model-index": [{"name": title, "results": [*ours, *foreign]}]} if ours or foreign else fields
+
+
+def _source(package: Package) -> str:
+    """Where the weights come from; of a path only the file's name, the rest is the publisher's own affair."""
+    place = Path(package.source)
+    return str(package.record.get("origin_url") or (place.name if place.exists() else package.source))
+
+
+def _dataset(metric: Metric, package: Package) -> str:
+    return metric.dataset or (IMAGENET if package.num_classes == 1000 else UNNAMED)
 
 
 def licence_of(package: Package) -> str:
     """The licence.
 
     Raises:
-        ArgumentError: If there is none.
+        ArgumentError: If there is none, or it is not an identifier.
     """
     licence = package.record.get("license")
     if not licence:
         raise ArgumentError(
             f"{package.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
         )
+    if not re.fullmatch(LICENCE, str(licence)):
+        raise ArgumentError(f"license {str(licence)!r}: expected an SPDX identifier in lower case, such as apache-2.0")
     return str(licence)
 
 
@@ -167,17 +210,17 @@ def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:
         "image": f"{how.size[0]}x{how.size[1]}, {how.interpolation}, {how.crop_mode} crop {how.crop_pct:g}",
         "mean, std": f"{_numbers(how.mean)}; {_numbers(how.std)}",
         "licence": licence_of(package),
-        "source": package.record.get("origin_url") or package.source,
+        "source": _source(package),
         **({"training data": package.record["description"]} if package.record.get("description") else {}),
     }
     proofs = [str(package.proof)] if package.proof else []
     proofs += [note for note in package.record.get("notes") or () if note not in proofs]
-    lines = [BEGIN, "", "| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items()), ""]
+    lines = [BEGIN, "", "| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items()), ""]
     if metrics:
         lines += ["| metric | value | whose |", "|---|---|---|"]
         lines += [
-            f"| {metric.name}, {metric.dataset[1]} | {metric.value:g} % | "
-            f"{'measured by the publisher' if metric.measured else f'reported: {metric.source or package.source}'} |"
+            f"| {metric.name}, {_cell(_dataset(metric, package))} | {metric.value:g} % | "
+            f"{'measured by the publisher' if metric.measured else f'reported: {metric.source or _source(package)}'} |"
             for metric in metrics
         ]
         lines.append("")
@@ -200,6 +243,10 @@ def _usage(address: str, *, known: bool) -> list[str]:
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         "```",
     ]
+
+
+def _cell(value: object) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
-from effnet_zoo.errors import HubError
+from effnet_zoo.errors import HubError, MissingFileError
 from effnet_zoo.files import sha256, written_whole
 
 Answer = TypeVar("Answer")
@@ -133,20 +133,22 @@ def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched:
 
     Raises:
         HubError: If no place has it; names the file, each place, what it said, and how to bring the file by hand.
+        MissingFileError: If each place answered, and has no such file.
     """
     folder = cache_folder(cache_dir)
     pin = known_pin(file, folder)
-    said: list[str] = []
+    said: list[HubError] = []
     for place in (*mirrors(), constants.ENDPOINT):
         try:
             if place.startswith(("http://", "https://")):
                 return _download(file, pin, place, folder)
             return _from_folder(file, pin, Path(place).expanduser())
         except HubError as error:
-            said.append(str(error))
+            said.append(error)
     url = _public(hf_hub_url(file.repository, file.filename, revision=pin.revision))
-    raise HubError(
-        f"cannot get {file}: {'; '.join(said)}. To bring it by hand, put {url} at "
+    nowhere = all(isinstance(error, MissingFileError) for error in said)
+    raise (MissingFileError if nowhere else HubError)(
+        f"cannot get {file}: {'; '.join(map(str, said))}. To bring it by hand, put {url} at "
         f"FOLDER/{file.repository}/{file.filename} and set {MIRRORS}=FOLDER"
     )
 
@@ -288,7 +290,10 @@ def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
     except HubError:
         raise
     except Exception as error:  # the client has many, its HTTP library's and its storage's among them
-        raise HubError(explain(error, place, needed=size, folder=folder)) from error
+        cause = _cause(error)
+        missing = isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError)
+        reason = explain(error, place, needed=size, folder=folder)
+        raise (MissingFileError if missing else HubError)(reason) from error
     if got:
         discard(found.path, folder)
         raise HubError(
@@ -303,7 +308,7 @@ def _from_folder(file: RemoteFile, pin: Pin, folder: Path) -> Fetched:
     found = Fetched(path=path, pin=pin)
     try:
         if not path.is_file():
-            raise HubError(f"{path}: there is no such file")
+            raise MissingFileError(f"{path}: there is no such file")
         got = _wrong(found)
     except OSError as error:
         raise HubError(f"{path}: {error.strerror}") from None

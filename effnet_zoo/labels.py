@@ -18,17 +18,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
         InputError: If it is none of these, or has gaps.
     """
     if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-        found = names
+        found = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     else:
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: cannot be read as a list of class names: {error}") from None
-        found = _from_json(text, path) if path.suffix == ".json" else text.splitlines()
+        found = _from_json(text, path) if path.suffix == ".json" else text.rstrip().splitlines()
         found = [name.strip() for name in found]
-        while found and not found[-1]:
-            found.pop()
     if not found or not all(found):
         raise InputError(f"{path}: expected class names, one a line, as JSON, or as subfolders; found an empty one")
     return tuple(found)
@@ -42,9 +39,9 @@ def _from_json(text: str, path: Path) -> list[str]:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return value
     if isinstance(value, dict):
-        if value and all(isinstance(index, int) for index in value.values()):  # class_to_idx
-            value = {str(index): name for name, index in value.items()}
         wanted = [str(index) for index in range(len(value))]
-        if sorted(value, key=str) == sorted(wanted) and all(isinstance(name, str) for name in value.values()):
+        if all(isinstance(index, int) for index in value.values()):  # class_to_idx
+            value = {str(index): name for name, index in value.items()}
+        if value.keys() == set(wanted) and all(isinstance(name, str) for name in value.values()):
             return [value[index] for index in wanted]
     raise InputError(f'{path}: expected a JSON list of names, {{"0": name, ...}} or {{name: 0, ...}} without gaps')

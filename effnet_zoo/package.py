@@ -95,12 +95,13 @@ class Package:
         Raises:
             ArgumentError: If there is not.
         """
+        labels = labels or self.labels
         if labels is not None and len(labels) != self.num_classes:
             raise ArgumentError(
                 f"{len(labels)} class names for {self.num_classes} classes of {self.source}: expected one for each, in "
                 "the order of the logits"
             )
-        return dataclasses.replace(self, labels=labels or self.labels)
+        return dataclasses.replace(self, labels=labels)
 
     def model(self) -> EfficientNet:
         """The network with the weights, in eval mode.
@@ -132,7 +133,7 @@ class Package:
         if self.images is None:
             raise WeightsError(
                 f"{self.source}: how its images are to be prepared is not in the file: say it with --mean and --std "
-                "(0..1, RGB), or --like CHECKPOINT for those of a checkpoint"
+                "(0..1, RGB), or --like CHECKPOINT for those of a checkpoint; in Python, with images=Images(...)"
             )
         how = config.images(self.images, self.options["in_chans"])
         labels = {"label_names": list(self.labels)} if self.labels else {}
@@ -173,6 +174,8 @@ def of_model(model: EfficientNet) -> Package:
         raise ArgumentError("the model is on the meta device: it has no weights to save")
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     labels = cfg.get("label_names")
+    # With another head they are other weights, with a training and perhaps a licence of their own.
+    same = cfg.get("num_classes", model.num_classes) == model.num_classes
     return Package(
         source="the given model",
         variant=variant.name if variant else config.CUSTOM,
@@ -181,7 +184,7 @@ def of_model(model: EfficientNet) -> Package:
         state=state,
         images=preprocessing_of(cfg) if "mean" in cfg else None,
         labels=tuple(labels) if labels and len(labels) == model.num_classes else None,
-        record={key: cfg[key] for key in RECORD if cfg.get(key)},
+        record={key: cfg[key] for key in RECORD if cfg.get(key) and (same or key == "origin_url")},
     )
 
 

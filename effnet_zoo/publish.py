@@ -3,43 +3,38 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
-from huggingface_hub import (
-    CommitOperationAdd,
-    CommitOperationDelete,
-    HfApi,
-    constants,
-)
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from effnet_zoo import card, config, files, registry
+from effnet_zoo import card, config, files, ledger, registry
 from effnet_zoo.card import Metric
-from effnet_zoo.convert.conversion import told, with_proof_noted
+from effnet_zoo.catalog import Model
+from effnet_zoo.convert.conversion import Images, told, with_proof_noted
 from effnet_zoo.convert.proof import SIZE
-from effnet_zoo.errors import ConflictError, HubError, InputError, WeightsError
+from effnet_zoo.errors import ConflictError, EffnetZooError, HubError, InputError, LedgerError, WeightsError
 from effnet_zoo.fetch import explain, retrying
-from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.package import WEIGHTS, Package, of_model
 from effnet_zoo.selftest import relative_error
 
-STALE = (".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".tar", ".pkl", ".h5", ".keras", ".index.json")
-"""Weight files of earlier pushes, which some loader would take instead of the new ones."""
+Answer = TypeVar("Answer")
+
+STALE = re.compile(r".+\.(safetensors|bin|pth|pt|ckpt|tar|pkl|h5|keras|msgpack|index\.json)")
+"""Weight files of earlier pushes, which some loader would take instead of the new ones; git keeps them."""
+
+STALE_HERE = re.compile(r"(pytorch_|tf_|flax_|open_clip_(pytorch_)?)?model([-.].*)?" + STALE.pattern.removeprefix(".+"))
+"""The same in a folder, where a file once removed is lost: only those that a loader looks for by their name."""
 
 TOLERANCE = 1e-10
 """Between two loaders of the same file: both have its very numbers, and compute in float64."""
@@ -88,44 +83,57 @@ def save(
     *,
     license: str | None = None,  # noqa: A002  # what the Hub calls it
     classes: Sequence[str] | None = None,
+    images: Images | None = None,
     metrics: Sequence[Metric] = (),
     dry_run: bool = False,
 ) -> Push:
     """Write weights, ``config.json`` and card to a folder that timm loads with ``local-dir:``.
 
-    What the folder holds besides stays, but for weight files of earlier pushes; each file is replaced whole.
+    What the folder holds besides stays, but for weight files of earlier pushes; each file is replaced whole. Nothing is
+    removed from the folder that the weights come from.
 
     Args:
         what: See `push`.
         folder: Where to.
         license: See `push`.
         classes: See `push`.
+        images: See `push`.
         metrics: See `push`.
         dry_run: Only say what would happen.
 
     Raises:
         ArgumentError: If there is no licence.
         WeightsError: If nobody said how images are prepared, or timm computes something else.
-        InputError: If `folder` is a file.
+        InputError: If `folder` is a file, or cannot be written to.
     """
     folder = Path(folder)
-    package = _package(what, license, classes)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, but this is a file")
-    there = {path.name: files.sha256(path) for path in sorted(folder.glob("*")) if path.is_file()}
-    readme = folder / card.FILENAME
-    existing = readme.read_text(encoding="utf-8") if readme.is_file() else None
-    with _prepared(package, f"local-dir:{folder}", metrics, existing) as prepared:
-        changes = _changes(prepared, there)
+    package = _package(what, license, classes, images)
+    try:
+        return _save(package, folder, metrics, dry_run=dry_run)
+    except OSError as error:
+        reason = f"{error.filename or folder}: {error.strerror or error}"
+        raise InputError(f"{reason}: expected a folder that can be written to, with free space") from error
+
+
+def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run: bool) -> Push:
+    there = {path.name: path for path in folder.glob("*") if path.is_file()}
+    readme = there.get(card.FILENAME)
+    existing = card.decode(readme.read_bytes(), str(readme)) if readme else None
+    address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
+    with _prepared(package, address, metrics, existing) as prepared:
+        hashes = {name: files.sha256(path) if (prepared / name).exists() else "" for name, path in there.items()}
+        is_source = Path(package.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
+        changes = _changes(prepared, hashes, None if is_source else STALE_HERE)
         if not dry_run:
-            folder.mkdir(parents=True, exist_ok=True)
             for change in changes:
                 if change.what in ("add", "update"):
                     with files.written_whole(folder / change.path) as beside:
                         shutil.copyfile(prepared / change.path, beside)
             for change in changes:
                 if change.what == "delete":
-                    (folder / change.path).unlink()
+                    there[change.path].unlink()
         return Push(
             repo_id=str(folder),
             changes=changes,
@@ -140,6 +148,7 @@ def push(
     *,
     license: str | None = None,  # noqa: A002
     classes: Sequence[str] | None = None,
+    images: Images | None = None,
     metrics: Sequence[Metric] = (),
     private: bool = False,
     revision: str | None = None,
@@ -157,9 +166,10 @@ def push(
         repo_id: ``owner/name``; created if there is none.
         license: Of the weights, as an SPDX identifier in lower case; required unless it is known.
         classes: Class names in the order of the logits; by default those that came with the weights.
+        images: How images are prepared, where that did not come with the weights.
         metrics: Figures for the card.
         private: Whether a repository that is created is private.
-        revision: The branch; by default the main one.
+        revision: The branch, created if there is none; by default the main one.
         create_pr: Open a pull request instead of changing the branch.
         message: Of the commit.
         dry_run: Only say what would happen.
@@ -171,38 +181,40 @@ def push(
         HubError: If the Hub refuses or cannot be reached, or has something else afterwards.
         ConflictError: If somebody else changed the repository meanwhile.
     """
-    package = _package(what, license, classes)
+    package = _package(what, license, classes, images)
     remote = _Remote(HfApi(token=token), repo_id, revision)
-    with remote.explained():
-        before = remote.state()
-        existing = remote.read(card.FILENAME, before) if card.FILENAME in before.files else None
-    with _prepared(package, f"hf-hub:{repo_id}", metrics, existing) as folder, remote.explained():
+    before = remote.state()
+    existing = remote.read(card.FILENAME, before) if card.FILENAME in before.files else None
+    with _prepared(package, f"hf-hub:{repo_id}", metrics, existing) as folder:
         done = Push(
             repo_id=repo_id,
-            changes=_changes(folder, before.files),
+            changes=_changes(folder, before.files, STALE),
             readme=(folder / card.FILENAME).read_text(encoding="utf-8"),
             sha256=files.sha256(folder / WEIGHTS),
         )
         if dry_run:
             return done
+        request = None
+        if before.missing:
+            remote.create(private=private)
+            before = remote.state()
         if done.changed:
-            if before.commit is None:
-                remote.create(private=private)
-                before = remote.state()
             message = message or f"Upload {package.variant} with effnet-zoo"
             commit, request = remote.commit(folder, done.changes, before, message, create_pr=create_pr)
         else:
-            commit, request = str(before.commit), None
+            commit = str(before.commit)
         _verify(remote, commit, done.sha256, package)
     return dataclasses.replace(
         done, commit=commit, pull_request=request, ledger=ledger_entry(package, repo_id, commit, done.sha256)
     )
 
 
-def _package(what: EfficientNet | Package, licence: str | None, classes: Sequence[str] | None) -> Package:
+def _package(
+    what: EfficientNet | Package, licence: str | None, classes: Sequence[str] | None, images: Images | None
+) -> Package:
     """What is to be published, refused now if something is missing."""
     package = what if isinstance(what, Package) else of_model(what)
-    package = told(package, labels=tuple(classes) if classes else None, licence=licence)
+    package = told(package, images, labels=tuple(classes) if classes else None, licence=licence)
     card.licence_of(package)
     return package
 
@@ -230,7 +242,7 @@ def _compare(package: Package, folder: Path, create: Any, who: str) -> None:
         raise WeightsError(f"{who} computes other logits from what was to be published (relative {error:.1e})")
 
 
-def _changes(folder: Path, there: Mapping[str, str]) -> tuple[Change, ...]:
+def _changes(folder: Path, there: Mapping[str, str], stale: re.Pattern[str] | None) -> tuple[Change, ...]:
     """What becomes of each file, against the names there are with their SHA-256, or git's SHA-1 of small ones."""
     changes = []
     for path in sorted(folder.iterdir()):
@@ -242,8 +254,8 @@ def _changes(folder: Path, there: Mapping[str, str]) -> tuple[Change, ...]:
         else:
             changes.append(Change(path=name, what="update", size=size))
     new = {change.path for change in changes}
-    stale = (name for name in sorted(there) if name not in new and "/" not in name and name.endswith(STALE))
-    return (*changes, *(Change(path=name, what="delete", size=0) for name in stale))
+    gone = [name for name in sorted(there) if name not in new and "/" not in name and stale and stale.fullmatch(name)]
+    return (*changes, *(Change(path=name, what="delete", size=0) for name in gone))
 
 
 def _git_oid(path: Path) -> str:
@@ -254,51 +266,55 @@ def _git_oid(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _State:
-    """A branch: its commit, None if there is no repository, and its files with their hashes."""
+    """A branch: its commit and its files with their hashes.
+
+    If it is missing, they are those of the main branch, which it will start from, or none without a repository.
+    """
 
     commit: str | None
     files: Mapping[str, str]
+    missing: bool = False
 
 
 class _Remote:
-    """A repository's branch."""
+    """A repository's branch; whatever goes wrong with it is a `HubError`."""
 
     def __init__(self, api: HfApi, repo_id: str, revision: str | None) -> None:
         self.api, self.repo_id, self.revision = api, repo_id, revision
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (
-            HfHubHTTPError,
-            HTTPError,
-            HFValidationError,
-            EntryNotFoundError,
-            ConnectionError,
-            TimeoutError,
-        ) as error:
-            raise HubError(f"{self.repo_id}: {explain(error, constants.ENDPOINT)}") from error
-
     def state(self) -> _State:
+        return self._ask(lambda: retrying(self._state))
+
+    def _state(self) -> _State:
         try:
-            info = retrying(
-                lambda: self.api.model_info(self.repo_id, revision=self.revision, files_metadata=True, timeout=30)
-            )
+            return _State(**self._listing(self.revision))
         except RepositoryNotFoundError:
-            return _State(commit=None, files={})
-        siblings = info.siblings or []
-        return _State(commit=info.sha, files={file.rfilename: _hash_of(file) for file in siblings})
+            return _State(commit=None, files={}, missing=True)
+        except RevisionNotFoundError:
+            return _State(**self._listing(None), missing=True)
+
+    def _listing(self, revision: str | None) -> dict[str, Any]:
+        info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=30)
+        return {"commit": info.sha, "files": {file.rfilename: _hash_of(file) for file in info.siblings or []}}
 
     def read(self, name: str, state: _State) -> str:
         with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
-            return Path(self.pull(name, str(state.commit), folder)).read_text(encoding="utf-8")
+            return card.decode(self.pull(name, str(state.commit), folder).read_bytes(), f"{self.repo_id}/{name}")
 
-    def pull(self, name: str, commit: str, folder: str | Path) -> str:
-        return retrying(lambda: self.api.hf_hub_download(self.repo_id, name, revision=commit, cache_dir=folder))
+    def pull(self, name: str, commit: str, folder: str | Path) -> Path:
+        def download() -> Path:
+            return Path(self.api.hf_hub_download(self.repo_id, name, revision=commit, cache_dir=folder))
+
+        return self._ask(lambda: retrying(download))
+
+    def hash_of(self, name: str, commit: str) -> str:
+        (info,) = self._ask(lambda: retrying(lambda: self.api.get_paths_info(self.repo_id, [name], revision=commit)))
+        return _hash_of(info)
 
     def create(self, *, private: bool) -> None:
-        retrying(lambda: self.api.create_repo(self.repo_id, private=private, exist_ok=True))
+        self._ask(lambda: retrying(lambda: self.api.create_repo(self.repo_id, private=private, exist_ok=True)))
+        if (branch := self.revision) is not None:
+            self._ask(lambda: retrying(lambda: self.api.create_branch(self.repo_id, branch=branch, exist_ok=True)))
 
     def commit(
         self, folder: Path, changes: Sequence[Change], before: _State, message: str, *, create_pr: bool
@@ -310,11 +326,11 @@ class _Remote:
             if change.what in ("add", "update")
         ]
         removals = [CommitOperationDelete(change.path) for change in changes if change.what == "delete"]
-        retrying(
-            lambda: self.api.preupload_lfs_files(
+
+        def upload() -> None:  # which the client tries again itself
+            self.api.preupload_lfs_files(
                 self.repo_id, additions, revision=self.revision, create_pr=create_pr, free_memory=False
             )
-        )
 
         def attempt() -> tuple[str, str | None]:
             try:
@@ -333,8 +349,14 @@ class _Remote:
                 raise
             return info.oid, info.pr_url
 
-        # A pull request leaves no trace on the branch: whether one was opened cannot be told, so it is asked for once.
-        return attempt() if create_pr else retrying(attempt)
+        self._ask(lambda: retrying(upload))
+        if not create_pr:
+            return self._ask(lambda: retrying(attempt))
+        try:  # once: it leaves no trace on the branch, so that two could be opened
+            return self._ask(attempt)
+        except HubError as error:
+            where = f"{constants.ENDPOINT}/{self.repo_id}/discussions"
+            raise HubError(f"{error}; see {where} for whether the pull request was opened") from error.__cause__
 
     def _settled(self, folder: Path, before: _State, error: Exception) -> str | None:
         """The commit, if the branch has all the changes in spite of an error; None if it is as it was before.
@@ -342,10 +364,10 @@ class _Remote:
         Raises:
             ConflictError: If it is neither.
         """
-        now = self.state()
+        now = self._state()
         if now.commit == before.commit:
             return None
-        if all(change.what == "keep" for change in _changes(folder, now.files)):
+        if all(change.what == "keep" for change in _changes(folder, now.files, STALE)):
             return now.commit
         theirs = sorted(
             name for name in before.files.keys() | now.files.keys() if before.files.get(name) != now.files.get(name)
@@ -354,6 +376,29 @@ class _Remote:
             f"{self.repo_id} was changed by somebody else while this was pushed (now at {now.commit}; "
             f"{', '.join(theirs) or 'no file'} differs): nothing was overwritten; look at it and push again"
         ) from error
+
+    def _ask(self, action: Callable[[], Answer]) -> Answer:
+        try:
+            return action()
+        except EffnetZooError:
+            raise
+        except Exception as error:  # the client has many, its HTTP library's among them
+            cause = error.__cause__ if isinstance(error, RuntimeError) else error  # of an upload
+            reason = _reason(cause if isinstance(cause, Exception) else error)
+            if "Bearer" in reason or isinstance(cause, UnicodeEncodeError):  # the header itself is quoted
+                raise HubError(
+                    f"{self.repo_id}: the token cannot be sent, it has characters that no token has: log in with "
+                    "`hf auth login`, or set HF_TOKEN anew"
+                ) from None
+            raise HubError(f"{self.repo_id}: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Why the Hub did not do what it was asked, in one line."""
+    if isinstance(error, ValueError) and not isinstance(error, HFValidationError):  # a card that the Hub refuses
+        return " ".join(str(error).split())
+    said = " ".join((getattr(error, "server_message", None) or "").split())
+    return explain(error, constants.ENDPOINT) + (f"; it says: {said}" if said else "")
 
 
 def _hash_of(file: Any) -> str:
@@ -370,26 +415,30 @@ def _verify(remote: _Remote, commit: str, sha256: str, package: Package) -> None
         HubError: If the Hub has something else.
         WeightsError: If the logits are others.
     """
-    (info,) = retrying(lambda: remote.api.get_paths_info(remote.repo_id, [WEIGHTS], revision=commit))
-    if (told := _hash_of(info)) != sha256:
-        raise HubError(f"{remote.repo_id}@{commit} has another {WEIGHTS}: expected sha256 {sha256}, got {told}")
+    where = f"{WEIGHTS} of {remote.repo_id}@{commit}"
+    if (told := remote.hash_of(WEIGHTS, commit)) != sha256:
+        raise HubError(f"{where} is not what was sent: expected sha256 {sha256}, the Hub says {told}: push again")
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as cache:
-        pulled = Path(remote.pull(WEIGHTS, commit, cache))
+        pulled = remote.pull(WEIGHTS, commit, cache)
         if (got := files.sha256(pulled)) != sha256:
-            raise HubError(f"{WEIGHTS} pulled from {remote.repo_id}@{commit}: expected sha256 {sha256}, got {got}")
+            raise HubError(
+                f"{where}, which the Hub has right, arrives as another file when pulled again: expected sha256 "
+                f"{sha256}, got {got}: push again to check again"
+            )
         remote.pull(config.FILENAME, commit, cache)
         _compare(package, pulled.parent, registry.create_model, "effnet_zoo")
 
 
 def ledger_entry(package: Package, repo_id: str, commit: str, sha256: str) -> str | None:
-    """The entry for ``weights/*.toml``, ready to paste; None for a network that is no variant of the families."""
-    model = config.variant_of(package.arch)
-    if model is None or package.images is None:
+    """The entry for ``weights/*.toml``, ready to paste; None for weights that the ledger cannot describe.
+
+    It has RGB classifiers that are a variant of the families with the variant's own numerics, and square images.
+    """
+    model, how = config.variant_of(package.arch), package.images
+    if model is None or how is None or not _as_declared(package, model):
         return None
-    how: Preprocessing = package.images
-    tag = str(package.record.get("tag") or repo_id.split("/")[-1].replace(".", "_"))
-    source = package.record.get("origin_url") or f"{constants.ENDPOINT}/{repo_id}"
-    told = str(package.record.get("description") or "not stated; not stated")
+    tag = str(package.record.get("tag") or re.sub(r"\W", "_", repo_id.split("/")[-1]))
+    told = str(package.record.get("description") or "not stated")
     data, _, recipe = told.partition("; ")
     rows: dict[str, Any] = {
         "hub_id": repo_id,
@@ -404,11 +453,32 @@ def ledger_entry(package: Package, repo_id: str, commit: str, sha256: str) -> st
         "mean": list(how.mean),
         "std": list(how.std),
         "license": card.licence_of(package),
-        "source": source,
+        "source": package.record.get("origin_url") or f"https://huggingface.co/{repo_id}",
         "training_data": data,
         "recipe": recipe or "not stated",
     }
-    return "\n".join((f"[{model.name}.{tag}]", *(f"{key} = {_toml(value)}" for key, value in rows.items()), ""))
+    entry = "\n".join((f"[{model.name}.{tag}]", *(f"{key} = {_toml(value)}" for key, value in rows.items()), ""))
+    try:
+        ledger.parse(f"{entry}default = true\n", repo_id)
+    except LedgerError:
+        return None
+    return entry
+
+
+def _as_declared(package: Package, model: Model) -> bool:
+    """Whether a ledger entry, which names only the variant, would build the same network for the same images."""
+    options, images = package.options, package.images
+    return (
+        all(
+            getattr(package.arch, numeric) == getattr(model.spec, numeric)
+            for numeric in ("padding", "bn_eps", "activation")
+        )
+        and options["in_chans"] == 3
+        and options.get("global_pool", "avg") == "avg"
+        and not options.get("output_stride")
+        and images is not None
+        and images.size[0] == images.size[1]
+    )
 
 
 def _toml(value: Any) -> str:

@@ -4,7 +4,8 @@ import re
 import struct
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ State = dict[str, Tensor]
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header at most, as in its reference implementation (safetensors/src/tensor.rs)."""
 
-EMA_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
-WRAPPERS = (*EMA_WRAPPERS, "state_dict", "model_state_dict", "model", "net", "network")
-"""Where training scripts put a state dict, best first: an exponential moving average is what they evaluate."""
+MAX_DEPTH = 4
+"""Dicts in dicts that are looked into: training scripts nest two or three."""
 
 COUNTERS = {"n_averaged": "a counter of torch's AveragedModel"}
+"""Last parts of names that wrapping modules add, each with what it is."""
 
 STEMS = (
     "conv_stem.weight",
@@ -68,11 +69,15 @@ def read(path: Path, *, ema: bool = True) -> StateFile:
         raise WeightsError(f"{path}: there is no such weight file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error}") from error
-    return unwrap(content, str(path), ema=ema)
+    found = unwrap(content, str(path), ema=ema)
+    _refuse_hollow(found.state, path)
+    return found
 
 
 def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
     """A state dict out of a training checkpoint, and its keys without the prefixes of wrapping modules.
+
+    Of a model and its exponential moving average the average is taken, which is what training scripts evaluate.
 
     Raises:
         WeightsError: If there is none, or several between which nothing decides.
@@ -96,10 +101,11 @@ def _read_safetensors(path: Path, start: bytes) -> State:
 
 
 def _read_pickle(path: Path) -> Any:
-    is_zip = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells them apart
     try:
         if is_zip:
-            _refuse_bomb(path)
+            _refuse_compressed(path)
         with torch.serialization.safe_globals([Namespace]):  # timm's checkpoints hold their command line in one
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except WeightsError:
@@ -119,12 +125,26 @@ def _reason(error: Exception) -> str:
     return type(error).__name__ if not line or "weights_only" in line else line
 
 
-def _refuse_bomb(path: Path) -> None:
-    """An archive of torch is never compressed: one that unpacks to more than itself was made to fill the memory."""
+def _refuse_compressed(path: Path) -> None:
+    """torch.save never compresses: what does may unpack to any size, and mapped into memory is noise, not weights."""
     with zipfile.ZipFile(path) as archive:
-        unpacked = sum(entry.file_size for entry in archive.infolist())
+        entries = archive.infolist()
+    unpacked = sum(entry.file_size for entry in entries)
     if unpacked > path.stat().st_size:
         raise WeightsError(f"{path} unpacks to {unpacked} bytes, more than it has: torch does not write such files")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise WeightsError(f"{path} is compressed, as torch.save never does: expected what torch.save itself wrote")
+
+
+def _refuse_hollow(state: State, path: Path) -> None:
+    """A pickle can ask for any shape without having the values: by strides of 0, on no device, or sparse."""
+    size = path.stat().st_size
+    for key, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.nbytes > size:
+            raise WeightsError(
+                f"{path}: {key} is said to have the shape {tuple(tensor.shape)}, but its values are not all in the "
+                "file: expected plain tensors"
+            )
 
 
 def _is_state(value: Any) -> bool:
@@ -138,47 +158,80 @@ def _is_state(value: Any) -> bool:
 def _unwrapped(content: Any, source: str, *, ema: bool) -> tuple[State, tuple[str, ...]]:
     if _is_state(content):
         return dict(content), ()
-    found = {key: value for key, value in content.items() if _is_state(value)} if isinstance(content, Mapping) else {}
-    for key in WRAPPERS if ema else (*WRAPPERS[len(EMA_WRAPPERS) :], *EMA_WRAPPERS):
-        if key in found:
-            others = ", ".join(repr(other) for other in found if other != key)
-            note = f"took {key!r}" + (" (moving average)" if key in EMA_WRAPPERS else "")
-            return dict(found[key]), (note + (f", not {others}" if others else ""),)
-    if len(found) == 1:
-        ((key, state),) = found.items()
-        return dict(state), (f"took {key!r}",)
-    if found:
-        raise WeightsError(
-            f"{source} holds several state dicts ({', '.join(map(repr, found))}): expected one; save the one you mean "
-            "alone"
-        )
-    raise WeightsError(f"{source}: expected a flat dict of tensors, a state_dict, or a checkpoint with one in it")
+    found = _states(content)
+    # Optimizers and metrics keep dicts of tensors too.
+    found = {name: state for name, state in found.items() if _prefixes(state)} or found
+    if not found:
+        raise WeightsError(f"{source}: expected a flat dict of tensors, a state_dict, or a checkpoint with one in it")
+    name = _chosen(list(found), "state dicts", source, ema=ema)
+    return found[name], (f"took {_described(name, found)}",)
+
+
+def _states(content: Any) -> dict[str, State]:
+    """The dicts of tensors in a dict of dicts, by the keys that lead to each. A pickle may refer to one many times."""
+    found: dict[str, State] = {}
+    seen: set[int] = set()
+    queue: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
+    while queue:
+        path, value = queue.popleft()
+        if not isinstance(value, Mapping) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if _is_state(value):
+            found[".".join(path)] = dict(value)
+        elif len(path) < MAX_DEPTH:
+            queue.extend(((*path, str(key)), item) for key, item in value.items())
+    return found
 
 
 def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -> StateFile:
-    prefixes = list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in STEMS if _ends(key, stem)))
-    if "" in prefixes or not prefixes:  # bare keys win: what has a prefix beside them is part of something else
+    prefixes = _prefixes(state)
+    if not prefixes or prefixes == [""]:
         return StateFile(state=state, notes=notes, dropped={})
-    prefix = _chosen(prefixes, source, ema=ema)
-    kept = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
-    others = [other for other in prefixes if other != prefix]
-    left = {key: f"under {other!r}" for key in state for other in others if key.startswith(other)}
-    left |= {key: reason for key, reason in COUNTERS.items() if key in state}
-    # Whatever else is in the file is not left out silently: it stays, and the loader names it as left over.
-    rest = {key: tensor for key, tensor in state.items() if not key.startswith(prefix) and key not in left}
-    note = f"stripped {prefix!r}" + (f", not {', '.join(map(repr, others))}" if others else "")
-    return StateFile(state={**kept, **rest}, notes=(*notes, note), dropped=left)
+    prefix = _chosen(prefixes, "models", source, ema=ema)
+    # One prefix may begin with another: a key belongs to the longest.
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    kept: State = {}
+    dropped: dict[str, str] = {}
+    for key, tensor in state.items():
+        owner = next((one for one in longest_first if key.startswith(one)), None)
+        # Whatever else is in the file is not left out silently: it stays, and the loader names it as left over.
+        name = key.removeprefix(prefix) if owner == prefix else key
+        if key.rpartition(".")[2] in COUNTERS:
+            dropped[key] = COUNTERS[key.rpartition(".")[2]]
+        elif owner is not None and owner != prefix:
+            dropped[key] = f"under {owner!r}"
+        elif name in kept:
+            raise WeightsError(f"{source} has both {prefix + name!r} and {name!r}: save the model you mean alone")
+        else:
+            kept[name] = tensor
+    return StateFile(state=kept, notes=(*notes, f"stripped {_described(prefix, prefixes)}"), dropped=dropped)
+
+
+def _prefixes(state: State) -> list[str]:
+    """What stands before each first convolution: one for every model that a state dict has."""
+    return list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in STEMS if _ends(key, stem)))
 
 
 def _ends(key: str, stem: str) -> bool:
     return key == stem or key.endswith(f".{stem}")
 
 
-def _chosen(prefixes: list[str], source: str, *, ema: bool) -> str:
-    wanted = [prefix for prefix in prefixes if ("ema" in prefix.lower()) == ema] if len(prefixes) > 1 else prefixes
+def _is_average(name: str) -> bool:
+    return "ema" in re.split(r"[._]", name.lower())
+
+
+def _chosen(names: list[str], what: str, source: str, *, ema: bool) -> str:
+    wanted = [name for name in names if _is_average(name) == ema] if len(names) > 1 else names
     if len(wanted) != 1:
         raise WeightsError(
-            f"{source} holds several models ({', '.join(map(repr, prefixes))}): expected one, or one of them an "
-            "average named ema; save the one you mean alone"
+            f"{source} holds several {what} ({', '.join(map(repr, names))}): expected one, or one of them an average "
+            "named ema; save the one you mean alone"
         )
     return wanted[0]
+
+
+def _described(name: str, names: Iterable[str]) -> str:
+    others = [repr(other) for other in names if other != name]
+    average = " (moving average)" if _is_average(name) else ""
+    return f"{name!r}{average}" + (f", not {', '.join(others)}" if others else "")

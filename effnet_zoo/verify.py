@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import EntryNotFoundError, HTTPError
+from huggingface_hub.errors import HTTPError
 
 from effnet_zoo import fetch, files, hub
 from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
@@ -51,6 +51,9 @@ def against_cache(checkpoints: Iterable[Checkpoint], cache_dir: str | Path | Non
             yield _on_this_machine(checkpoint, cache_dir)
         except EffnetZooError as error:
             yield Verdict(checkpoint=checkpoint, state="failed", detail=str(error))
+        except OSError as error:
+            detail = f"{error.filename}: {error.strerror}"
+            yield Verdict(checkpoint=checkpoint, state="failed", detail=detail)
 
 
 def _on_this_machine(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
@@ -81,7 +84,7 @@ def against_hub(checkpoints: Iterable[Checkpoint]) -> Iterator[Verdict]:
             continue
         try:
             yield _on_the_hub(api, checkpoint)
-        except (HTTPError, EntryNotFoundError, OSError) as error:
+        except (HTTPError, OSError) as error:
             yield Verdict(checkpoint=checkpoint, state="failed", detail=fetch.explain(error, constants.ENDPOINT))
         except HubError as error:
             yield Verdict(checkpoint=checkpoint, state="failed", detail=str(error))
@@ -95,11 +98,11 @@ def _on_the_hub(api: HfApi, checkpoint: Checkpoint) -> Verdict:
     if file is None or file.lfs is None:
         raise HubError(f"{hub_id} has no {hub.FILENAME}, or not as a large file")
     pin = Pin(revision=info.sha, sha256=file.lfs.sha256)
-    if checkpoint.sha256 is None or checkpoint.revision is None:
-        return Verdict(checkpoint=checkpoint, state="new", detail=f"{pin.revision}, sha256 {pin.sha256}", pin=pin)
-    if pin.sha256 != checkpoint.sha256:
-        detail = f"expected sha256 {checkpoint.sha256}, the Hub has {pin.sha256}"
+    if checkpoint.sha256 not in (None, pin.sha256):
+        detail = f"{hub_id}@{pin.revision}: expected sha256 {checkpoint.sha256}, got {pin.sha256}"
         return Verdict(checkpoint=checkpoint, state="wrong", detail=detail, pin=pin)
+    if _needs_pin(checkpoint):
+        return Verdict(checkpoint=checkpoint, state="new", detail=f"{pin.revision}, sha256 {pin.sha256}", pin=pin)
     return Verdict(checkpoint=checkpoint, state="ok", detail=f"{pin.revision}", pin=pin)
 
 

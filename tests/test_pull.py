@@ -363,9 +363,11 @@ def test_a_checkpoint_without_a_pin_is_locked_to_the_first_download(place: Place
     place.hub.put(REPO, {FILE: NEWER})
     shutil.rmtree(place.cache / "models--org--model" / "snapshots")
     shutil.rmtree(place.cache / "models--org--model" / "blobs")
-    locked, warm, config = place.run("pull()\nblock()\npull()\npull(filename='sub/config.json')")
+    code = "pull()\npull(filename='sub/config.json')\nblock()\npull()\n" + "pull(filename='sub/config.json')\n" * 2
+    locked, _, warm, config, config_again = place.run(code)
     assert locked.loaded == warm.loaded == GOOD, "the branch has moved on, the lock has not"
-    assert warm.touched == 0
+    assert config.loaded == config_again.loaded == sha256(b"{}")
+    assert (warm.touched, config.touched, config_again.touched) == (0, 0, 0)
     # The commit is there and holds something else, as after a rewritten history.
     file = loopback.File(NEWER, lfs=True)
     place.hub.repos[REPO].trees[commit][FILE] = file
@@ -499,6 +501,7 @@ def test_mirrors_are_asked_in_order_and_one_that_is_wrong_is_passed_over_and_lef
         asked = [[r for r in mirror.requests if REPO in r.path] for mirror in (empty, liar, good)]
         assert all(asked)
         assert flips.hits == 2
+        assert not [request for request in liar.requests if request.path.startswith("//")]
         assert not [r for requests in asked for r in requests if "authorization" in r.headers]
     assert not [request for request in place.hub.requests if REPO in request.path]
     assert wrong.read_bytes() == NEWER
@@ -591,7 +594,8 @@ def test_a_firewall_that_drops_everything_is_soon_an_error(place: Place) -> None
         for client in queue:
             client.setblocking(False)
             client.connect_ex(silent.getsockname())
-        (pulled,) = place.run("pull()", HF_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        (pulled,) = place.run("pull()", HF_ENDPOINT=address, HF_HUB_ETAG_TIMEOUT="10")  # the client's default
         for client in queue:
             client.close()
     assert pulled.error is not None

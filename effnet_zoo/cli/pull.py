@@ -58,6 +58,10 @@ def _place(source: "Source", name: str) -> Path:
 def _copy(path: Path, target: Path) -> Path:
     from effnet_zoo import files
 
-    with files.written_whole(target) as beside:
-        shutil.copyfile(path, beside)
+    try:
+        with files.written_whole(target) as beside:
+            shutil.copyfile(path, beside)
+    except OSError as error:
+        reason = f"{error.filename or target}: {error.strerror}"
+        raise InputError(f"--to: {reason}: expected a folder that can be written to, with free space") from error
     return target

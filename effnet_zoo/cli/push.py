@@ -35,10 +35,10 @@ def push(
     padding: options.PaddingOption = None,
     bn_eps: options.BnEps = None,
     measured: Annotated[
-        list[str] | None, typer.Option(help="A figure of yours for the card: top1=78.3.", show_default=False)
+        list[str] | None, typer.Option(help="A figure of yours for the card: top1=78.3@DATASET.", show_default=False)
     ] = None,
     reported: Annotated[
-        list[str] | None, typer.Option(help="Somebody else's figure: top1=78.3.", show_default=False)
+        list[str] | None, typer.Option(help="Somebody else's figure: top1=78.3@DATASET.", show_default=False)
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Create the repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="The branch.", show_default=False)] = None,

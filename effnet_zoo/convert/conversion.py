@@ -15,6 +15,7 @@ from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did
 from effnet_zoo.families import Padding
 from effnet_zoo.ledger import INTERPOLATIONS, Preprocessing
 from effnet_zoo.package import Package, Proof
+from effnet_zoo.spec import ArchSpec
 
 ALIASES = {"timm": "effnet_zoo", "geffnet": "effnet_zoo"}
 """Libraries whose keys are this package's own."""
@@ -69,6 +70,11 @@ class Images:
         )
         if not how.mean or not how.std:
             raise ArgumentError("mean and std: expected both, or --like CHECKPOINT")
+        for name, values in (("mean", how.mean), ("std", how.std)):
+            if len(values) not in (3, package.options["in_chans"]):
+                raise ArgumentError(
+                    f"{name}: expected a number for each of {package.options['in_chans']} channels, got {len(values)}"
+                )
         return how
 
 
@@ -152,7 +158,9 @@ def told(
         WeightsError: If nobody said how images are prepared.
     """
     arch = dataclasses.replace(
-        package.arch, padding=padding or package.arch.padding, bn_eps=bn_eps or package.arch.bn_eps
+        package.arch,
+        padding=padding or package.arch.padding,
+        bn_eps=package.arch.bn_eps if bn_eps is None else bn_eps,
     )
     record = {**package.record, **({"license": licence} if licence else {})}
     package = dataclasses.replace(package, arch=arch, record=record, images=(images or Images()).of(package))
@@ -161,19 +169,30 @@ def told(
 
 
 def _refuse_unless_expressed(package: Package, target: str) -> None:
-    layout = LAYOUTS[target]
-    archs = layout.archs()
-    if package.variant not in archs:
+    layout, ours = LAYOUTS[target], package.arch
+    # Not by name: a network that is none of our variants has none of its own once it is in our layout.
+    same = [(name, arch) for name, arch in layout.archs().items() if _same_tensors(arch, ours)]
+    if not same:
         raise WeightsError(
-            f"{package.source} is {package.variant}, which {target} does not have: it has {', '.join(archs)}"
+            f"{package.source} is {package.variant}, which {target} does not have: it has {', '.join(layout.archs())}"
         )
-    theirs, ours = archs[package.variant], package.arch
-    for numeric in ("padding", "bn_eps"):
-        if getattr(theirs, numeric) != getattr(ours, numeric):
+    ((name, theirs),) = same
+    for numeric in ("padding", "bn_eps", "activation"):
+        if numeric not in layout.told and getattr(theirs, numeric) != getattr(ours, numeric):
             raise WeightsError(
-                f"{package.source} needs {numeric} {getattr(ours, numeric)}, and {target}'s {package.variant} has "
+                f"{package.source} needs {numeric} {getattr(ours, numeric)}, and {target}'s {name} has "
                 f"{getattr(theirs, numeric)}: its logits would change"
             )
+    pooling, output_stride = package.options.get("global_pool", "avg"), package.options.get("output_stride")
+    if output_stride or pooling not in layout.pools:
+        raise WeightsError(
+            f"{package.source} has {f'output_stride {output_stride}' if output_stride else f'{pooling} pooling'}, "
+            f"which {target} does not have: its logits would change"
+        )
+
+
+def _same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
+    return dataclasses.replace(arch, **{field: getattr(other, field) for field in config.NUMERICS}) == other
 
 
 def _proof(package: Package, target: str, golden: Path | None) -> Proof | None:
@@ -220,22 +239,34 @@ def _write_transformers(package: Package, folder: Path, target: str) -> None:
     }
     height, width = how.size
     processor = {
-        "image_processor_type": "EfficientNetImageProcessor",
+        **_resized(how, package.source),
         "do_resize": True,
-        "size": {"height": int(height / how.crop_pct), "width": int(width / how.crop_pct)},
         "resample": {"nearest": 0, "bilinear": 2, "bicubic": 3}[how.interpolation],
-        "do_center_crop": how.crop_pct != 1.0,
         "crop_size": {"height": height, "width": width},
         "rescale_factor": 1 / 255,
-        "rescale_offset": False,
         "do_rescale": True,
         "do_normalize": True,
         "image_mean": list(how.mean),
         "image_std": list(how.std),
-        "include_top": False,
     }
     (folder / config.FILENAME).write_text(_as_json(content), encoding="utf-8")
     (folder / "preprocessor_config.json").write_text(_as_json(processor), encoding="utf-8")
+
+
+def _resized(how: Preprocessing, source: str) -> dict[str, Any]:
+    """The image processor that resizes so: transformers' own of EfficientNet never keeps the aspect."""
+    height, width = (int(side / how.crop_pct) for side in how.size)
+    if how.crop_mode == "squash":
+        return {
+            "image_processor_type": "EfficientNetImageProcessor",
+            "size": {"height": height, "width": width},
+            "do_center_crop": how.crop_pct != 1.0,
+            "rescale_offset": False,
+            "include_top": False,
+        }
+    if height != width:
+        raise WeightsError(f"{source}: transformers has no image processor that crops {how.size} out of the centre")
+    return {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": height}, "do_center_crop": True}
 
 
 Writer = Callable[[Package, Path, str], None]

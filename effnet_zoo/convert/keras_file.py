@@ -461,12 +461,12 @@ def _understood(variables: Variables, layers: Sequence[_Layer] | None, dropped: 
     for found in classifiers.values():
         network["predictions"] = found
     state = _tensors({f"{name}/{key}": dataset for name, found in network.items() for key, dataset in found.items()})
-    front, head = _around(layers) if layers else ([], [])
+    front, head = ([], []) if layers is None else _around(layers)
     return KerasFile(
         state=state,
         normalisation=_normalisation(front, normalizations, channels=state["stem_conv/kernel"].shape[-2]),
         dropped=dropped,
-        classifier_activation=_classifier_activation(head) if classifiers and layers else None,
+        classifier_activation=_classifier_activation(head) if classifiers and layers is not None else None,
         input_size=_input_size(front, layers or ()),
     )
 

@@ -37,6 +37,8 @@ class Layout:
         preprocessing: How it prepares images for one of them; None where it has no convention.
         convention: What of this a file does not show, in words.
         loads_with: How its users load a state dict.
+        told: What a file of its own beside the weights tells, and may thus differ from the convention.
+        pools: The poolings its networks can have.
     """
 
     table: KeyTable
@@ -44,6 +46,8 @@ class Layout:
     preprocessing: Callable[[str], Preprocessing | None]
     convention: str
     loads_with: str
+    told: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ("avg",)
 
     @property
     def name(self) -> str:
@@ -174,6 +178,8 @@ LAYOUTS: dict[str, Layout] = {
             preprocessing=_transformers_images,
             convention="SAME padding, batch norm eps 1e-3; images as google's repositories prepare them",
             loads_with="transformers: AutoModelForImageClassification.from_pretrained(DIR)",
+            told=("bn_eps", "activation"),
+            pools=("avg", "max"),
         ),
         Layout(
             table=effnetv2_port.TABLE,

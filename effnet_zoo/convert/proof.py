@@ -21,6 +21,7 @@ from effnet_zoo import config
 from effnet_zoo.catalog import Model
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.errors import WeightsError
+from effnet_zoo.families import Activation
 from effnet_zoo.package import Package, Proof
 from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import ArchSpec
@@ -33,6 +34,8 @@ GOLDEN_TOLERANCE = 1e-3
 
 SIZE = (97, 130)
 """(height, width) of the image: odd beside even, which shows how every map is padded."""
+
+TRANSFORMERS_ACTIVATIONS: dict[Activation, str] = {"silu": "swish", "relu": "relu", "relu6": "relu6"}
 
 Builder = Callable[[Package, Model], nn.Module]
 
@@ -82,6 +85,12 @@ def prove_by_golden(package: Package, path: Path) -> Proof:
         image, logits = golden["image"].double(), golden["logits"]
     except (OSError, SafetensorError, KeyError) as error:
         raise WeightsError(f"{path}: expected a safetensors file with 'image' and 'logits': {error}") from None
+    in_chans, outputs = package.options["in_chans"], package.num_classes or package.arch.head_filters
+    if image.dim() != 4 or image.shape[1] != in_chans or logits.shape != (len(image), outputs):
+        raise WeightsError(
+            f"{path}: image is {tuple(image.shape)} and logits {tuple(logits.shape)}: expected (n, {in_chans}, height, "
+            f"width) and (n, {outputs})"
+        )
     return _compare(package, logits, image, path.name, GOLDEN_TOLERANCE)
 
 
@@ -108,10 +117,10 @@ def _image(package: Package, size: tuple[int, int]) -> Tensor:
 
 
 def _implementation(layout: str, package: Package) -> Implementation | None:
-    if package.options.get("output_stride") or package.options.get("global_pool", "avg") != "avg":
-        return None
     if layout == "effnet_zoo":
         return Implementation(distribution="timm", module="timm", build=_timm)
+    if package.options.get("output_stride") or _pooling(package) not in LAYOUTS[layout].pools:
+        return None
     if layout == "efficientnet_pytorch":
         name = "efficientnet_lite_pytorch" if "lite" in package.variant else "efficientnet_pytorch"
         return Implementation(distribution=name, module=name, build=_efficientnet_pytorch)
@@ -122,6 +131,10 @@ def _implementation(layout: str, package: Package) -> Implementation | None:
     return None
 
 
+def _pooling(package: Package) -> str:
+    return package.options.get("global_pool", "avg")
+
+
 def _timm(package: Package, model: Model) -> nn.Module:
     built: nn.Module = timm.create_model(
         model.upstream,
@@ -130,6 +143,8 @@ def _timm(package: Package, model: Model) -> nn.Module:
         pad_type=config.PAD_TYPES[package.arch.padding],
         bn_eps=package.arch.bn_eps,
         act_layer=package.arch.activation,
+        global_pool=_pooling(package),
+        output_stride=package.options.get("output_stride") or 32,
     )
     return built
 
@@ -139,10 +154,12 @@ def _efficientnet_pytorch(package: Package, model: Model) -> nn.Module:
     built: nn.Module = library.EfficientNet.from_name(
         model.hub_name.replace("_", "-"),
         in_channels=package.options["in_chans"],
-        num_classes=package.num_classes,
+        num_classes=max(1, package.num_classes),
         image_size=None,
         batch_norm_epsilon=package.arch.bn_eps,
     )
+    if not package.num_classes:
+        built._fc = nn.Identity()
     return built
 
 
@@ -150,8 +167,10 @@ def _torchvision(package: Package, model: Model) -> nn.Module:
     from torchvision import models
 
     built: Any = models.get_model(
-        model.hub_name.replace("efficientnetv2", "efficientnet_v2"), num_classes=package.num_classes
+        model.hub_name.replace("efficientnetv2", "efficientnet_v2"), num_classes=max(1, package.num_classes)
     )
+    if not package.num_classes:
+        built.classifier[1] = nn.Identity()
     stem = built.features[0][0]
     if stem.in_channels != package.options["in_chans"]:
         built.features[0][0] = nn.Conv2d(package.options["in_chans"], stem.out_channels, 3, 2, 1, bias=False)
@@ -181,6 +200,8 @@ def transformers_config(package: Package, model: Model) -> dict[str, Any]:
         "depth_coefficient": variant.depth,
         "depthwise_padding": _odd_blocks(model.spec),
         "hidden_dim": package.arch.head_filters,
+        "hidden_act": TRANSFORMERS_ACTIVATIONS[package.arch.activation],
+        "pooling_type": "max" if _pooling(package) == "max" else "mean",
         "batch_norm_eps": package.arch.bn_eps,
         "dropout_rate": package.arch.drop_rate,
         "drop_connect_rate": package.arch.drop_path_rate,

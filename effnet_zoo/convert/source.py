@@ -13,6 +13,7 @@ from effnet_zoo import catalog, config, hub, statefile
 from effnet_zoo.config import Config
 from effnet_zoo.convert.identify import Identity, identify
 from effnet_zoo.convert.layouts import LAYOUTS
+from effnet_zoo.convert.proof import TRANSFORMERS_ACTIVATIONS, transformers_config
 from effnet_zoo.errors import MissingFileError, UnknownNameError, WeightsError
 from effnet_zoo.ledger import Checkpoint, Preprocessing
 from effnet_zoo.options import ModelOptions
@@ -28,6 +29,8 @@ PROCESSOR = "preprocessor_config.json"
 _REPOSITORY = re.compile(r"(hf-hub:)?(?P<id>[\w.-]+/[\w.-]+(@[\w./-]+)?)")
 _RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for resampling, which transformers writes down."""
+_PROCESSORS = ("EfficientNetImageProcessor", "CLIPImageProcessor", "BitImageProcessor")
+"""Image processors of transformers that are understood: all resize, perhaps crop, rescale and normalise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,18 +58,26 @@ def open_package(
         WeightsError: If there are none, they are damaged, or they are not an EfficientNet's.
         UnknownNameError: If `place` is nothing of that kind.
     """
-    path = Path(place)
+    path, variant = Path(place), _known_variant(variant) if variant else None
     if path.exists():
         return _read_path(path, variant, ema=ema).checked()
     if checkpoint := _checkpoint(place):
         return _read_checkpoint(checkpoint, cache_dir).checked()
     match = _REPOSITORY.fullmatch(place)
-    if match and (match[1] or not path.parent.exists()):  # in a folder that exists, a file is what was meant
+    # In a folder that exists, or with a weight file's suffix, a file is what was meant.
+    if match and (match[1] or not (path.parent.exists() or path.suffix in SUFFIXES)):
         return _read_repository(match["id"], variant, cache_dir, ema=ema).checked()
     raise UnknownNameError(
         f"{place}: expected a weight file, a folder with one, a repository as owner/name, or a checkpoint that "
         "`effnet-zoo list` shows"
     )
+
+
+def _known_variant(name: str) -> str:
+    """An architecture's name as the layouts have it."""
+    if any(name in layout.archs() for layout in LAYOUTS.values()):
+        return name
+    return catalog.find_variant(name).name
 
 
 def _checkpoint(name: str) -> Checkpoint | None:
@@ -152,7 +163,10 @@ def _json(path: Path) -> dict[str, Any]:
 def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, ema: bool) -> Package:
     file = statefile.read(path, ema=ema)
     if beside.timm:
-        return _as_configured(file, source, beside.timm)
+        package = _as_configured(file, source, beside.timm)
+        if variant not in (None, package.variant):
+            raise WeightsError(f"{source}: its config.json says {package.variant}, not {variant}: remove one of them")
+        return package
     identity = identify(file.state, source, among=[variant] if variant else None)
     package = _as_identified(file, source, identity)
     if beside.transformers:
@@ -162,7 +176,7 @@ def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, 
 
 def _as_configured(file: StateFile, source: str, saved: Config) -> Package:
     """Own keys, and everything else from ``config.json``."""
-    cfg = saved.pretrained_cfg
+    cfg, num_classes = saved.pretrained_cfg, saved.options["num_classes"]
     labels = cfg.get("label_names")
     return Package(
         source=source,
@@ -171,10 +185,13 @@ def _as_configured(file: StateFile, source: str, saved: Config) -> Package:
         options=saved.options,
         state=LAYOUTS["effnet_zoo"].table.to_ours(file.state, saved.arch),
         images=preprocessing_of(cfg) if "mean" in cfg else None,
-        labels=tuple(labels) if isinstance(labels, list) else None,
+        labels=tuple(labels) if isinstance(labels, list) and len(labels) == num_classes else None,
         record={key: cfg[key] for key in RECORD if cfg.get(key)},
         dropped=file.dropped,
-        seen=(f"config.json: {cfg['architecture']}, {saved.arch.padding} padding, eps {saved.arch.bn_eps:g}",),
+        seen=(
+            f"config.json: {cfg['architecture']}, {saved.arch.padding} padding, eps {saved.arch.bn_eps:g}",
+            *file.notes,
+        ),
     )
 
 
@@ -203,29 +220,87 @@ def _as_identified(file: StateFile, source: str, identity: Identity) -> Package:
 
 
 def _as_transformers_says(package: Package, content: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Package:
-    names = content.get("id2label") or {}
-    labels = tuple(names[key] for key in sorted(names, key=int)) if len(names) == package.num_classes else None
-    arch = dataclasses.replace(package.arch, bn_eps=content.get("batch_norm_eps", package.arch.bn_eps))
-    images = _processor_images(processor) if processor else package.images
+    model = config.variant_of(package.arch)
+    assert model is not None
+    ours = transformers_config(package, model)
+    activations = {theirs: ours for ours, theirs in TRANSFORMERS_ACTIVATIONS.items()} | {"silu": "silu"}
+    pools = {"mean": "avg", "max": "max"}
+    for field, known, default in (
+        # What no tensor shows: where a network strides, and how it pads there.
+        ("strides", [_STRIDES], _STRIDES),
+        ("depthwise_padding", [ours["depthwise_padding"]], []),
+        ("hidden_act", activations, "swish"),
+        ("pooling_type", pools, "mean"),
+    ):
+        if (value := content.get(field, default)) not in known:
+            raise WeightsError(
+                f"{package.source}: {field} {value} of config.json: expected {' or '.join(map(str, known))}"
+            )
+    arch = dataclasses.replace(
+        package.arch,
+        bn_eps=content.get("batch_norm_eps", package.arch.bn_eps),
+        activation=activations[content.get("hidden_act", "swish")],
+        drop_rate=content.get("dropout_rate", package.arch.drop_rate),
+        drop_path_rate=content.get("drop_connect_rate", package.arch.drop_path_rate),
+    )
+    options = ModelOptions(**package.options)
+    options["global_pool"] = pools[content.get("pooling_type", "mean")]
     said = "config.json and preprocessor_config.json" if processor else "config.json"
-    return dataclasses.replace(package, arch=arch, labels=labels, images=images, seen=(*package.seen, said))
+    return dataclasses.replace(
+        package,
+        arch=arch,
+        options=options,
+        labels=_transformers_labels(content.get("id2label"), package.num_classes),
+        images=_processor_images(processor) if processor else package.images,
+        seen=(*package.seen, said),
+    )
+
+
+_STRIDES = [1, 2, 2, 2, 1, 2, 1]
+"""Of EfficientNet's stages, which transformers' configs may leave out."""
+
+
+def _transformers_labels(names: Any, num_classes: int) -> tuple[str, ...] | None:
+    """Class names, unless they are the numbers that transformers puts where it knows none."""
+    keys = [str(index) for index in range(num_classes)]
+    if not isinstance(names, dict) or sorted(names) != sorted(keys):
+        return None
+    labels = tuple(str(names[key]) for key in keys)
+    return None if labels == tuple(f"LABEL_{key}" for key in keys) else labels
 
 
 def _processor_images(processor: Mapping[str, Any]) -> Preprocessing | None:
-    """What EfficientNetImageProcessor does: resize whatever the aspect, perhaps crop, normalise, perhaps twice.
+    """What an image processor does: resize, perhaps crop, normalise, perhaps twice; None if it does anything else.
 
-    With ``include_top`` it divides by the standard deviation once more (image_processing_efficientnet.py).
+    EfficientNet's ignores the aspect, and with ``include_top`` it divides by the standard deviation once more
+    (image_processing_efficientnet.py).
     """
-    if processor.get("rescale_offset") or not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255):
-        return None  # its mean and std are not of 0..1: for the user to say
-    size, crop = processor["size"], processor.get("crop_size") or processor["size"]
-    cropped = crop if processor.get("do_center_crop") else size
-    std = tuple(processor["image_std"])
-    return Preprocessing(
-        size=(cropped["height"], cropped["width"]),
-        crop_pct=cropped["height"] / size["height"],
-        crop_mode="squash",
-        interpolation=_RESAMPLE[processor.get("resample", 0)],
-        mean=tuple(processor["image_mean"]),
-        std=tuple(value * value for value in std) if processor.get("include_top", True) else std,
+    kind = str(processor.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
+    steps = all(processor.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize"))
+    from_zero_to_one = not processor.get("rescale_offset") and math.isclose(
+        processor.get("rescale_factor", 1 / 255), 1 / 255
     )
+    interpolation = _RESAMPLE.get(processor.get("resample", -1))
+    if kind not in _PROCESSORS or not steps or not from_zero_to_one or not interpolation:
+        return None
+    of_efficientnet = kind == "EfficientNetImageProcessor"
+    try:
+        size, mean, std = processor["size"], tuple(processor["image_mean"]), tuple(processor["image_std"])
+        crop = processor["crop_size"] if processor.get("do_center_crop", not of_efficientnet) else size
+        side, resized = (crop["height"], crop["width"]), size.get("shortest_edge") or size["height"]
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return Preprocessing(
+        size=side,
+        crop_pct=1.0 if crop is size else _share(side[0], resized),
+        crop_mode="center" if "shortest_edge" in size else "squash",
+        interpolation=interpolation,
+        mean=mean,
+        std=tuple(value * value for value in std) if of_efficientnet and processor.get("include_top", True) else std,
+    )
+
+
+def _share(side: int, resized: int) -> float:
+    """What the transform divides a side by to get the resized one: it rounds down, and a plain ratio may fall short."""
+    ratio = side / resized
+    return ratio if math.floor(side / ratio) == resized else math.nextafter(ratio, 0)
