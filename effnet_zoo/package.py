@@ -59,6 +59,7 @@ class Package:
         seen: What the file shows, in words.
         assumed: What it does not show, in words.
         proof: See there; None if there was nothing to compare with.
+        target: The layout it was written in, if it was.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Package:
     seen: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
     proof: Proof | None = None
+    target: str | None = None
 
     @property
     def num_classes(self) -> int:

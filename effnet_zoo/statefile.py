@@ -101,13 +101,16 @@ def _read_safetensors(path: Path, start: bytes) -> State:
 
 
 def _read_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells them apart
     try:
-        if is_zip:
-            _refuse_compressed(path)
-        with torch.serialization.safe_globals([Namespace]):  # timm's checkpoints hold their command line in one
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells them apart
+            file.seek(0)
+            if is_zip:
+                _refuse_compressed(path)
+            # It maps only what it is given by name, and then believes the suffix of a newer format.
+            mapped = is_zip and path.suffix != ".safetensors"
+            with torch.serialization.safe_globals([Namespace]):  # timm's checkpoints hold their command line in one
+                return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     except WeightsError:
         raise
     except Exception as error:  # torch.load raises whatever the zip, the unpickler or a tensor raises
@@ -120,7 +123,7 @@ def _read_pickle(path: Path) -> Any:
 def _reason(error: Exception) -> str:
     """Why torch would not read a file, without its advice to run what is in it."""
     if wanted := re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?(\S+)", str(error)):
-        return f"it asks for {wanted[1]}"
+        return f"it asks for {wanted[1]}; where you trust it, save its state_dict alone"
     line = next(iter(str(error).strip().splitlines()), "")
     return type(error).__name__ if not line or "weights_only" in line else line
 

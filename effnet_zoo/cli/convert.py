@@ -54,7 +54,7 @@ def convert(
         golden=golden,
         licence=licence,
     )
-    summary = {**conversion.summary(package, conversion.layout_of(to)), "out": str(out)}
+    summary = {**conversion.summary(package), "out": str(out)}
     if as_json:
         print_json(summary)
         return
@@ -64,4 +64,4 @@ def convert(
     for key, reason in package.dropped.items():
         typer.echo(f"left out: {key} ({reason})")
     typer.echo(f"proof: {package.proof or 'none: no other implementation of it is installed, and no --golden given'}")
-    typer.echo(f"wrote {out}; {summary['loads_with']}")
+    typer.echo(f"wrote {out}: {summary['loads_with'].replace('DIR', str(out))}")

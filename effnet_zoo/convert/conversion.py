@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from effnet_zoo import catalog, config, files
+from effnet_zoo.convert import keras_file
+from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import prove, prove_by_golden, transformers_config
 from effnet_zoo.convert.source import open_package
@@ -122,11 +124,13 @@ def convert(
     target = layout_of(to)
     with files.folder_written_whole(out) as folder:
         package = told(open_package(place, variant=variant, ema=ema), images, padding, bn_eps, labels, licence)
+        if target == KERAS_V1.name and any(stage.fused for stage in package.arch.stages):
+            target = KERAS_V2.name  # one library, two generations of names
         if target != "effnet_zoo":
             _refuse_unless_expressed(package, target)
         package = dataclasses.replace(package, proof=_proof(package, target, golden))
         WRITERS.get(target, _write_keys)(package, folder, target)
-    return package
+    return dataclasses.replace(package, target=target)
 
 
 def layout_of(name: str) -> str:
@@ -269,12 +273,25 @@ def _resized(how: Preprocessing, source: str) -> dict[str, Any]:
     return {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": height}, "do_center_crop": True}
 
 
+def _write_keras(package: Package, folder: Path, target: str) -> None:
+    assert package.images is not None
+    normalisation = (package.images.mean, package.images.std) if target == KERAS_V1.name else None
+    keras_file.write(folder / "model.weights.h5", package.state, package.arch, normalisation=normalisation)
+    (folder / SUMMARY).write_text(_as_json(summary(package, target)), encoding="utf-8")
+
+
 Writer = Callable[[Package, Path, str], None]
-WRITERS: Mapping[str, Writer] = {"effnet_zoo": _write_own, "transformers": _write_transformers}
+WRITERS: Mapping[str, Writer] = {
+    "effnet_zoo": _write_own,
+    "transformers": _write_transformers,
+    KERAS_V1.name: _write_keras,
+    KERAS_V2.name: _write_keras,
+}
 
 
 def summary(package: Package, to: str | None = None) -> dict[str, Any]:
-    """What a package is, in JSON's types."""
+    """What a package is, in JSON's types, and what layout it was written in."""
+    to = to or package.target
     return {
         "source": package.source,
         "layout": package.layout,

@@ -8,6 +8,9 @@ constants of the layers are read. Three kinds of file differ in what they can sa
 - A weights-only ``.h5`` has names, but no constants and no stateless layers.
 - ``.weights.h5`` numbers the layers of each class (``conv2d_3``). Newer files have the names too; in older ones the
   order is that of the network, which the numbers of layers and their widths tell.
+
+An archive has checksums, an HDF5 file has none, and the HDF5 library itself can crash on one whose bytes were changed:
+take ``.h5`` files from where you would take a program.
 """
 
 import json

@@ -16,6 +16,7 @@ from effnet_zoo.convert import (
     torchvision,
     transformers,
 )
+from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2, MODELS
 from effnet_zoo.convert.keytable import KeyTable
 from effnet_zoo.families import efficientnetv2
 from effnet_zoo.ledger import Preprocessing
@@ -155,7 +156,7 @@ LAYOUTS: dict[str, Layout] = {
             archs=_ours,
             preprocessing=_none,
             convention="SAME padding, batch norm eps 1e-3 (timm's models without tf_ in their name: symmetric, 1e-5)",
-            loads_with="effnet_zoo, timm (tf_efficientnet_*) or geffnet: model.load_state_dict(load_file(PATH))",
+            loads_with="timm.create_model('local-dir:DIR', pretrained=True)",
         ),
         Layout(
             table=efficientnet_pytorch.TABLE,
@@ -163,14 +164,14 @@ LAYOUTS: dict[str, Layout] = {
             preprocessing=_efficientnet_pytorch_images,
             convention="SAME padding, batch norm eps 1e-3; mean and std of ImageNet (AdvProp's files, which look the "
             "same: 0.5 and 0.5)",
-            loads_with="efficientnet_pytorch: EfficientNet.from_name(NAME).load_state_dict(load_file(PATH))",
+            loads_with="efficientnet_pytorch: EfficientNet.from_name(NAME).load_state_dict(load_file('DIR/model.safetensors'))",
         ),
         Layout(
             table=torchvision.TABLE,
             archs=_torchvision,
             preprocessing=_torchvision_images,
             convention="symmetric padding, batch norm eps 1e-5 (B5 and up, and V2: 1e-3); images as for IMAGENET1K_V1",
-            loads_with="torchvision: models.efficientnet_*().load_state_dict(load_file(PATH))",
+            loads_with="torchvision: models.efficientnet_*().load_state_dict(load_file('DIR/model.safetensors'))",
         ),
         Layout(
             table=transformers.TABLE,
@@ -181,12 +182,25 @@ LAYOUTS: dict[str, Layout] = {
             told=("bn_eps", "activation"),
             pools=("avg", "max"),
         ),
+        *(
+            Layout(
+                table=table,
+                archs=_some_of_ours(*(name for of, name in MODELS.values() if of is table)),
+                preprocessing=_none,
+                convention="SAME padding, batch norm eps 1e-3; images resized whatever the aspect, bilinear",
+                loads_with=f"keras.applications: {call}.load_weights('DIR/model.weights.h5')",
+            )
+            for table, call in (
+                (KERAS_V1, "EfficientNetB*(weights=None)"),
+                (KERAS_V2, "EfficientNetV2*(weights=None, include_preprocessing=False)"),
+            )
+        ),
         Layout(
             table=effnetv2_port.TABLE,
             archs=_port,
             preprocessing=_none,
             convention="symmetric padding, batch norm eps 1e-5",
-            loads_with="effnetv2.py: effnetv2_*().load_state_dict(load_file(PATH))",
+            loads_with="effnetv2.py: effnetv2_*().load_state_dict(load_file('DIR/model.safetensors'))",
         ),
     )
 }

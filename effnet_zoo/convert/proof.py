@@ -3,14 +3,18 @@
 Both compute in float64 on the same random image, so that what is left is rounding (below 1e-10) or a mistake.
 """
 
-import importlib
+import importlib.util
 import math
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import SafetensorError
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 
 from effnet_zoo import config
 from effnet_zoo.catalog import Model
+from effnet_zoo.convert import keras, keras_file
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.families import Activation
@@ -30,7 +35,9 @@ TOLERANCE = 1e-6
 """Largest relative error that passes: far above float64's rounding, far below what a wrong constant changes."""
 
 GOLDEN_TOLERANCE = 1e-3
-"""For a golden output, which was computed elsewhere, perhaps in float32 with faster and coarser kernels."""
+"""For what was computed in float32: a golden output from elsewhere, or Keras, whose batch norm knows nothing finer."""
+
+KERAS = (keras.KERAS_V1.name, keras.KERAS_V2.name)
 
 SIZE = (97, 130)
 """(height, width) of the image: odd beside even, which shows how every map is padded."""
@@ -59,6 +66,8 @@ def prove(package: Package, layout: str) -> Proof | None:
         WeightsError: If the logits differ.
     """
     model = config.variant_of(package.arch)
+    if layout in KERAS:
+        return _prove_by_keras(package, layout)
     implementation = _implementation(layout, package)
     if model is None or implementation is None:
         return None
@@ -72,6 +81,44 @@ def prove(package: Package, layout: str) -> Proof | None:
     size = (model.spec.image_size,) * 2 if layout == "transformers" else SIZE  # it pads for one size only
     image = _image(package, size)
     return _compare(package, _run(theirs, image), image, f"{implementation.distribution} {version}", TOLERANCE)
+
+
+_IN_KERAS = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "torch"
+import keras, numpy
+name, classes, weights, image, logits = sys.argv[1:]
+image = numpy.load(image)
+plain = {"include_preprocessing": False} if "V2" in name else {}
+build = getattr(keras.applications, name)
+model = build(weights=None, input_shape=image.shape[1:], classes=int(classes), classifier_activation=None, **plain)
+model.load_weights(weights)
+numpy.save(logits, model.predict(image, verbose=0))
+"""
+
+
+def _prove_by_keras(package: Package, layout: str) -> Proof | None:
+    """Run keras.applications' network, in a process of its own: Keras fixes its backend for a whole process."""
+    name = next((theirs for theirs, (_, ours) in keras.MODELS.items() if ours == package.variant), None)
+    there = importlib.util.find_spec("keras") and importlib.util.find_spec("h5py")
+    if name is None or not there or package.options["in_chans"] != 3 or not package.num_classes:
+        return None
+    image = _image(package, SIZE)
+    # V1's network scales pixels itself, by a layer that takes mean and std from the file: these leave images alone.
+    neutral, scale = (((0.0,) * 3, (1.0,) * 3), 255.0) if layout == "keras" else (None, 1.0)
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        weights, images, logits = (Path(folder, file) for file in ("model.weights.h5", "image.npy", "logits.npy"))
+        keras_file.write(weights, package.state, package.arch, normalisation=neutral)
+        np.save(images, (image * scale).float().permute(0, 2, 3, 1).numpy())
+        arguments = (name, str(package.num_classes), str(weights), str(images), str(logits))
+        ran = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _IN_KERAS, *arguments], capture_output=True, text=True, check=False
+        )
+        if ran.returncode:
+            reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise WeightsError(f"{package.source}: Keras could not run {name} to compare with: {reason}")
+        theirs = torch.from_numpy(np.load(logits))
+    return _compare(package, theirs, image, f"keras {metadata.version('keras')}", GOLDEN_TOLERANCE)
 
 
 def prove_by_golden(package: Package, path: Path) -> Proof:

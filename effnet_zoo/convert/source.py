@@ -1,9 +1,13 @@
 """Weights from wherever users have them, into a `Package`: a file, a folder, a repository, or a checkpoint's name."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +15,7 @@ from typing import Any
 
 from effnet_zoo import catalog, config, hub, statefile
 from effnet_zoo.config import Config
+from effnet_zoo.convert import keras_file
 from effnet_zoo.convert.identify import Identity, identify
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import TRANSFORMERS_ACTIVATIONS, transformers_config
@@ -161,6 +166,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, ema: bool) -> Package:
+    if _is_keras(path):
+        return _read_keras(path, source, variant)
     file = statefile.read(path, ema=ema)
     if beside.timm:
         package = _as_configured(file, source, beside.timm)
@@ -172,6 +179,53 @@ def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, 
     if beside.transformers:
         package = _as_transformers_says(package, beside.transformers, beside.processor)
     return package
+
+
+def _is_keras(path: Path) -> bool:
+    """Whether a file is HDF5, or an archive with a Keras model in it."""
+    with path.open("rb") as file:
+        start = file.read(8)
+    if start == b"\x89HDF\r\n\x1a\n":
+        return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return "model.weights.h5" in archive.namelist()
+
+
+_WALK = """
+import sys
+import h5py
+
+def visit(name, item):
+    list(item.attrs.items())
+
+with h5py.File(sys.argv[1], "r") as file:
+    visit("", file)
+    file.visititems(visit)
+"""
+
+
+def _read_keras(path: Path, source: str, variant: str | None) -> Package:
+    if importlib.util.find_spec("h5py") and not zipfile.is_zipfile(path):  # an archive has checksums
+        # HDF5's library does not survive every damaged file, so another process opens it first.
+        walk = subprocess.run([sys.executable, "-c", _WALK, str(path)], capture_output=True, check=False)
+        if walk.returncode < 0:
+            raise WeightsError(f"{path} is not a whole HDF5 file: reading it crashes HDF5; save or download it again")
+    file = keras_file.read(path)
+    state = StateFile(state=file.state, dropped=file.dropped)
+    identity = identify(file.state, source, among=[variant] if variant else None)
+    package = _as_identified(state, source, identity)
+    side = identity.arch.image_size
+    images = None
+    if file.normalisation:
+        mean, std = file.normalisation
+        size = file.input_size or (side, side)
+        images = Preprocessing(
+            size=size, crop_pct=1.0, crop_mode="squash", interpolation="bilinear", mean=mean, std=std
+        )
+    seen = (*package.seen, *(("mean and std of the layers in front of the network",) if images else ()))
+    return dataclasses.replace(package, images=images, seen=seen)
 
 
 def _as_configured(file: StateFile, source: str, saved: Config) -> Package:

@@ -1,10 +1,8 @@
 """Against the network of the one-file PyTorch port of EfficientNetV2, written anew here from what it computes.
 
-The port (github.com/d-li14/efficientnetv2.pytorch) is no package to install. `Port` has its keys and its arithmetic: one
-list of stem and blocks, squeeze-excite as linear layers, symmetric padding, and PyTorch's epsilon.
+The port (github.com/d-li14/efficientnetv2.pytorch) is no package to install. `Port` has its keys and its arithmetic:
+one list of stem and blocks, squeeze-excite as linear layers, symmetric padding, and PyTorch's epsilon.
 """
-
-from pathlib import Path
 
 import pytest
 import torch
@@ -139,7 +137,7 @@ def drawn(rows: tuple[Row, ...]) -> nn.Module:
     with torch.no_grad():
         for block in model.modules():
             if isinstance(block, PortBlock) and block.adds:
-                block.conv[-1].get_parameter("weight").mul_(0.2)
+                block.conv[-1].get_parameter("weight").mul_(0.1)
     return model
 
 

@@ -1,0 +1,589 @@
+"""Publishing: what arrives loads everywhere with the same logits, and what goes wrong costs nothing that was there."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import effnet_zoo
+from effnet_zoo import ArchSpec, EfficientNet, Images, ledger
+from effnet_zoo.card import BEGIN, END
+from effnet_zoo.errors import ArgumentError, InputError, WeightsError
+from effnet_zoo.selftest import randomise, relative_error
+from tests import loopback, shell
+from tests.loopback import Before, Flip, LostAnswer, Reset, Status
+from tests.shell import TOKEN, Shell
+
+ROWS = [(1, 8, 1, 1, 1), (4, 16, 1, 2, 1), (4, 24, 1, 2, 0), (4, 32, 1, 2, 0), (4, 40, 1, 2, 0)]
+IMAGES = Images(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), size=64)
+NAMES = ("ant", "bee", "cat", "dog", "eel")
+OURS = {"README.md", "config.json", "model.safetensors"}
+THEIRS = {"README.md": b"---\nlanguage: en\n---\n# Birds\n\nMine.\n", "pytorch_model.bin": b"pickle", "a.txt": b"a"}
+
+
+def tiny(seed: int = 0) -> EfficientNet:
+    """A network of a few thousand weights, none of the variants."""
+    arch = ArchSpec.from_rows(ROWS, stem=8, head=64)
+    return randomise(EfficientNet(arch, num_classes=len(NAMES)), seed=seed).eval()
+
+
+def logits(model: nn.Module) -> Tensor:
+    image = torch.randn(1, int(model.in_chans), 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    with torch.inference_mode():
+        out: Tensor = model.eval().double()(image)
+    return out
+
+
+def rates(model: nn.Module) -> list[float]:
+    """Of stochastic depth, block by block; timm has none where the rate is 0."""
+    found = [float(getattr(module, "drop_prob", 0) or 0) for module in model.modules()]
+    return [rate for rate in found if rate]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with small weights to push."""
+    place = tmp_path_factory.mktemp("weights") / "mine"
+    effnet_zoo.save(tiny(), place, license="mit", classes=NAMES, images=IMAGES)
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    with loopback.serve(token=TOKEN) as hub, shell.start(hub, tmp_path_factory.mktemp("home")) as run:
+        yield run
+        # S3 refuses a signed address with a token besides, and whoever runs it need not know the token.
+        sent = [request for request in hub.requests if request.server == "cdn"]
+        assert sent
+        assert not [request for request in sent if "authorization" in request.headers]
+
+
+# What arrives.
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    num_classes=st.sampled_from([0, 1, 7, 1000]),
+    in_chans=st.sampled_from([1, 3, 4, 13]),
+    drop_rate=st.sampled_from([0.0, 0.35]),
+    drop_path_rate=st.sampled_from([0.0, 0.1]),
+    bn_eps=st.sampled_from([1e-3, 1e-5]),
+    padding=st.sampled_from(["same", "symmetric"]),
+    global_pool=st.sampled_from(["avg", "max", "avgmax", "catavgmax", ""]),
+    output_stride=st.sampled_from([None, 16]),
+)
+def test_every_argument_survives(**options: Any) -> None:
+    if options["global_pool"] == "":
+        options["num_classes"] = 0
+    saved = randomise(effnet_zoo.create_model("effnet_zoo_lite0", **options), seed=1)
+    assert isinstance(saved, EfficientNet)
+    expected = logits(saved)
+    with tempfile.TemporaryDirectory() as place:
+        effnet_zoo.save(saved.float(), place, license="mit")
+        for create in (timm.create_model, effnet_zoo.create_model):
+            loaded: Any = create(f"local-dir:{place}", pretrained=True)
+            assert relative_error(logits(loaded), expected) <= 1e-10
+            assert loaded.num_classes == options["num_classes"]
+            assert loaded.drop_rate == options["drop_rate"]
+            assert rates(loaded) == pytest.approx(rates(saved))
+            assert bool(rates(loaded)) == (options["drop_path_rate"] > 0)
+            norms = [module for module in loaded.modules() if isinstance(module, nn.BatchNorm2d)]
+            assert {norm.eps for norm in norms} == {options["bn_eps"]}
+
+
+def test_a_network_of_ones_own_loads_with_timm_where_this_package_is_imported(tmp_path: Path) -> None:
+    saved = tiny()
+    done = effnet_zoo.save(saved, tmp_path / "own", license="mit", images=IMAGES)
+    assert {change.path for change in done.changes} == OURS
+    assert json.loads((tmp_path / "own" / "config.json").read_text())["architecture"] == "effnet_zoo_custom"
+    for create in (timm.create_model, effnet_zoo.create_model):
+        loaded: Any = create(f"local-dir:{tmp_path / 'own'}", pretrained=True)
+        assert relative_error(logits(loaded), logits(saved)) <= 1e-10
+
+
+ELSEWHERE = """
+import json, sys, timm, torch
+wanted = json.loads(sys.argv[1])
+found = {}
+def logits(model, channels):
+    x = torch.randn(1, channels, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    with torch.inference_mode():
+        out = model.eval().double()(x)
+    return getattr(out, "logits", out).flatten().tolist()
+for name, channels in wanted["hub"]:
+    model = timm.create_model("hf-hub:" + name, pretrained=True)
+    found["timm " + name] = logits(model, channels)
+    found["labels " + name] = model.pretrained_cfg.get("label_names")
+    found["mean " + name] = list(timm.data.resolve_model_data_config(model)["mean"])
+assert "effnet_zoo" not in sys.modules, "it was to be loaded without"
+import effnet_zoo
+for name, channels in wanted["hub"]:
+    found["effnet_zoo " + name] = logits(effnet_zoo.create_model("hf-hub:" + name, pretrained=True), channels)
+try:
+    from transformers import AutoModelForImageClassification
+except ImportError:
+    pass
+else:
+    for name, place, channels in wanted["folders"]:
+        model = AutoModelForImageClassification.from_pretrained(place)
+        found["transformers " + name] = logits(model, channels)
+        found["id2label " + name] = list(model.config.id2label.values())
+print(json.dumps(found))
+"""
+
+
+def test_what_is_pushed_loads_without_this_package_with_it_and_with_transformers(run: Shell, tmp_path: Path) -> None:
+    strange: Any = effnet_zoo.create_model(
+        "effnet_zoo_lite0",
+        num_classes=3,
+        in_chans=1,
+        global_pool="catavgmax",
+        padding="symmetric",
+        bn_eps=1e-5,
+        drop_rate=0.4,
+        drop_path_rate=0.1,
+    )
+    randomise(strange, seed=2)
+    effnet_zoo.save(strange, tmp_path / "strange", license="mit", classes=["x", "y", "z"], images=IMAGES)
+    run("push", tmp_path / "strange", "tester/strange").answer
+    entry = run("push", "effnet_zoo_lite0.pypi_in1k", "tester/lite0").answer.partition("for weights/*.toml:\n\n")[2]
+
+    (checkpoint,) = ledger.parse(f"{entry.strip()}\ndefault = true\n", "pasted")["effnet_zoo_lite0"].values()
+    weights = run.hub.files("tester/lite0")["model.safetensors"]
+    assert checkpoint.sha256 == loopback.File(weights, lfs=True).sha256
+    assert checkpoint.revision == run.hub.repos["tester/lite0"].find("main")
+    assert (checkpoint.hub_id, checkpoint.license) == ("tester/lite0", "apache-2.0")
+
+    published: Any = timm.create_model("effnet_zoo_lite0.pypi_in1k", pretrained=True)
+    wanted = {"hub": [("tester/strange", 1), ("tester/lite0", 3)], "folders": [("strange", f"{tmp_path}/strange", 1)]}
+    result = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, json.dumps(wanted)],
+        env={**os.environ, "EFFNET_ZOO_HOME": "", "EFFNET_ZOO_MIRRORS": "", **run.hub.environment(tmp_path / "home")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    for name, model in (("strange", strange), ("lite0", published)):
+        for loader in ("timm tester/", "effnet_zoo tester/", "transformers "):
+            if f"{loader}{name}" in found:
+                assert relative_error(torch.tensor(found[f"{loader}{name}"]).double(), logits(model)[0]) <= 1e-6
+    assert found["labels tester/strange"] == ["x", "y", "z"]
+    assert found["mean tester/strange"] == [0.5, 0.4, 0.3]
+    assert found["mean tester/lite0"] == [0.5, 0.5, 0.5]
+    if "transformers strange" in found:
+        assert found["id2label strange"] == ["x", "y", "z"]
+
+
+def test_a_push_is_one_commit_that_keeps_what_is_not_its_own(run: Shell, folder: Path) -> None:
+    hub, repo = run.hub, "tester/one-commit"
+    before = hub.put(repo, {**THEIRS, "onnx/model.bin": b"elsewhere"})
+    out = run("push", folder, repo, "--measured", "top1=91.2@NABirds test", "--reported", "top5=99").answer
+    (commit,) = hub.history(repo)[1:]
+    assert (commit.parent, set(commit.added), commit.deleted) == (before, OURS, ("pytorch_model.bin",))
+    assert set(hub.files(repo)) == OURS | {"a.txt", "onnx/model.bin"}
+    assert f"{repo}@{commit.oid}: pulled again, same hash and logits" in out
+    readme = hub.files(repo)["README.md"].decode()
+    metadata, text = readme.removeprefix("---\n").split("\n---\n", 1)
+    assert text.startswith("# Birds\n\nMine.\n\n" + BEGIN)
+    for line in ("language: en", "license: mit", "pipeline_tag: image-classification", "value: 91.2", "value: 99.0"):
+        assert line in metadata
+    assert "top-1 accuracy (measured)" in metadata
+    assert "top-5 accuracy (reported)" in metadata
+    assert "| top-1 accuracy, NABirds test | 91.2 % | measured by the publisher |" in text
+    assert "reported: mine |" in text, "the path on the publisher's machine is nobody's business"
+    for fact in ("64x64", "mean, std | 0.5 0.4 0.3; 0.2 0.25 0.3", "licence | mit", "Class names (5", "ant, bee"):
+        assert fact in text
+
+    # What the author writes outside of the marks stays, also where a mark is gone; what is inside is written anew.
+    edited = readme.replace("Mine.", "Mine, edited.").replace("ant, bee", "spoilt") + f"\n{BEGIN}\nMore.\n"
+    hub.put(repo, {"README.md": edited.encode()})
+    run("push", folder, repo, "--measured", "top1=90").answer
+    readme = hub.files(repo)["README.md"].decode()
+    assert "Mine, edited." in readme
+    assert readme.endswith(f"\n{BEGIN}\nMore.\n")
+    assert "spoilt" not in readme
+    assert "91.2" not in readme
+    assert readme.count(END) == 1
+
+
+def test_a_second_identical_push_makes_no_commit(run: Shell, folder: Path) -> None:
+    repo = "tester/twice"
+    run("push", folder, repo, "--measured", "top1=91.2").answer
+    commits = len(run.hub.history(repo))
+    run.hub.clear()
+    assert f"{repo} has all of this already: no commit" in run("push", folder, repo, "--measured", "top1=91.2").answer
+    assert len(run.hub.history(repo)) == commits
+    assert {request.method for request in run.hub.requests if request.server == "cdn"} == {"GET"}, "checked, not sent"
+
+
+def test_a_dry_run_shows_every_file_and_the_card_and_changes_nothing(run: Shell, folder: Path, tmp_path: Path) -> None:
+    hub, repo = run.hub, "tester/dry"
+    before = hub.put(repo, THEIRS)
+    for where in ([repo], ["tester/none"], ["--to", str(tmp_path / "none")]):
+        hub.clear()
+        out = run("push", folder, *where, "--dry-run").answer
+        assert {line.split()[1] for line in out.splitlines() if line.split()[:1] in (["add"], ["update"])} == OURS
+        assert "license: mit" in out
+        assert BEGIN in out
+        assert "nothing was changed" in out
+        assert {request.method for request in hub.requests} <= {"GET", "HEAD"}
+    assert "delete  pytorch_model.bin" in run("push", folder, repo, "--dry-run").answer
+    assert hub.repos[repo].find("main") == before
+    assert "tester/none" not in hub.repos
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_private_repository_a_branch_and_a_pull_request(run: Shell, folder: Path) -> None:
+    hub = run.hub
+    run("push", folder, "tester/private", "--private").answer
+    assert hub.repos["tester/private"].private
+
+    repo = "tester/branches"
+    main = hub.put(repo, THEIRS)
+    hub.put(repo, {"b.txt": b"b"}, revision="dev")
+    run("push", folder, repo, "--revision", "dev").answer
+    assert set(hub.files(repo, "dev")) == OURS | {"a.txt", "b.txt"}
+    out = run("push", folder, repo, "--create-pr").answer
+    assert f"pull request: {hub.url}/{repo}/discussions/1" in out
+    assert set(hub.files(repo, "refs/pr/1")) == OURS | {"a.txt"}
+    assert hub.repos[repo].find("main") == main
+
+    for new in (repo, "tester/new-branch"):  # of a repository that is there, and of one that is not
+        starts = Before(lambda new=new: hub.repos[new].refs.update(fresh=hub.repos[new].refs["main"]))
+        script = hub.fault("POST", f"/api/models/{new}/branch/fresh", starts, Status(200))
+        run("push", folder, new, "--revision", "fresh").answer
+        assert script.hits == 1
+        assert set(hub.files(new, "fresh")) >= OURS
+        assert not set(hub.files(new)) & {"model.safetensors", "config.json"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--classes", "{tmp}/four.txt"], "4 class names for 5 classes"),
+        (["--classes", "{tmp}/gap.json"], "without gaps"),
+        (["--classes", "{tmp}/none.txt"], "cannot be read as a list of class names"),
+        (["--license", "Apache 2.0"], "license 'Apache 2.0': expected an SPDX identifier in lower case"),
+        (["--measured", "top1=912"], "expected a name and a percentage"),
+        (["--mean", "0.5"], ""),
+        (["--to", "elsewhere"], "expected either a repository, owner/name, or --to DIR"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_sent(
+    run: Shell, folder: Path, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    (tmp_path / "four.txt").write_text("a\nb\nc\nd\n")
+    (tmp_path / "gap.json").write_text('{"a": 0, "b": 2}')
+    run.hub.clear()
+    result = run("push", folder, "tester/refused", *(argument.format(tmp=tmp_path) for argument in arguments))
+    if complaint:
+        assert complaint in result.complaint
+        assert run.hub.requests == []
+    else:  # a valid one, which the others are to be told from
+        assert result.code == 0
+        assert run.hub.requests
+
+
+def test_without_a_licence_or_preprocessing_nothing_is_published(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="no licence is known: expected --license"):
+        effnet_zoo.save(tiny(), tmp_path / "a", images=IMAGES)
+    with pytest.raises(WeightsError, match="how its images are to be prepared .* --mean .* images=Images"):
+        effnet_zoo.save(tiny(), tmp_path / "a", license="mit")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_head_does_not_inherit_tag_training_and_licence(tmp_path: Path) -> None:
+    tuned: Any = effnet_zoo.create_model("effnet_zoo_lite0.pypi_in1k", pretrained=True, num_classes=4)
+    with pytest.raises(ArgumentError, match="no licence is known"):
+        effnet_zoo.save(tuned, tmp_path / "tuned")
+    done = effnet_zoo.save(tuned, tmp_path / "tuned", license="mit")
+    assert "pypi_in1k" not in (tmp_path / "tuned" / "config.json").read_text()
+    assert "training data" not in done.readme
+
+
+@pytest.mark.parametrize("form", ["text", "list", "indices", "class_to_idx", "folders"])
+def test_class_names_travel_from_whatever_they_are_in(run: Shell, folder: Path, tmp_path: Path, form: str) -> None:
+    names = ["apple pie", "bibimbap", "crêpe", "donut", "eggs"]
+    place = tmp_path / {"text": "names.txt", "folders": "train"}.get(form, "names.json")
+    if form == "folders":
+        for name in reversed(names):
+            (place / name).mkdir(parents=True)
+        (place / "readme.txt").write_text("not a class")
+    else:
+        contents = {
+            "text": "\ufeff" + "\r\n".join(names) + "\r\n\r\n",
+            "list": json.dumps(names),
+            "indices": json.dumps({str(index): names[index] for index in (3, 0, 1, 4, 2)}),
+            "class_to_idx": json.dumps({names[index]: index for index in (3, 0, 1, 4, 2)}),
+        }
+        place.write_text(contents[form], encoding="utf-8", newline="")
+    run("push", folder, "--to", tmp_path / "out", "--classes", place).answer
+    config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
+    assert config["label_names"] == names
+    loaded: Any = effnet_zoo.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True)
+    assert loaded.pretrained_cfg["label_names"] == names
+
+
+def test_a_folder_keeps_its_other_files_and_its_readme_and_loses_stale_weights(
+    run: Shell, folder: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "out"
+    (place / "sub").mkdir(parents=True)
+    kept = {"best.ckpt": b"of the author's own", "notes.txt": b"notes", "sub/pytorch_model.bin": b"elsewhere"}
+    stale = {"pytorch_model.bin", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tf_model.h5"}
+    for name, content in {**kept, **dict.fromkeys(stale, b"stale"), "README.md": b"Mine.\n"}.items():
+        (place / name).write_bytes(content)
+    out = run("push", folder, "--to", place).answer
+    assert {line.split()[1] for line in out.splitlines() if line.startswith("delete")} == stale
+    assert {path.name for path in place.iterdir()} == OURS | {"best.ckpt", "notes.txt", "sub"}
+    assert {name: (place / name).read_bytes() for name in kept} == kept
+    assert "\nMine.\n\n" in (place / "README.md").read_text()
+    written = {path: path.stat().st_mtime_ns for path in place.iterdir()}
+    assert "no commit" in run("push", folder, "--to", place).answer
+    assert {path: path.stat().st_mtime_ns for path in place.iterdir()} == written
+
+    # The folder that weights come from may hold more than was read of it: nothing is removed there.
+    shutil.copytree(folder, tmp_path / "same")
+    (tmp_path / "same" / "pytorch_model.bin").write_bytes(b"with an optimiser's state")
+    run("push", tmp_path / "same", "--to", tmp_path / "same", "--license", "apache-2.0").answer
+    assert (tmp_path / "same" / "pytorch_model.bin").exists()
+    assert "license: apache-2.0" in (tmp_path / "same" / "README.md").read_text()
+
+    (tmp_path / "file").write_text("in the way")
+    assert "expected a folder, but this is a file" in run("push", folder, "--to", tmp_path / "file").complaint
+    assert "expected a folder that can be written to" in run("push", folder, "--to", tmp_path / "file/sub").complaint
+    with pytest.raises(InputError):
+        effnet_zoo.save(tiny(), tmp_path / "file", license="mit", images=IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("readme", "complaint"),
+    [
+        (b"---\ntags: [a\n---\n", "mend it first"),
+        (b"---\n- a\n- b\n---\n", "mend it first"),
+        (b"---\nmodel-index: 5\n---\n", "mend it first"),
+        (b"\xff\xfe", "expected UTF-8 text"),
+        (b"---\ntags: mine\nmodel-index:\n- name: x\n  results:\n  - task: {type: t}\n---\n\nMine.\n", None),
+        (b"\n---\r\nlicense: cc0-1.0\r\n---\r\nMine.\r\n", None),
+        (b"---\nMine.\n", None),
+    ],
+)
+def test_whatever_readme_is_there_is_kept_or_named(
+    run: Shell, folder: Path, tmp_path: Path, readme: bytes, complaint: str | None
+) -> None:
+    (tmp_path / "README.md").write_bytes(readme)
+    result = run("push", folder, "--to", tmp_path)
+    if complaint:
+        assert complaint in result.complaint
+        assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+        assert (tmp_path / "README.md").read_bytes() == readme
+    else:
+        result.answer
+        text = (tmp_path / "README.md").read_text()
+        assert "Mine.\n" in text
+        assert text.count("license: ") == 1
+        assert ("- mine\n- image-classification" in text) == (b"tags" in readme)
+
+
+# What goes wrong.
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of the Hub's, and what a push is to make of it.
+
+    Attributes:
+        request: Method and path that meet it.
+        what: What happens.
+        times: How often; None for ever.
+        complaint: What the push says; None if it succeeds.
+        commits: How many commits the branch has more.
+        again: Whether a push again, without the fault, has still to commit.
+    """
+
+    request: tuple[str, str]
+    what: tuple[loopback.Fault, ...]
+    times: int | None
+    complaint: str | None
+    commits: int = 0
+    again: bool = True
+
+
+INFO, PREUPLOAD, COMMIT = ("GET", r"/api/models/tester/[\w-]+\?"), ("POST", "/preupload/"), ("POST", "/commit/")
+BATCH, UPLOAD, DOWNLOAD = ("POST", "/objects/batch"), ("PUT", "."), ("GET", "/model.safetensors")
+CARD, HASH = ("POST", "/api/validate-yaml"), ("POST", "/paths-info/")
+ANOTHER = b'[{"type": "file", "path": "model.safetensors", "oid": "0", "size": 1, "lfs": {"oid": "0", "size": 1}}]'
+
+FAULTS = {
+    "401": Fault(INFO, (Status(401),), None, r"token is missing or not valid \(HTTP 401\): log in"),
+    "401 at the commit": Fault(COMMIT, (Status(401),), None, r"HTTP 401"),
+    "403": Fault(COMMIT, (Status(403),), None, r"access denied \(HTTP 403\)"),
+    "403 at the upload": Fault(UPLOAD, (Status(403),), None, r"HTTP 403"),
+    "404": Fault(PREUPLOAD, (Status(404, "RepoNotFound"),), None, "no such repository, or a private one"),
+    "400": Fault(COMMIT, (Status(400, body=b'{"error": "No such\\n licence"}'),), None, "it says: No such licence$"),
+    "429 once": Fault(COMMIT, (Status(429, retry_after=0),), 1, None, 1, False),
+    "429 for ever": Fault(COMMIT, (Status(429, retry_after=0),), None, r"too many requests \(HTTP 429\)"),
+    "500 once": Fault(COMMIT, (Status(500),), 1, None, 1, False),
+    "500 for ever": Fault(COMMIT, (Status(500),), None, r"the server fails \(HTTP 500\): try again later"),
+    "500 once, first": Fault(INFO, (Status(500),), 1, None, 1, False),
+    "500 once before the upload": Fault(PREUPLOAD, (Status(500),), 1, None, 1, False),
+    "500 for ever before the upload": Fault(BATCH, (Status(500),), None, r"HTTP 500"),
+    "503 once in the upload": Fault(UPLOAD, (Status(503),), 1, None, 1, False),
+    "503 for ever in the upload": Fault(UPLOAD, (Status(503),), None, r"HTTP 503"),
+    "upload reset once": Fault(UPLOAD, (Reset(),), 1, None, 1, False),
+    "upload reset for ever": Fault(UPLOAD, (Reset(),), None, "check the network"),
+    "upload's answer lost": Fault(UPLOAD, (LostAnswer(),), 1, None, 1, False),
+    "commit reset once": Fault(COMMIT, (Reset(),), 1, None, 1, False),
+    "commit reset for ever": Fault(COMMIT, (Reset(),), None, "check the network"),
+    "commit's answer lost": Fault(COMMIT, (LostAnswer(),), 1, None, 1, False),
+    "commit's answer garbled": Fault(COMMIT, (Status(200, body=b"<html>"),), None, "."),
+    "card refused": Fault(
+        CARD,
+        (Status(400, body=b'{"errors": [{"message": "license must be one of ..."}], "warnings": []}'),),
+        None,
+        r"README.md.*license must be one of",
+    ),
+    "another file afterwards": Fault(DOWNLOAD, (Flip(-1),), None, "expected sha256 .{64}, got .{64}", 1, False),
+    "a short file afterwards": Fault(DOWNLOAD, (loopback.Truncate(),), None, ".", 1, False),
+    "download reset once": Fault(DOWNLOAD, (Reset(after=1000),), 1, None, 1, False),
+    "another hash afterwards": Fault(HASH, (Status(200, body=ANOTHER),), None, "the Hub says 0: push again", 1, False),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_overcome_or_told_in_one_line_and_nothing_is_lost(run: Shell, folder: Path, name: str) -> None:
+    fault, hub = FAULTS[name], run.hub
+    repo = "tester/" + name.replace(" ", "-").replace(",", "").replace("'", "")
+    before = hub.put(repo, THEIRS)
+    script = hub.fault(*fault.request, *fault.what, times=fault.times)
+    result = run("push", folder, repo)
+    hub.faults.remove(script)
+    assert script.hits == (fault.times or max(1, script.hits))
+    if fault.complaint is None:
+        assert result.answer
+    else:
+        assert re.search(fault.complaint, result.complaint), result.complaint
+    assert len(hub.history(repo)) == 1 + fault.commits
+    assert hub.files(repo, before) == THEIRS
+    if not fault.commits:
+        assert hub.files(repo) == THEIRS
+    again = run("push", folder, repo).answer
+    assert ("no commit" in again) == (not fault.again)
+    assert set(hub.files(repo)) == OURS | {"a.txt"}
+    assert len(hub.history(repo)) == 2
+
+
+def test_somebody_elses_commit_in_the_meantime_is_shown_and_not_overwritten(run: Shell, folder: Path) -> None:
+    hub, repo = run.hub, "tester/conflict"
+    hub.put(repo, THEIRS)
+    other = {"README.md": b"Theirs now.\n", "pytorch_model.bin": b"newer"}
+    script = hub.fault(*COMMIT, Before(lambda: hub.put(repo, other)))
+    complaint = run("push", folder, repo).complaint
+    assert script.hits == 1
+    assert complaint.startswith(f"{repo} was changed by somebody else while this was pushed (now at ")
+    assert str(hub.repos[repo].find("main")) in complaint
+    assert "README.md, pytorch_model.bin differs" in complaint
+    assert hub.files(repo) == THEIRS | other
+    run("push", folder, repo).answer
+    assert b"Theirs now.\n" in hub.files(repo)["README.md"]
+    assert len(hub.history(repo)) == 3
+
+
+def test_a_commit_whose_answer_is_lost_just_before_the_hub_goes_down_is_not_made_twice(
+    run: Shell, folder: Path
+) -> None:
+    hub, repo = run.hub, "tester/lost-and-down"
+    hub.put(repo, THEIRS)
+    lost = hub.fault(*COMMIT, LostAnswer(), Before(lambda: hub.fault(*INFO, Status(503), times=None)))
+    assert "HTTP 503" in run("push", folder, repo).complaint
+    assert lost.hits == 1
+    hub.faults.clear()
+    assert len(hub.history(repo)) == 2
+    assert "no commit" in run("push", folder, repo).answer
+
+
+def test_a_pull_request_whose_answer_is_lost_is_asked_for_once_and_said_to_be_uncertain(
+    run: Shell, folder: Path
+) -> None:
+    hub, repo = run.hub, "tester/lost-request"
+    hub.put(repo, THEIRS)
+    script = hub.fault(*COMMIT, LostAnswer(), times=None)
+    complaint = run("push", folder, repo, "--create-pr").complaint
+    hub.faults.remove(script)
+    assert script.hits == 1
+    assert f"see {hub.url}/{repo}/discussions for whether the pull request was opened" in complaint
+    assert hub.files(repo) == THEIRS
+
+
+@pytest.mark.parametrize(
+    ("token", "complaint"),
+    [
+        ("", "HTTP 401"),
+        ("hf_wrong", "token is missing or not valid (HTTP 401)"),
+        ("hf_torn\x01apart", "the token cannot be sent, it has characters that no token has"),
+        ("hf_tokén", "the token cannot be sent, it has characters that no token has"),
+    ],
+)
+def test_a_wrong_token_is_named_and_never_shown(run: Shell, folder: Path, token: str, complaint: str) -> None:
+    result = run("push", folder, "tester/wrong-token", HF_TOKEN=token)
+    assert complaint in result.complaint
+    assert not any(part in result.err for part in ("torn", "apart", "hf_w", "hf_t", "Bearer"))
+    assert "tester/wrong-token" not in run.hub.repos
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal", "complaint"),
+    [
+        ("other/name", Status(403, body=b'{"error": "You have no right to create other/name"}'), "it says: You have no"),
+        ("other/name", Status(404), "HTTP 404"),
+        ("not a name", None, "not a repository's name"),
+    ],
+)
+def test_a_name_that_is_not_allowed_is_refused_with_nothing_made(
+    run: Shell, folder: Path, name: str, refusal: Status | None, complaint: str
+) -> None:
+    scripts = [run.hub.fault("POST", "/api/repos/create", refusal)] if refusal else []
+    assert complaint in run("push", folder, name).complaint
+    assert [script.hits for script in scripts] == [1] * len(scripts)
+    assert name not in run.hub.repos
+
+
+def test_a_push_that_is_killed_between_upload_and_commit_goes_on_from_there(folder: Path, tmp_path: Path) -> None:
+    repo = "tester/killed"
+    with loopback.serve(token=TOKEN) as hub:
+        before = hub.put(repo, THEIRS)
+        with shell.start(hub, tmp_path / "home") as run:
+
+            def kill() -> None:
+                run.process.kill()
+                run.process.wait()
+
+            script = hub.fault(*COMMIT, Before(kill), Reset())
+            with pytest.raises(BrokenPipeError):
+                run("push", folder, repo)
+        assert script.hits == 1
+        assert hub.repos[repo].find("main") == before
+        assert len(hub.repos[repo].objects) == 2, "what is there already, and what was uploaded"
+        hub.clear()
+        with shell.start(hub, tmp_path / "home") as run:
+            run("push", folder, repo).answer
+        assert "PUT" not in {request.method for request in hub.requests}
+        assert set(hub.files(repo)) == OURS | {"a.txt"}
