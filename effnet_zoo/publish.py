@@ -203,7 +203,12 @@ def push(
             commit, request = remote.commit(folder, done.changes, before, message, create_pr=create_pr)
         else:
             commit = str(before.commit)
-        _verify(remote, commit, done.sha256, package)
+        try:
+            _verify(remote, commit, done.sha256, package)
+        except WeightsError as error:
+            raise HubError(
+                f"{repo_id}@{commit} is committed, but the check afterwards fails: {error}; push again to check again"
+            ) from error
     return dataclasses.replace(
         done, commit=commit, pull_request=request, ledger=ledger_entry(package, repo_id, commit, done.sha256)
     )
@@ -327,7 +332,7 @@ class _Remote:
         ]
         removals = [CommitOperationDelete(change.path) for change in changes if change.what == "delete"]
 
-        def upload() -> None:  # which the client tries again itself
+        def upload() -> None:
             self.api.preupload_lfs_files(
                 self.repo_id, additions, revision=self.revision, create_pr=create_pr, free_memory=False
             )
@@ -342,16 +347,16 @@ class _Remote:
                     parent_commit=before.commit,
                     create_pr=create_pr,
                 )
-            except (HTTPError, OSError) as error:
-                # The answer may be what was lost, not the commit: look before anything is sent again.
+            except Exception as error:
+                # The answer may be what was lost or garbled, not the commit: look before anything is sent again.
                 if not create_pr and (now := self._settled(folder, before, error)) is not None:
                     return now, None
                 raise
             return info.oid, info.pr_url
 
-        self._ask(lambda: retrying(upload))
         if not create_pr:
             return self._ask(lambda: retrying(attempt))
+        self._ask(lambda: retrying(upload))
         try:  # once: it leaves no trace on the branch, so that two could be opened
             return self._ask(attempt)
         except HubError as error:
@@ -395,8 +400,11 @@ class _Remote:
 
 def _reason(error: Exception) -> str:
     """Why the Hub did not do what it was asked, in one line."""
-    if isinstance(error, ValueError) and not isinstance(error, HFValidationError):  # a card that the Hub refuses
-        return " ".join(str(error).split())
+    line = " ".join(str(error).split())
+    if isinstance(error, json.JSONDecodeError) or not isinstance(error, HTTPError | OSError | ValueError):
+        return f"{constants.ENDPOINT}: this is not a Hub's answer ({type(error).__name__}: {line}): check the address"
+    if not isinstance(error, HTTPError | OSError | HFValidationError):
+        return f"{constants.ENDPOINT} refuses it: {line}: correct it and push again"
     said = " ".join((getattr(error, "server_message", None) or "").split())
     return explain(error, constants.ENDPOINT) + (f"; it says: {said}" if said else "")
 
@@ -415,16 +423,12 @@ def _verify(remote: _Remote, commit: str, sha256: str, package: Package) -> None
         HubError: If the Hub has something else.
         WeightsError: If the logits are others.
     """
-    where = f"{WEIGHTS} of {remote.repo_id}@{commit}"
     if (told := remote.hash_of(WEIGHTS, commit)) != sha256:
-        raise HubError(f"{where} is not what was sent: expected sha256 {sha256}, the Hub says {told}: push again")
+        raise HubError(f"the Hub has another {WEIGHTS}: expected sha256 {sha256}, got {told}")
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as cache:
         pulled = remote.pull(WEIGHTS, commit, cache)
         if (got := files.sha256(pulled)) != sha256:
-            raise HubError(
-                f"{where}, which the Hub has right, arrives as another file when pulled again: expected sha256 "
-                f"{sha256}, got {got}: push again to check again"
-            )
+            raise HubError(f"the Hub has {WEIGHTS} right, but sends another: expected sha256 {sha256}, got {got}")
         remote.pull(config.FILENAME, commit, cache)
         _compare(package, pulled.parent, registry.create_model, "effnet_zoo")
 

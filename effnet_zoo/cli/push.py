@@ -1,6 +1,7 @@
 """``effnet-zoo push``"""
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +65,8 @@ def push(
     from effnet_zoo.convert.conversion import told
     from effnet_zoo.convert.source import open_package
 
+    # What the client tries again is no news, and what it gives up on is told below.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     figures = [parse_metric(text, measured=True) for text in measured or []]
     figures += [parse_metric(text, measured=False) for text in reported or []]
     package = told(

@@ -164,7 +164,8 @@ LAYOUTS: dict[str, Layout] = {
             preprocessing=_efficientnet_pytorch_images,
             convention="SAME padding, batch norm eps 1e-3; mean and std of ImageNet (AdvProp's files, which look the "
             "same: 0.5 and 0.5)",
-            loads_with="efficientnet_pytorch: EfficientNet.from_name(NAME).load_state_dict(load_file('DIR/model.safetensors'))",
+            loads_with="efficientnet_pytorch: "
+            "EfficientNet.from_name(NAME).load_state_dict(load_file('DIR/model.safetensors'))",
         ),
         Layout(
             table=torchvision.TABLE,

@@ -16,7 +16,7 @@ from typing import Any
 from effnet_zoo import catalog, config, hub, statefile
 from effnet_zoo.config import Config
 from effnet_zoo.convert import keras_file
-from effnet_zoo.convert.identify import Identity, identify
+from effnet_zoo.convert.identify import Identity, identify, refuse_whole_numbers
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import TRANSFORMERS_ACTIVATIONS, transformers_config
 from effnet_zoo.errors import MissingFileError, UnknownNameError, WeightsError
@@ -183,14 +183,17 @@ def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, 
 
 def _is_keras(path: Path) -> bool:
     """Whether a file is HDF5, or an archive with a Keras model in it."""
-    with path.open("rb") as file:
-        start = file.read(8)
-    if start == b"\x89HDF\r\n\x1a\n":
-        return True
-    if not zipfile.is_zipfile(path):
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+        if start == b"\x89HDF\r\n\x1a\n":
+            return True
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return "model.weights.h5" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):  # for whoever reads it to say
         return False
-    with zipfile.ZipFile(path) as archive:
-        return "model.weights.h5" in archive.namelist()
 
 
 _WALK = """
@@ -230,6 +233,7 @@ def _read_keras(path: Path, source: str, variant: str | None) -> Package:
 
 def _as_configured(file: StateFile, source: str, saved: Config) -> Package:
     """Own keys, and everything else from ``config.json``."""
+    refuse_whole_numbers(file.state, source)
     cfg, num_classes = saved.pretrained_cfg, saved.options["num_classes"]
     labels = cfg.get("label_names")
     return Package(
@@ -275,7 +279,11 @@ def _as_identified(file: StateFile, source: str, identity: Identity) -> Package:
 
 def _as_transformers_says(package: Package, content: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Package:
     model = config.variant_of(package.arch)
-    assert model is not None
+    if package.layout != "transformers" or model is None:
+        raise WeightsError(
+            f"{package.source}: config.json is transformers', but the weights have the keys of {package.layout}: "
+            "name the weight file alone, under another name"
+        )
     ours = transformers_config(package, model)
     activations = {theirs: ours for ours, theirs in TRANSFORMERS_ACTIVATIONS.items()} | {"silu": "silu"}
     pools = {"mean": "avg", "max": "max"}

@@ -4,6 +4,8 @@ The port (github.com/d-li14/efficientnetv2.pytorch) is no package to install. `P
 one list of stem and blocks, squeeze-excite as linear layers, symmetric padding, and PyTorch's epsilon.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from effnet_zoo.convert.identify import identify
 from effnet_zoo.convert.source import open_package
 from effnet_zoo.loading import LoadReport, load_state
 from effnet_zoo.selftest import shallow
+from effnet_zoo.spec import ArchSpec
 from tests.parity import common
 
 LAYOUT = LAYOUTS["effnetv2_port"]
@@ -147,6 +150,14 @@ def reduced(rows: tuple[Row, ...]) -> tuple[Row, ...]:
 
 def test_no_network_is_left_out() -> None:
     assert set(LAYOUT.archs()) == set(MODELS)
+
+
+@pytest.mark.parametrize("inputs", range(8, 801, 8))
+def test_squeeze_widths_are_rounded_as_the_port_rounds(inputs: int) -> None:
+    """Its own networks have none that rounding down would cut by a tenth, changed ones may."""
+    plain = ArchSpec.from_rows([(4, 64, 1, 2, 0)], stem=inputs)
+    ((block,),) = dataclasses.replace(plain, se_divisor=8).blocks()
+    assert block.se_filters == squeezed(inputs)
 
 
 @pytest.mark.parametrize("name", MODELS)
