@@ -80,8 +80,9 @@ def load_state(
         The report, complete.
 
     Raises:
-        WeightsError: If a key is missing, left over or of another shape.
+        WeightsError: If a key is missing, left over, of another shape, or not of floating point.
     """
+    _refuse_whole_numbers(state, report.source)
     wanted = model.state_dict()
     given, reshaped, dropped = dict(state), [], dict(report.dropped)
     if STEM in given and given[STEM].shape[1:2] != (model.in_chans,):
@@ -116,6 +117,13 @@ def load_state(
     placed = {key: given[key].to(device=device, dtype=wanted[key].dtype).contiguous() for key in wanted}
     model.load_state_dict(placed, assign=True)
     return report
+
+
+def _refuse_whole_numbers(state: State, source: str) -> None:
+    """A quantised file has the keys and shapes of the weights, but their values only together with its scales."""
+    for key, tensor in state.items():
+        if not tensor.is_floating_point() and not key.endswith(".num_batches_tracked"):
+            raise WeightsError(f"{source}: {key} is {tensor.dtype}: expected floating point, as before quantising")
 
 
 def _misfit(report: LoadReport, misfits: list[str]) -> str:

@@ -360,6 +360,8 @@ class _Remote:
         try:  # once: it leaves no trace on the branch, so that two could be opened
             return self._ask(attempt)
         except HubError as error:
+            if getattr(error.__cause__, "response", None) is not None:  # a refusal, which is certain
+                raise
             where = f"{constants.ENDPOINT}/{self.repo_id}/discussions"
             raise HubError(f"{error}; see {where} for whether the pull request was opened") from error.__cause__
 

@@ -605,6 +605,8 @@ def test_a_pull_request_whose_answer_is_lost_is_asked_for_once_and_said_to_be_un
     assert script.hits == 1
     assert f"see {hub.url}/{repo}/discussions for whether the pull request was opened" in complaint
     assert hub.files(repo) == THEIRS
+    hub.fault(*COMMIT, Status(403))
+    assert run("push", folder, repo, "--create-pr").complaint().endswith("check what the token may do")
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,6 @@ def identify(state: Mapping[str, Tensor], source: str, *, among: Iterable[str] |
             f"{source}: the keys ({', '.join(sorted(state)[:3])}, ...) are of no known layout: "
             f"expected those of {', '.join(LAYOUTS)}"
         )
-    refuse_whole_numbers(state, source)
     wanted = None if among is None else set(among)
     candidates = [
         (layout, name, arch)
@@ -95,17 +94,6 @@ def identify(state: Mapping[str, Tensor], source: str, *, among: Iterable[str] |
             f"tensors ({some})"
         )
     return _identity(*exact[0])
-
-
-def refuse_whole_numbers(state: Mapping[str, Tensor], source: str) -> None:
-    """A quantised file has the keys and shapes of the weights, but their values only together with its scales.
-
-    Raises:
-        WeightsError: If a tensor other than a counter is not of floating point.
-    """
-    for key, tensor in state.items():
-        if not tensor.is_floating_point() and not key.endswith(COUNTER):
-            raise WeightsError(f"{source}: {key} is {tensor.dtype}: expected floating point, as before quantising")
 
 
 def _identity(candidate: "Candidate", sizes: "Sizes") -> Identity:

@@ -16,7 +16,7 @@ from typing import Any
 from effnet_zoo import catalog, config, hub, statefile
 from effnet_zoo.config import Config
 from effnet_zoo.convert import keras_file
-from effnet_zoo.convert.identify import Identity, identify, refuse_whole_numbers
+from effnet_zoo.convert.identify import Identity, identify
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import TRANSFORMERS_ACTIVATIONS, transformers_config
 from effnet_zoo.errors import MissingFileError, UnknownNameError, WeightsError
@@ -233,7 +233,6 @@ def _read_keras(path: Path, source: str, variant: str | None) -> Package:
 
 def _as_configured(file: StateFile, source: str, saved: Config) -> Package:
     """Own keys, and everything else from ``config.json``."""
-    refuse_whole_numbers(file.state, source)
     cfg, num_classes = saved.pretrained_cfg, saved.options["num_classes"]
     labels = cfg.get("label_names")
     return Package(
