@@ -325,19 +325,13 @@ class _Remote:
         self, folder: Path, changes: Sequence[Change], before: _State, message: str, *, create_pr: bool
     ) -> tuple[str, str | None]:
         """The commit with the changes, and the pull request's address."""
-        additions = [
-            CommitOperationAdd(change.path, folder / change.path)
-            for change in changes
-            if change.what in ("add", "update")
-        ]
+        added = [change.path for change in changes if change.what in ("add", "update")]
         removals = [CommitOperationDelete(change.path) for change in changes if change.what == "delete"]
 
-        def upload() -> None:
-            self.api.preupload_lfs_files(
-                self.repo_id, additions, revision=self.revision, create_pr=create_pr, free_memory=False
-            )
+        def additions() -> list[CommitOperationAdd]:
+            return [CommitOperationAdd(path, folder / path) for path in added]  # older clients take each only once
 
-        def attempt() -> tuple[str, str | None]:
+        def attempt(additions: Sequence[CommitOperationAdd]) -> tuple[str, str | None]:
             try:
                 info = self.api.create_commit(
                     self.repo_id,
@@ -355,10 +349,17 @@ class _Remote:
             return info.oid, info.pr_url
 
         if not create_pr:
-            return self._ask(lambda: retrying(attempt))
+            return self._ask(lambda: retrying(lambda: attempt(additions())))
+        request = additions()
+
+        def upload() -> None:
+            self.api.preupload_lfs_files(
+                self.repo_id, request, revision=self.revision, create_pr=True, free_memory=False
+            )
+
         self._ask(lambda: retrying(upload))
         try:  # once: it leaves no trace on the branch, so that two could be opened
-            return self._ask(attempt)
+            return self._ask(lambda: attempt(request))
         except HubError as error:
             if getattr(error.__cause__, "response", None) is not None:  # a refusal, which is certain
                 raise

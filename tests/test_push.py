@@ -613,13 +613,14 @@ def test_a_pull_request_whose_answer_is_lost_is_asked_for_once_and_said_to_be_un
     ("token", "complaint"),
     [
         ("", "HTTP 401"),
-        ("hf_wrong", "token is missing or not valid (HTTP 401)"),
-        ("hf_tokén", "the token cannot be sent, it has characters that no token has"),
+        ("hf_wrong", r"token is missing or not valid \(HTTP 401\)"),
+        # Clients before 1.0 send it all the same.
+        ("hf_tokén", "the token cannot be sent, it has characters that no token has|HTTP 401"),
     ],
 )
 def test_a_wrong_token_is_named_and_never_shown(run: Shell, folder: Path, token: str, complaint: str) -> None:
     result = run("push", folder, "tester/wrong-token", HF_TOKEN=token)
-    assert complaint in result.complaint()
+    assert re.search(complaint, result.complaint())
     assert not any(part in result.err for part in ("hf_w", "hf_t", "Bearer"))
     assert "tester/wrong-token" not in run.hub.repos
 
