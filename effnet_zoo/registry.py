@@ -205,11 +205,20 @@ def _loaded(order: _Order, file: StateFile, source: str) -> AnyModel:
         order, layout = _as_identified(order, identity), identity.layout
     state = layout.table.to_ours(file.state, order.arch)
     built = _build(order, "meta")
-    notes = (*file.notes, *((f"assumed from the layout: {layout.convention}",) if identity else ()))
+    notes = (*file.notes, *(_assumed(identity, order) if identity else ()))
     report = LoadReport(source=source, layout=layout.name, dropped=file.dropped, notes=notes)
     new_head = "num_classes" in order.asked
     built.load_report = load_state(built, state, report, new_head=new_head, device=order.asked.get("device"))
     return built
+
+
+def _assumed(identity: Identity, order: _Order) -> tuple[str, ...]:
+    """What a file of the user's own does not show, and how its images will be prepared all the same."""
+    layout = identity.layout
+    convention = f"assumed from the layout: {layout.convention}"
+    if layout.preprocessing(identity.name) or not order.model:
+        return (convention,)
+    return (convention, f"images as for {order.model.default.name}, assumed: pretrained_cfg_overlay can say otherwise")
 
 
 def _as_identified(order: _Order, identity: Identity) -> _Order:

@@ -8,12 +8,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests import loopback
+
+Run = Callable[..., tuple[int, str, str]]
+"""What the fixture `run` gives: the command in the test's own process, with exit status, output and errors."""
 
 TOKEN = "hf_of_the_test"
 

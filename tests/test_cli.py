@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,29 +13,11 @@ import skimage
 from PIL import Image
 
 from effnet_zoo import catalog
-from effnet_zoo.cli import main
 from effnet_zoo.draw import picture_names
 from effnet_zoo.predict import class_names, find_images
+from tests.shell import Run
 
 PHOTOS = Path(skimage.__file__).parent / "data"
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command in this process: exit status, standard output, standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["effnet-zoo", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 # Light commands.

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,6 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, catalog, config, create_model
-from effnet_zoo.cli import main
 from effnet_zoo.convert import LAYOUTS
 from effnet_zoo.convert.conversion import Images, convert, told
 from effnet_zoo.convert.identify import identify
@@ -30,6 +28,7 @@ from effnet_zoo.package import Package
 from effnet_zoo.selftest import randomise, relative_error
 from effnet_zoo.statefile import State
 from tests.parity import common
+from tests.shell import Run
 
 with warnings.catch_warnings():
     # geffnet compiles its activations with torch.jit.script when it is imported.
@@ -40,24 +39,6 @@ with warnings.catch_warnings():
 TORCH = {name: layout for name, layout in LAYOUTS.items() if not name.startswith("keras")}
 NETWORKS = [(layout, name) for layout in TORCH for name in TORCH[layout].archs()]
 HALVES = Images(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Call the command in this process: exit status, standard output, standard error."""
-
-    def call(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["effnet-zoo", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

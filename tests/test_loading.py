@@ -63,6 +63,7 @@ def test_a_local_checkpoint_gives_its_own_logits_whatever_its_number_of_classes(
         assert loaded.pretrained_cfg["num_classes"] == 10
         assert loaded.load_report.matched == len(model.state_dict())
         assert not loaded.load_report.reinitialised
+        assert "images as for effnet_zoo_b0.ns_jft_in1k, assumed" in str(loaded.load_report)
 
 
 def test_the_channels_of_a_local_checkpoint_are_its_own(tmp_path: Path) -> None:
