@@ -1,5 +1,6 @@
 """Weight files into tensors by name: memory-mapped, never executed, out of whatever training scripts wrap them in."""
 
+import pickle
 import re
 import struct
 import zipfile
@@ -125,7 +126,8 @@ def _reason(error: Exception) -> str:
     if wanted := re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?(\S+)", str(error)):
         return f"it asks for {wanted[1]}; where you trust it, save its state_dict alone"
     line = next(iter(str(error).strip().splitlines()), "")
-    return type(error).__name__ if not line or "weights_only" in line else line
+    told = isinstance(error, RuntimeError | pickle.UnpicklingError) and line and "weights_only" not in line
+    return line if told else "it is damaged, or another kind of file"
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -12,7 +12,13 @@ from effnet_zoo.cli.output import AsJson, print_json
 def convert(
     place: options.Place,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write; not there yet, or empty.")],
-    to: Annotated[str, typer.Option(help="The layout to write; effnet_zoo is timm's.")] = "effnet_zoo",
+    to: Annotated[
+        str,
+        typer.Option(
+            help="The layout to write: effnet_zoo (which is timm's and geffnet's), efficientnet_pytorch, torchvision, "
+            "transformers, keras or effnetv2_port."
+        ),
+    ] = "effnet_zoo",
     variant: options.Variant = None,
     no_ema: options.NoEma = False,
     like: options.Like = None,
@@ -33,7 +39,7 @@ def convert(
 ) -> None:
     """Convert weights from any EfficientNet library's layout to any other's, and prove that the logits stay.
 
-    effnet-zoo convert efficientnet-b0-355c32eb.pth --out b0   # timm.create_model('local-dir:b0', pretrained=True)
+    effnet-zoo convert efficientnet-b0-355c32eb.pth --out b0
 
     effnet-zoo convert last.pth.tar --like effnet_zoo_b0.ap_in1k --classes train/ --out mine
 
