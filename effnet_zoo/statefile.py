@@ -1,4 +1,4 @@
-"""Weight files into tensors by name: memory-mapped, never executed, out of whatever training scripts wrap them in."""
+"""Weight files into tensors by name: nothing executed, safetensors mapped, training scripts' wrappers taken off."""
 
 import pickle
 import re
@@ -42,7 +42,7 @@ class StateFile:
     """What a file holds.
 
     Attributes:
-        state: Tensors by name, without wrappers and prefixes; on disk until they are used.
+        state: Tensors by name, without wrappers and prefixes; those of safetensors are on disk until they are used.
         notes: What was unwrapped, chosen or stripped on the way, in words.
         dropped: Names left out on purpose, each with the reason.
     """
@@ -104,14 +104,12 @@ def _read_safetensors(path: Path, start: bytes) -> State:
 def _read_pickle(path: Path) -> Any:
     try:
         with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # as torch.load tells them apart
-            file.seek(0)
-            if is_zip:
+            if file.read(4) == b"PK\x03\x04":  # as torch.load tells an archive from its older format
                 _refuse_compressed(path)
-            # It maps only what it is given by name, and then believes the suffix of a newer format.
-            mapped = is_zip and path.suffix != ".safetensors"
+            file.seek(0)
             with torch.serialization.safe_globals([Namespace]):  # timm's checkpoints hold their command line in one
-                return torch.load(path if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+                # Not mapped: torch.save writes over a file in place, and would write over the model's own memory.
+                return torch.load(file, map_location="cpu", weights_only=True)
     except WeightsError:
         raise
     except Exception as error:  # torch.load raises whatever the zip, the unpickler or a tensor raises
@@ -131,7 +129,7 @@ def _reason(error: Exception) -> str:
 
 
 def _refuse_compressed(path: Path) -> None:
-    """torch.save never compresses: what does may unpack to any size, and mapped into memory is noise, not weights."""
+    """torch.save never compresses: what does may unpack to any size."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     unpacked = sum(entry.file_size for entry in entries)

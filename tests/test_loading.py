@@ -140,6 +140,26 @@ def test_a_state_dict_in_memory(saved: tuple[EfficientNet, Path]) -> None:
     assert torch.equal(loaded(images(3)), model(images(3)))
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_saving_over_the_file_that_a_model_was_loaded_from_harms_neither(
+    saved: tuple[EfficientNet, Path], tmp_path: Path, suffix: str
+) -> None:
+    model, _ = saved
+    path = tmp_path / f"last.{suffix}"
+    save: Any = save_file if suffix == "safetensors" else torch.save
+    save(model.state_dict(), path)
+    loaded = EfficientNet.from_pretrained("efficientnet-b0", str(path)).eval()
+    with torch.no_grad():
+        loaded.conv_stem.weight.mul_(2)
+    changed = {"a_new_first_key": torch.ones(1001), **loaded.state_dict()}  # which moves all the others
+    save(changed, path)
+    with torch.no_grad():
+        model.conv_stem.weight.mul_(2)
+    assert_same(loaded(images(3)), model(images(3)))
+    stored = statefile.read(path).state
+    assert all(torch.equal(stored[key], tensor) for key, tensor in model.state_dict().items())
+
+
 # Another number of channels.
 
 
