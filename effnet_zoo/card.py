@@ -14,11 +14,10 @@ from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 from effnet_zoo import __version__, catalog
 from effnet_zoo.config import variant_of
 from effnet_zoo.errors import ArgumentError
-from effnet_zoo.ledger import REPORTED_SOURCE
+from effnet_zoo.ledger import LICENCE, REPORTED_SOURCE
 from effnet_zoo.package import Package
 
 FILENAME = "README.md"
-LICENCE = "[a-z0-9][a-z0-9.+-]*"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
 END = "<!-- effnet-zoo: end of generated -->"
 _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)

@@ -59,16 +59,14 @@ class Config:
 def variant_of(arch: ArchSpec) -> Model | None:
     """The variant whose tensors a network has, whatever its numerics."""
     for model in catalog.models().values():
-        if _tensors_of(model.spec) == _tensors_of(arch):
+        if same_tensors(model.spec, arch):
             return model
     return None
 
 
-def _tensors_of(arch: ArchSpec) -> ArchSpec:
-    return dataclasses.replace(arch, **{field: getattr(_NEUTRAL, field) for field in NUMERICS})
-
-
-_NEUTRAL = next(iter(catalog.models().values())).spec
+def same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
+    """Whether two networks have the same tensors, whatever their numerics."""
+    return dataclasses.replace(arch, **{field: getattr(other, field) for field in NUMERICS}) == other
 
 
 def write(

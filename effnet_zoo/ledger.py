@@ -18,6 +18,8 @@ FOLDER = next(folder for folder in (_PACKAGE / "weights", _PACKAGE.parent / "wei
 
 CROP_MODES = ("center", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+LICENCE = "[a-z0-9][a-z0-9.+-]*"
+"""An SPDX identifier in lower case, as the Hub wants it."""
 REPORTED_SOURCE = "timm results-imagenet.csv, October 2025"
 
 
@@ -142,7 +144,7 @@ _REQUIRED: dict[str, Check] = {
     "interpolation": (INTERPOLATIONS.__contains__, " or ".join(INTERPOLATIONS)),
     "mean": (_channels, "three numbers between 0 and 1"),
     "std": (_channels, "three numbers between 0 and 1"),
-    "license": (_matches(r"[a-z0-9][a-z0-9.+-]*"), "an SPDX identifier in lower case"),
+    "license": (_matches(LICENCE), "an SPDX identifier in lower case"),
     "source": (_matches(r"https://[^\s/]+\.[^\s/]+(/\S*)?"), "an https address"),
     "training_data": (_text, "what the weights have seen"),
     "recipe": (_text, "how they were trained"),

@@ -9,12 +9,10 @@ from timm.models import adapt_input_conv
 from torch import Tensor
 
 from effnet_zoo.backbone import Backbone, init_weights
+from effnet_zoo.convert.keytable import CLASSIFIER, STEM, is_counter
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.model import EfficientNet, EfficientNetFeatures
 from effnet_zoo.statefile import State
-
-STEM = "conv_stem.weight"
-CLASSIFIER = "classifier.weight"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +120,7 @@ def load_state(
 def _refuse_whole_numbers(state: State, source: str) -> None:
     """A quantised file has the keys and shapes of the weights, but their values only together with its scales."""
     for key, tensor in state.items():
-        if not tensor.is_floating_point() and not key.endswith(".num_batches_tracked"):
+        if not tensor.is_floating_point() and not is_counter(key):
             raise WeightsError(f"{source}: {key} is {tensor.dtype}: expected floating point, as before quantising")
 
 

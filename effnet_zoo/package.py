@@ -9,7 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from effnet_zoo import config
+from effnet_zoo import config, hub
 from effnet_zoo.errors import ArgumentError, WeightsError
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.loading import LoadReport, load_state
@@ -18,8 +18,6 @@ from effnet_zoo.options import ModelOptions
 from effnet_zoo.preprocess import preprocessing_of
 from effnet_zoo.spec import ArchSpec
 from effnet_zoo.statefile import State
-
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +149,7 @@ class Package:
 
     def write_weights(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> Path:
         """Write ``model.safetensors``, with the mark that transformers asks for."""
-        path = folder / WEIGHTS
+        path = folder / hub.FILENAME
         tensors = {key: tensor.contiguous() for key, tensor in (state or self.state).items()}
         save_file(tensors, path, metadata={"format": "pt"})
         return path

@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from effnet_zoo import card, config, files, ledger, registry
+from effnet_zoo import card, config, files, hub, ledger, registry
 from effnet_zoo.card import Metric
 from effnet_zoo.catalog import Model
 from effnet_zoo.convert.conversion import Images, told, with_proof_noted
@@ -25,7 +25,7 @@ from effnet_zoo.convert.proof import SIZE
 from effnet_zoo.errors import ConflictError, EffnetZooError, HubError, InputError, LedgerError, WeightsError
 from effnet_zoo.fetch import explain, retrying
 from effnet_zoo.model import EfficientNet
-from effnet_zoo.package import WEIGHTS, Package, of_model
+from effnet_zoo.package import Package, of_model
 from effnet_zoo.selftest import relative_error
 
 Answer = TypeVar("Answer")
@@ -138,7 +138,7 @@ def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run:
             repo_id=str(folder),
             changes=changes,
             readme=(prepared / card.FILENAME).read_text(encoding="utf-8"),
-            sha256=files.sha256(prepared / WEIGHTS),
+            sha256=files.sha256(prepared / hub.FILENAME),
         )
 
 
@@ -190,7 +190,7 @@ def push(
             repo_id=repo_id,
             changes=_changes(folder, before.files, STALE),
             readme=(folder / card.FILENAME).read_text(encoding="utf-8"),
-            sha256=files.sha256(folder / WEIGHTS),
+            sha256=files.sha256(folder / hub.FILENAME),
         )
         if dry_run:
             return done
@@ -426,12 +426,12 @@ def _verify(remote: _Remote, commit: str, sha256: str, package: Package) -> None
         HubError: If the Hub has something else.
         WeightsError: If the logits are others.
     """
-    if (told := remote.hash_of(WEIGHTS, commit)) != sha256:
-        raise HubError(f"the Hub has another {WEIGHTS}: expected sha256 {sha256}, got {told}")
+    if (told := remote.hash_of(hub.FILENAME, commit)) != sha256:
+        raise HubError(f"the Hub has another {hub.FILENAME}: expected sha256 {sha256}, got {told}")
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as cache:
-        pulled = remote.pull(WEIGHTS, commit, cache)
+        pulled = remote.pull(hub.FILENAME, commit, cache)
         if (got := files.sha256(pulled)) != sha256:
-            raise HubError(f"the Hub has {WEIGHTS} right, but sends another: expected sha256 {sha256}, got {got}")
+            raise HubError(f"the Hub has {hub.FILENAME} right, but sends another: expected sha256 {sha256}, got {got}")
         remote.pull(config.FILENAME, commit, cache)
         _compare(package, pulled.parent, registry.create_model, "effnet_zoo")
 

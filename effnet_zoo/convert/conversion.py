@@ -12,12 +12,11 @@ from effnet_zoo.convert import keras_file
 from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import prove, prove_by_golden, transformers_config
-from effnet_zoo.convert.source import open_package
+from effnet_zoo.convert.source import PROCESSOR, RESAMPLE, open_package
 from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean
 from effnet_zoo.families import Padding
 from effnet_zoo.ledger import INTERPOLATIONS, Preprocessing
 from effnet_zoo.package import Package, Proof
-from effnet_zoo.spec import ArchSpec
 
 ALIASES = {"timm": "effnet_zoo", "geffnet": "effnet_zoo"}
 """Libraries whose keys are this package's own."""
@@ -128,9 +127,9 @@ def convert(
             target = KERAS_V2.name  # one library, two generations of names
         if target != "effnet_zoo":
             _refuse_unless_expressed(package, target)
-        package = dataclasses.replace(package, proof=_proof(package, target, golden))
+        package = dataclasses.replace(package, proof=_proof(package, target, golden), target=target)
         WRITERS.get(target, _write_keys)(package, folder, target)
-    return dataclasses.replace(package, target=target)
+    return package
 
 
 def layout_of(name: str) -> str:
@@ -175,7 +174,7 @@ def told(
 def _refuse_unless_expressed(package: Package, target: str) -> None:
     layout, ours = LAYOUTS[target], package.arch
     # Not by name: a network that is none of our variants has none of its own once it is in our layout.
-    same = [(name, arch) for name, arch in layout.archs().items() if _same_tensors(arch, ours)]
+    same = [(name, arch) for name, arch in layout.archs().items() if config.same_tensors(arch, ours)]
     if not same:
         raise WeightsError(
             f"{package.source} is {package.variant}, which {target} does not have: it has {', '.join(layout.archs())}"
@@ -193,10 +192,6 @@ def _refuse_unless_expressed(package: Package, target: str) -> None:
             f"{package.source} has {f'output_stride {output_stride}' if output_stride else f'{pooling} pooling'}, "
             f"which {target} does not have: its logits would change"
         )
-
-
-def _same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
-    return dataclasses.replace(arch, **{field: getattr(other, field) for field in config.NUMERICS}) == other
 
 
 def _proof(package: Package, target: str, golden: Path | None) -> Proof | None:
@@ -228,7 +223,7 @@ def with_proof_noted(package: Package) -> Package:
 
 def _write_keys(package: Package, folder: Path, target: str) -> None:
     package.write_weights(folder, LAYOUTS[target].table.to_theirs(package.state, package.arch))
-    (folder / SUMMARY).write_text(_as_json(summary(package, target)), encoding="utf-8")
+    (folder / SUMMARY).write_text(_as_json(summary(package)), encoding="utf-8")
 
 
 def _write_transformers(package: Package, folder: Path, target: str) -> None:
@@ -245,7 +240,7 @@ def _write_transformers(package: Package, folder: Path, target: str) -> None:
     processor = {
         **_resized(how, package.source),
         "do_resize": True,
-        "resample": {"nearest": 0, "bilinear": 2, "bicubic": 3}[how.interpolation],
+        "resample": {name: number for number, name in RESAMPLE.items()}[how.interpolation],
         "crop_size": {"height": height, "width": width},
         "rescale_factor": 1 / 255,
         "do_rescale": True,
@@ -254,7 +249,7 @@ def _write_transformers(package: Package, folder: Path, target: str) -> None:
         "image_std": list(how.std),
     }
     (folder / config.FILENAME).write_text(_as_json(content), encoding="utf-8")
-    (folder / "preprocessor_config.json").write_text(_as_json(processor), encoding="utf-8")
+    (folder / PROCESSOR).write_text(_as_json(processor), encoding="utf-8")
 
 
 def _resized(how: Preprocessing, source: str) -> dict[str, Any]:
@@ -277,7 +272,7 @@ def _write_keras(package: Package, folder: Path, target: str) -> None:
     assert package.images is not None
     normalisation = (package.images.mean, package.images.std) if target == KERAS_V1.name else None
     keras_file.write(folder / "model.weights.h5", package.state, package.arch, normalisation=normalisation)
-    (folder / SUMMARY).write_text(_as_json(summary(package, target)), encoding="utf-8")
+    (folder / SUMMARY).write_text(_as_json(summary(package)), encoding="utf-8")
 
 
 Writer = Callable[[Package, Path, str], None]
@@ -289,9 +284,9 @@ WRITERS: Mapping[str, Writer] = {
 }
 
 
-def summary(package: Package, to: str | None = None) -> dict[str, Any]:
+def summary(package: Package) -> dict[str, Any]:
     """What a package is, in JSON's types, and what layout it was written in."""
-    to = to or package.target
+    to = package.target
     return {
         "source": package.source,
         "layout": package.layout,

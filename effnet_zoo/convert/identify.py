@@ -6,16 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from effnet_zoo.convert.keytable import State
+from effnet_zoo.convert.keytable import CLASSIFIER, STEM, is_counter
 from effnet_zoo.convert.layouts import LAYOUTS, Layout
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.spec import ArchSpec
-
-STEM = "conv_stem.weight"
-CLASSIFIER = "classifier.weight"
-COUNTER = ".num_batches_tracked"
-"""Batch norm's counter, which files older than PyTorch 0.4.1 lack and other frameworks do not have."""
+from effnet_zoo.statefile import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +42,7 @@ class Identity:
             WeightsError: If a key is not of the layout.
         """
         ours = self.layout.table.to_ours(state, self.arch)
-        counters = (key for key in self.layout.table.keys(self.arch) if key.endswith(COUNTER))
+        counters = (key for key in self.layout.table.keys(self.arch) if is_counter(key))
         for key in counters:
             ours.setdefault(key, torch.tensor(0))
         return ours
@@ -121,8 +117,8 @@ def _nearest(state: Mapping[str, Tensor], candidates: list[Candidate]) -> list[C
 
     def distance(candidate: Candidate) -> int:
         layout, _, arch = candidate
-        keys = {theirs for ours, (theirs, _) in layout.table.keys(arch).items() if not ours.endswith(COUNTER)}
-        return len(keys - state.keys()) + len({key for key in state if not key.endswith(COUNTER)} - keys)
+        keys = {theirs for ours, (theirs, _) in layout.table.keys(arch).items() if not is_counter(ours)}
+        return len(keys - state.keys()) + len({key for key in state if not is_counter(key)} - keys)
 
     distances = [distance(candidate) for candidate in candidates]
     return [candidate for candidate, away in zip(candidates, distances, strict=True) if away == min(distances)]
@@ -152,7 +148,7 @@ def _compared(state: Mapping[str, Tensor], candidate: Candidate) -> tuple[list[s
     for ours, shape in expected.items():
         theirs = keys[ours][0] if ours in keys else ours
         if ours not in given:
-            if not ours.endswith(COUNTER):
+            if not is_counter(ours):
                 differences.append(f"{theirs} is missing")
         elif given[ours] != shape:
             differences.append(f"{theirs} is {tuple(given[ours])} in our order of axes, instead of {tuple(shape)}")

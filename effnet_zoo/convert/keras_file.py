@@ -32,10 +32,14 @@ from torch import Tensor
 
 from effnet_zoo import catalog
 from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2, MODELS
-from effnet_zoo.convert.keytable import KeyTable, Role, State, role_of
+from effnet_zoo.convert.keytable import KeyTable, Role, role_of
 from effnet_zoo.errors import MissingExtraError, WeightsError
 from effnet_zoo.files import written_whole
 from effnet_zoo.spec import ArchSpec
+from effnet_zoo.statefile import State
+
+HDF5 = b"\x89HDF\r\n\x1a\n"
+"""How an HDF5 file begins."""
 
 Dataset = Any
 """An h5py.Dataset: h5py has no types."""
@@ -233,7 +237,7 @@ def _opened(path: Path, h5py: ModuleType) -> Iterator[tuple[Any, Config | None, 
                 shutil.copyfileobj(member, weights)
             with h5py.File(weights, "r") as file:
                 yield file, config, config.get("compile_config") or {}
-    elif start == b"\x89HDF\r\n\x1a\n":
+    elif start == HDF5:
         with h5py.File(path, "r") as file:
             config, training = file.attrs.get("model_config"), file.attrs.get("training_config")
             yield file, _json(config) if config else None, _json(training) if training else {}

@@ -9,8 +9,13 @@ from torch import Tensor
 
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.spec import ArchSpec, BlockKind
+from effnet_zoo.statefile import State
 
-State = dict[str, Tensor]
+STEM = "conv_stem.weight"
+CLASSIFIER = "classifier.weight"
+COUNTER = "num_batches_tracked"
+"""Batch norm's counter, which files older than PyTorch 0.4.1 lack and other frameworks do not have."""
+
 Role = Literal["conv", "depthwise", "squeeze", "norm", "linear"]
 """What a module of ours is: the two convolutions of squeeze-excite have a role of their own, and biases."""
 
@@ -18,7 +23,7 @@ LEAVES: dict[Role, tuple[str, ...]] = {
     "conv": ("weight",),
     "depthwise": ("weight",),
     "squeeze": ("weight", "bias"),
-    "norm": ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"),
+    "norm": ("weight", "bias", "running_mean", "running_var", COUNTER),
     "linear": ("weight", "bias"),
 }
 """The tensors of a module of ours."""
@@ -142,10 +147,10 @@ class KeyTable:
                     f"{our_key!r} is there twice, in this package's layout and as {key!r} of {self.name}"
                 )
             renamed[our_key] = form.to_ours(tensor)
-        if "num_batches_tracked" not in self.forms["norm"]:
+        if COUNTER not in self.forms["norm"]:
             for ours in self.modules(arch):
                 if role_of(ours) == "norm":
-                    renamed[f"{ours}.num_batches_tracked"] = torch.tensor(0)
+                    renamed[f"{ours}.{COUNTER}"] = torch.tensor(0)
         return renamed
 
     def to_theirs(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
@@ -160,9 +165,14 @@ class KeyTable:
             if key in ours:
                 their_key, form = ours[key]
                 renamed[their_key] = form.to_theirs(tensor)
-            elif not key.endswith(".num_batches_tracked"):
+            elif not is_counter(key):
                 raise WeightsError(f"key {key!r} is not one of the effnet_zoo layout for this network")
         return renamed
+
+
+def is_counter(key: str) -> bool:
+    """Whether a key of ours or theirs is of batch norm's counter."""
+    return key.endswith(f".{COUNTER}")
 
 
 def role_of(module: str) -> Role:

@@ -26,13 +26,13 @@ from effnet_zoo.package import RECORD, Package
 from effnet_zoo.preprocess import preprocessing_of
 from effnet_zoo.statefile import StateFile
 
-NAMES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+NAMES = (hub.FILENAME, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Weight files of a folder or repository, best first."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".keras", ".h5")
 PROCESSOR = "preprocessor_config.json"
 
 _REPOSITORY = re.compile(r"(hf-hub:)?(?P<id>[\w.-]+/[\w.-]+(@[\w./-]+)?)")
-_RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers for resampling, which transformers writes down."""
 _PROCESSORS = ("EfficientNetImageProcessor", "CLIPImageProcessor", "BitImageProcessor")
 """Image processors of transformers that are understood: all resize, perhaps crop, rescale and normalise."""
@@ -186,7 +186,7 @@ def _is_keras(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             start = file.read(8)
-        if start == b"\x89HDF\r\n\x1a\n":
+        if start == keras_file.HDF5:
             return True
         if not zipfile.is_zipfile(path):
             return False
@@ -341,7 +341,7 @@ def _processor_images(processor: Mapping[str, Any]) -> Preprocessing | None:
     from_zero_to_one = not processor.get("rescale_offset") and math.isclose(
         processor.get("rescale_factor", 1 / 255), 1 / 255
     )
-    interpolation = _RESAMPLE.get(processor.get("resample", -1))
+    interpolation = RESAMPLE.get(processor.get("resample", -1))
     if kind not in _PROCESSORS or not steps or not from_zero_to_one or not interpolation:
         return None
     of_efficientnet = kind == "EfficientNetImageProcessor"
