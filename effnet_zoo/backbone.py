@@ -56,13 +56,16 @@ class Backbone(nn.Module):
         self.blocks = nn.Sequential(*(Stage(stage, make) for stage in stages))
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """Image to (batch, stem_filters, ceil(height / 2), ceil(width / 2)).
+        """Image to (batch, stem_filters, ceil(height / 2), ceil(width / 2)); on a CPU in channels_last layout.
 
         Raises:
             InputError: If x has the wrong number of dimensions or channels, or is smaller than 32 pixels.
         """
         if not torch.jit.is_scripting():
             self._check_image(x)
+        if x.device.type == "cpu":
+            # Processors convolve fastest with channels last, and every map follows the image's layout.
+            x = x.clone(memory_format=torch.channels_last)
         return self.act1(self.bn1(self.conv_stem(x)))
 
     @torch.jit.unused

@@ -22,16 +22,27 @@ ACTIVATION_LAYERS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu":
 class SameConv2d(nn.Conv2d):
     """A stride-2 convolution padded as TensorFlow's SAME: output size ceil(input / 2), any input size.
 
-    TensorFlow centres a kernel of reach r on odd sizes and shifts it by one on even ones: r zeros before, or r - 1.
-    What is not before is added after, so that the padded size is the input's plus 2 r whatever its parity: one zero on
-    even sizes is never read, and exporters get sizes they can reason about. (At stride 1 SAME is r all around.)
+    TensorFlow centres a kernel of reach r on odd sizes and shifts it by one on even ones: r zeros before the image, or
+    r - 1. Here the image always gets r all around, as `nn.Conv2d` gives them without a copy, and on even sizes the
+    kernel moves instead: a row of zeros before its first lets it end one further on. (At stride 1 SAME is r anyway.)
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        reach_h, reach_w = self.kernel_size[0] // 2, self.kernel_size[1] // 2
         even_h, even_w = 1 - x.shape[2] % 2, 1 - x.shape[3] % 2
-        x = F.pad(x, [reach_w - even_w, reach_w + even_w, reach_h - even_h, reach_h + even_h])
-        return self._conv_forward(x, self.weight, self.bias)
+        if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            # A kernel whose size depends on the image's is more than exporters can reason about; compilers fuse
+            # padding anyway. The padded size is the input's plus 2 r whatever its parity: one zero is never read.
+            reach_h, reach_w = self.kernel_size[0] // 2, self.kernel_size[1] // 2
+            x = F.pad(x, [reach_w - even_w, reach_w + even_w, reach_h - even_h, reach_h + even_h])
+            return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return self._conv_forward(x, F.pad(self.weight, [even_w, 0, even_h, 0]), self.bias)
+
+
+class PooledConv2d(nn.Conv2d):
+    """A 1x1 convolution of a 1x1 map: a matrix product, which costs less than a convolution's overhead."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
 
 
 class SqueezeExcite(nn.Module):
@@ -43,9 +54,9 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, filters: int, squeezed: int, make: "Layers") -> None:
         super().__init__()
-        self.conv_reduce = make.conv(filters, squeezed, 1, bias=True)
+        self.conv_reduce = make.pooled_conv(filters, squeezed)
         self.act1 = make.act()
-        self.conv_expand = make.conv(squeezed, filters, 1, bias=True)
+        self.conv_expand = make.pooled_conv(squeezed, filters)
         self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,7 +82,6 @@ class Layers:
         stride: int = 1,
         dilation: int = 1,
         depthwise: bool = False,
-        bias: bool = False,
     ) -> nn.Conv2d:
         shifts_with_size = self.arch.padding == "same" and stride == 2 and kernel > 1
         layer = SameConv2d if shifts_with_size else nn.Conv2d
@@ -80,13 +90,16 @@ class Layers:
             outputs,
             kernel,
             stride=stride,
-            padding=0 if shifts_with_size else dilation * (kernel // 2),
+            padding=dilation * (kernel // 2),
             dilation=dilation,
             groups=inputs if depthwise else 1,
-            bias=bias,
+            bias=False,
             device=self.device,
             dtype=self.dtype,
         )
+
+    def pooled_conv(self, inputs: int, outputs: int) -> nn.Conv2d:
+        return PooledConv2d(inputs, outputs, 1, device=self.device, dtype=self.dtype)
 
     def norm(self, filters: int) -> nn.BatchNorm2d:
         return nn.BatchNorm2d(
