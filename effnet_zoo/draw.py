@@ -1,7 +1,6 @@
 """Pictures of predictions: the photo beside the bars of its most likely classes. Needs the `demo` extra."""
 
 import itertools
-from collections.abc import Sequence
 from pathlib import Path
 
 from effnet_zoo.errors import MissingExtraError
@@ -51,14 +50,18 @@ def save_picture(prediction: Prediction, model_name: str, path: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def picture_names(paths: Sequence[Path]) -> list[str]:
-    """A file name for each path's picture, numbered where two paths would share one."""
-    names: dict[str, None] = {}
-    for path in paths:
+class PictureNames:
+    """Gives file names for pictures, numbered where two paths would share one."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def of(self, path: Path) -> str:
+        """The name of the next picture."""
         numbered = (f"{path.stem}-{number}.png" for number in itertools.count(2))
-        name = next(name for name in itertools.chain([f"{path.stem}.png"], numbered) if name not in names)
-        names[name] = None
-    return list(names)
+        name = next(name for name in itertools.chain([f"{path.stem}.png"], numbered) if name not in self._taken)
+        self._taken.add(name)
+        return name
 
 
 def _shortened(label: str, limit: int = 48) -> str:

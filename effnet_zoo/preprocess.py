@@ -1,14 +1,15 @@
 """Images to the tensors a checkpoint was trained for."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, ToTensor
 from torchvision.transforms.functional import resize as resize_image
 
 from effnet_zoo.errors import InputError
@@ -35,29 +36,48 @@ def eval_transform(how: Preprocessing) -> Transform:
 
     The image is resized, antialiased, to cover floor(size / crop_pct), and cropped to the middle.
     """
-    height, width = (math.floor(side / how.crop_pct) for side in how.size)
-    mode = InterpolationMode(how.interpolation)
-    resize: Callable[[Image.Image], Image.Image]
+    return Compose([_Resize(how), CenterCrop(list(how.size)), ToTensor(), Normalize(how.mean, how.std)])
+
+
+def resized_size(how: Preprocessing, height: int, width: int) -> tuple[int, int]:
+    """What (height, width) an image of this size is resized to before it is cropped, in pixels."""
+    to_height, to_width = (math.floor(side / how.crop_pct) for side in how.size)
     if how.crop_mode == "squash":
-        resize = Resize([height, width], interpolation=mode)
-    elif height == width:
-        resize = Resize(height, interpolation=mode)
-    else:
-        resize = _Cover(height, width, mode)
-    return Compose([resize, CenterCrop(list(how.size)), ToTensor(), Normalize(how.mean, how.std)])
+        return to_height, to_width
+    if to_height == to_width:
+        # As torchvision rounds, which knows only squares.
+        short = min(height, width)
+        return (to_height * height // short, to_height * width // short)
+    ratio = min(height / to_height, width / to_width)
+    return round(height / ratio), round(width / ratio)
 
 
 @dataclass(frozen=True)
-class _Cover:
-    """Resize to the smallest size of the same aspect that covers height x width; torchvision only knows squares."""
-
-    height: int
-    width: int
-    mode: InterpolationMode
+class _Resize:
+    how: Preprocessing
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        ratio = min(image.height / self.height, image.width / self.width)
-        return resize_image(image, [round(image.height / ratio), round(image.width / ratio)], self.mode)
+        size = resized_size(self.how, image.height, image.width)
+        return resize_image(image, list(size), InterpolationMode(self.how.interpolation))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever reading and decoding a file raises, as an error that names it.
+
+    Raises:
+        InputError: If it is missing, unreadable, or not an image.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: a folder: expected an image, or a folder that can be listed") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{path}: not an image that Pillow can read") from None
+    except Exception as error:  # on a broken file decoders raise whatever they stumble over: struct.error, IndexError
+        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def open_image(path: Path) -> Image.Image:
@@ -66,12 +86,5 @@ def open_image(path: Path) -> Image.Image:
     Raises:
         InputError: If it is missing, unreadable, or not an image.
     """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image that Pillow can read") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    with reading(path), Image.open(path) as image:
+        return image.convert("RGB")
