@@ -1,18 +1,22 @@
-"""Image files to their most likely classes."""
+"""Image files to their most likely classes, or to features: read ahead by threads while the model runs, in batches."""
 
-import glob
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import Tensor
 
 from effnet_zoo.errors import ArgumentError, InputError
+from effnet_zoo.images import Reader, read_ahead
+from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.model import EfficientNet
-from effnet_zoo.preprocess import eval_transform, open_image, preprocessing_of
+from effnet_zoo.preprocess import preprocessing_of
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+Run = Callable[[Tensor], Tensor]
+"""Float32 images (n, 3, height, width) to float32 (n, outputs)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +37,13 @@ class Prediction:
     error: str | None = None
 
 
-def find_images(patterns: Iterable[str]) -> list[Path]:
-    """The files that paths, folders and globs name, each once, in the order given.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """A file's pooled features, float32 (num_features,), or why it could not be read."""
 
-    A folder stands for the image files in it and below, told by their suffix; a file is taken whatever its suffix.
-
-    Raises:
-        InputError: If a path or glob matches nothing, or a folder holds no image.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        literal = Path(pattern)
-        matches = [literal] if literal.exists() else [Path(p) for p in sorted(glob.glob(pattern, recursive=True))]
-        if not matches:
-            raise InputError(f"{pattern}: there is no such file or folder, and as a glob it matches none")
-        for match in matches:
-            if match.is_dir():
-                images = sorted(p for p in match.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-                if not images:
-                    raise InputError(f"{match}: no image in this folder: expected {', '.join(IMAGE_SUFFIXES)}")
-                found.update(dict.fromkeys(images))
-            else:
-                found[match] = None
-    return list(found)
+    path: Path
+    features: Tensor | None = None
+    error: str | None = None
 
 
 def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[str]:
@@ -69,38 +57,100 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[s
     return [info.index_to_description(index) for index in range(num_classes)]
 
 
-def predict(model: EfficientNet, paths: Sequence[Path], *, topk: int = 5) -> Iterator[Prediction]:
-    """Classify files one by one, each with the model's own preprocessing.
+def predict(
+    model: EfficientNet,
+    paths: Iterable[Path],
+    *,
+    topk: int = 5,
+    run: Run | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+) -> Iterator[Prediction]:
+    """Classify files, each with the model's own preprocessing. Paths are drawn as they are needed.
 
     Args:
         model: A classifier with a ``pretrained_cfg``; it is put in eval mode.
         paths: Image files.
         topk: How many classes.
+        run: What computes the logits, such as an engine made of the model; by default the model itself.
+        batch_size: Images a run, at most.
+        workers: Threads that read; by default as many as torch computes with.
 
-    Yields:
+    Returns:
         A prediction for each path, in order; one with `error` for a file that cannot be read.
 
     Raises:
-        ArgumentError: If topk is not between 1 and the number of classes.
+        ArgumentError: If topk is not between 1 and the number of classes, or batch_size or workers is not at least 1.
     """
     if not 1 <= topk <= model.num_classes:
         raise ArgumentError(f"topk={topk}: expected 1 to {model.num_classes}, the number of classes")
-    transform = eval_transform(preprocessing_of(model.pretrained_cfg))
     labels = class_names(model.num_classes, model.pretrained_cfg.get("label_names"))
-    model.eval()
-    for path in paths:
-        try:
-            image = open_image(path)
-        except InputError as error:
-            yield Prediction(path=path, error=str(error))
-            continue
-        with torch.inference_mode():
-            probabilities = model(transform(image)[None])[0].softmax(0)
-        top = probabilities.topk(topk)
-        yield Prediction(
+
+    def prediction(path: Path, logits: Tensor | InputError) -> Prediction:
+        if isinstance(logits, InputError):
+            return Prediction(path=path, error=str(logits))
+        top = logits.softmax(0).topk(topk)
+        pairs = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        return Prediction(
             path=path,
-            guesses=tuple(
-                Guess(index=index, label=labels[index], probability=probability)
-                for probability, index in zip(top.values.tolist(), top.indices.tolist(), strict=True)
-            ),
+            guesses=tuple(Guess(index=index, label=labels[index], probability=value) for value, index in pairs),
         )
+
+    return itertools.starmap(prediction, _outputs(model, paths, run, batch_size, workers))
+
+
+def embed(
+    model: EfficientNet,
+    paths: Iterable[Path],
+    *,
+    run: Run | None = None,
+    batch_size: int = 32,
+    workers: int | None = None,
+) -> Iterator[Embedding]:
+    """Pooled features of files: `predict` for a model made with num_classes=0.
+
+    Raises:
+        ArgumentError: If the model has classes, or batch_size or workers is not at least 1.
+    """
+    if model.num_classes:
+        raise ArgumentError(f"embed: expected a model without classes, found {model.num_classes}: give num_classes=0")
+
+    def embedding(path: Path, features: Tensor | InputError) -> Embedding:
+        if isinstance(features, InputError):
+            return Embedding(path=path, error=str(features))
+        return Embedding(path=path, features=features)
+
+    return itertools.starmap(embedding, _outputs(model, paths, run, batch_size, workers))
+
+
+def _outputs(
+    model: EfficientNet, paths: Iterable[Path], run: Run | None, batch_size: int, workers: int | None
+) -> Iterator[tuple[Path, Tensor | InputError]]:
+    """Each path with the model's output for it, or with why it cannot be read; arguments are checked at once."""
+    workers = torch.get_num_threads() if workers is None else workers
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value < 1:
+            raise ArgumentError(f"{name}={value}: expected at least 1")
+    how = preprocessing_of(model.pretrained_cfg)
+    model.eval()
+    # One batch is read while another is computed, and each worker has the next file at hand.
+    images = read_ahead(paths, Reader(how), workers=workers, ahead=2 * batch_size + workers)
+    return _computed(images, how, run or model, batch_size)
+
+
+def _computed(
+    images: Iterator[tuple[Path, Tensor | InputError]], how: Preprocessing, run: Run, batch_size: int
+) -> Iterator[tuple[Path, Tensor | InputError]]:
+    while batch := list(itertools.islice(images, batch_size)):
+        pixels = [image for _, image in batch if isinstance(image, Tensor)]
+        with torch.inference_mode():
+            outputs = iter(run(normalised(pixels, how)) if pixels else ())
+        for path, image in batch:
+            yield path, next(outputs) if isinstance(image, Tensor) else image
+
+
+def normalised(pixels: Sequence[Tensor], how: Preprocessing) -> Tensor:
+    """Images uint8 (3, height, width) as one float32 (n, 3, height, width): what ToTensor and Normalize compute."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (how.mean, how.std))
+    batch = torch.stack(list(pixels)).to(torch.float32, memory_format=torch.contiguous_format)
+    return batch.div_(255).sub_(mean).div_(std)

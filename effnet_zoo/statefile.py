@@ -1,5 +1,6 @@
 """Weight files into tensors by name: nothing executed, safetensors mapped, training scripts' wrappers taken off."""
 
+import hashlib
 import pickle
 import re
 import struct
@@ -85,6 +86,15 @@ def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
     """
     state, notes = _unwrapped(content, source, ema=ema)
     return _stripped(state, notes, source, ema=ema)
+
+
+def fingerprint(state: State) -> str:
+    """SHA-256, in hex, of names, dtypes, shapes and values, in whatever file or memory layout they are."""
+    digest = hashlib.sha256()
+    for key, tensor in state.items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _read_safetensors(path: Path, start: bytes) -> State:
