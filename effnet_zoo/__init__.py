@@ -23,7 +23,9 @@ if not _is_command():
     from effnet_zoo.catalog import find as find_checkpoint
     from effnet_zoo.convert.conversion import Images, convert
     from effnet_zoo.convert.source import open_package
+    from effnet_zoo.engines import Engine, engine
     from effnet_zoo.errors import EffnetZooError
+    from effnet_zoo.folding import optimize
     from effnet_zoo.model import EfficientNet, EfficientNetFeatures
     from effnet_zoo.preprocess import eval_transform, preprocessing_of
     from effnet_zoo.publish import push, save
@@ -36,6 +38,7 @@ if not _is_command():
         "EfficientNet",
         "EfficientNetFeatures",
         "EffnetZooError",
+        "Engine",
         "Images",
         "Scaling",
         "StageSpec",
@@ -45,9 +48,11 @@ if not _is_command():
         "decode_rows",
         "encode_block",
         "encode_rows",
+        "engine",
         "eval_transform",
         "find_checkpoint",
         "open_package",
+        "optimize",
         "preprocessing_of",
         "push",
         "save",

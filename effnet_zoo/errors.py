@@ -48,6 +48,10 @@ class InputError(EffnetZooError, ValueError):
     """An image, tensor or path that cannot be used as input."""
 
 
+class EngineError(EffnetZooError, RuntimeError):
+    """An engine that cannot be made of a model here, or that computes something else than the model."""
+
+
 class MissingExtraError(EffnetZooError, ImportError):
     """An optional dependency that is not installed."""
 
