@@ -13,8 +13,8 @@ import skimage
 from PIL import Image
 
 from effnet_zoo import catalog
-from effnet_zoo.draw import picture_names
-from effnet_zoo.predict import class_names, find_images
+from effnet_zoo.draw import PictureNames
+from effnet_zoo.predict import class_names
 from tests.shell import Run
 
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -23,7 +23,10 @@ PHOTOS = Path(skimage.__file__).parent / "data"
 # Light commands.
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["list"], ["info", "b0"], ["predict", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--version"], ["list"], ["info", "b0"], ["predict", "--help"], ["embed", "--help"]],
+)
 def test_light_commands_import_neither_torch_nor_timm(arguments: list[str]) -> None:
     command = shutil.which("effnet-zoo", path=str(Path(sys.executable).parent))
     assert command, "the package is not installed in this environment"
@@ -174,20 +177,10 @@ def test_predict_refuses_in_one_line(
     assert len(err.splitlines()) == 1
 
 
-def test_paths_folders_and_globs_give_each_file_once_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("b.png", "a.JPG", "deep/c.png", "odd[1].png", "data.bin"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [str(p) for p in find_images(["."])] == ["a.JPG", "b.png", "deep/c.png", "odd[1].png"]
-    assert [str(p) for p in find_images(["b.png", "*.png", "data.bin"])] == ["b.png", "odd[1].png", "data.bin"]
-    assert [str(p) for p in find_images(["**/c.png"])] == ["deep/c.png"]
-    assert [str(p) for p in find_images(["odd[1].png"])] == ["odd[1].png"]
-
-
 def test_pictures_of_files_of_the_same_name_do_not_overwrite_each_other() -> None:
     paths = [Path("a/x.jpg"), Path("b/x.jpg"), Path("x-2.jpg"), Path("y.jpg")]
-    names = picture_names(paths)
+    pictures = PictureNames()
+    names = [pictures.of(path) for path in paths]
     assert len(set(names)) == len(paths)
     assert names[0] == "x.png"
     assert names[3] == "y.png"

@@ -7,6 +7,7 @@ import typer
 
 from effnet_zoo import __version__
 from effnet_zoo.cli.convert import convert
+from effnet_zoo.cli.embed import embed
 from effnet_zoo.cli.info import info
 from effnet_zoo.cli.inspect import inspect
 from effnet_zoo.cli.list import list_
@@ -25,7 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("list")(list_)
-for command in (info, predict, pull, inspect, convert, push, verify, selftest):
+for command in (info, predict, embed, pull, inspect, convert, push, verify, selftest):
     app.command()(command)
 
 

@@ -1,0 +1,430 @@
+"""Files to labels and features: the same as one by one, in order, to files that a killed run leaves whole."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from effnet_zoo import EfficientNet, eval_transform, preprocessing_of
+from effnet_zoo.errors import ArgumentError, InputError
+from effnet_zoo.images import digest
+from effnet_zoo.predict import embed, predict
+from effnet_zoo.preprocess import open_image
+from effnet_zoo.rows import Column, Row, check_output, open_rows
+from tests.parity.photos import PHOTOS
+from tests.shell import Run
+
+pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
+
+FORMATS = ["csv", "jsonl", "parquet"]
+LITE0 = "effnet_zoo_lite0.pypi_in1k"
+
+
+@pytest.fixture(scope="module")
+def model() -> EfficientNet:
+    return EfficientNet.from_pretrained(LITE0).eval()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Photos small and large, one broken, more than two batches of 4."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, path in enumerate(list(PHOTOS.values()) * 2):
+        photo = open_image(path)
+        if number % 2:
+            photo = photo.resize((1600, 1200), Image.Resampling.BICUBIC)
+        photo.save(photos / f"{number}.jpg", quality=90)
+    (photos / "3-broken.jpg").write_text("not an image")
+    return photos
+
+
+def one_by_one(model: EfficientNet, paths: list[Path]) -> Tensor:
+    transform = eval_transform(preprocessing_of(model.pretrained_cfg))
+    with torch.inference_mode():
+        return torch.cat([model(transform(open_image(path))[None]) for path in paths])
+
+
+def test_labels_are_those_of_one_image_at_a_time(model: EfficientNet, folder: Path) -> None:
+    paths = sorted(folder.iterdir())
+    predictions = list(predict(model, paths, batch_size=4, workers=2))
+    assert [prediction.path for prediction in predictions] == paths
+    (broken,) = [prediction for prediction in predictions if prediction.error]
+    assert broken.path.name == "3-broken.jpg"
+    good = [prediction for prediction in predictions if not prediction.error]
+    expected = one_by_one(model, [prediction.path for prediction in good]).softmax(1)
+    for prediction, probabilities in zip(good, expected, strict=True):
+        guess = prediction.guesses[0]
+        assert guess.index == probabilities.argmax()
+        assert guess.probability == pytest.approx(float(probabilities.max()), abs=0.01)
+
+
+def test_features_are_pooled_and_the_models_own(folder: Path) -> None:
+    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0)
+    found = [each for each in embed(pooled, sorted(folder.glob("*.jpg")), batch_size=4) if each.features is not None]
+    expected = one_by_one(pooled, [each.path for each in found])
+    assert expected.shape[1] == pooled.num_features
+    for each, features in zip(found, expected, strict=True):
+        assert each.features is not None
+        assert torch.nn.functional.cosine_similarity(each.features, features, dim=0) > 0.9999
+
+
+def test_an_engine_is_given_whole_batches_and_believed(model: EfficientNet, folder: Path) -> None:
+    seen: list[tuple[tuple[int, ...], torch.dtype]] = []
+
+    def run(images: Tensor) -> Tensor:
+        seen.append((tuple(images.shape), images.dtype))
+        return torch.nn.functional.one_hot(torch.arange(len(images)) + 7, 1000).float() * 50
+
+    paths = sorted(folder.iterdir())
+    tops = [p.guesses[0].index if p.guesses else None for p in predict(model, paths, topk=1, run=run, batch_size=4)]
+    # The broken file is fourth, so the first batch has three images.
+    assert tops == [7, 8, 9, None, 7, 8, 9, 10, 7]
+    size = preprocessing_of(model.pretrained_cfg).size
+    assert seen == [((n, 3, *size), torch.float32) for n in (3, 4, 1)]
+
+
+def test_a_million_broken_files_stay_a_window(model: EfficientNet) -> None:
+    drawn = 0
+
+    def paths() -> Iterator[Path]:
+        nonlocal drawn
+        for number in range(1_000_000):
+            drawn = number + 1
+            yield Path(f"missing/{number}.jpg")
+
+    for number, prediction in enumerate(predict(model, paths(), batch_size=8, workers=2)):
+        assert prediction.error is not None
+        assert prediction.path.name == f"{number}.jpg"
+        if number == 2000:
+            break
+    assert drawn < 2000 + 50
+
+
+def test_wrong_arguments_are_refused_at_once(model: EfficientNet) -> None:
+    for options, message in (
+        ({"topk": 1001}, "topk=1001: expected 1 to 1000"),
+        ({"batch_size": 0}, "batch_size=0: expected at least 1"),
+        ({"workers": 0}, "workers=0: expected at least 1"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            predict(model, (), **options)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="expected a model without classes, found 1000"):
+        embed(model, ())
+
+
+# rows
+
+COLUMNS = [Column("path", "text"), Column("error", "text"), Column("label", "text"), Column("feature", "reals", 2)]
+NASTY = ["plain.jpg", 'quo"te,s.jpg', "line\nend.jpg", "re\rturn.jpg", "ünï→.jpg", "'", "\\xff.jpg", " "]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return list(pyarrow_parquet.read_table(path).to_pylist())
+
+
+def row(name: str, *, error: str | None = None) -> Row:
+    if error:
+        return {"path": name, "error": error}
+    return {"path": name, "error": None, "label": name.upper(), "feature": [0.5, 1 / 3]}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_come_back_as_written(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{suffix}"
+    with open_rows(path, COLUMNS, {}) as rows:
+        rows.write([row(name) for name in NASTY])
+        rows.write([row("broken.jpg", error='cannot be read: "x",\ny')])
+    written = rows_of(path)
+    assert [each["path"] for each in written] == [*NASTY, "broken.jpg"]
+    assert [each["label"] for each in written[:-1]] == [name.upper() for name in NASTY]
+    assert written[-1]["error"] == 'cannot be read: "x",\ny'
+    if suffix == "csv":
+        assert list(written[0]) == ["path", "error", "label", "f0000", "f0001"]
+        assert float(written[0]["f0001"]) == 1 / 3
+        assert written[-1]["f0000"] == ""
+    elif suffix == "parquet":
+        assert written[0]["feature"] == [0.5, pytest.approx(1 / 3)]
+        assert written[-1]["feature"] is None
+        assert pyarrow_parquet.read_schema(path).field("feature").type.value_type == "float"
+        assert not path.with_name(f"{path.name}.parts").exists()
+    with open_rows(path, COLUMNS, {}, resume=True) as rows:
+        assert rows.done == {digest(Path(name)) for name in [*NASTY, "broken.jpg"]}
+        assert rows.failed == 1
+        rows.write([row("more.jpg")])
+    assert [each["path"] for each in rows_of(path)] == [*NASTY, "broken.jpg", "more.jpg"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_line_cut_anywhere_is_written_again(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{suffix}"
+    names = ["first.jpg", 'a "quoted\nname".jpg', "last.jpg"]
+    with open_rows(path, COLUMNS, {}) as rows:
+        rows.write([row(name) for name in names])
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with open_rows(path, COLUMNS, {}, resume=True) as rows:
+            rows.write([row(name) for name in names if digest(Path(name)) not in rows.done])
+        assert path.read_bytes() == whole, length
+
+
+def test_a_parquet_run_killed_between_joining_and_cleaning_up_has_no_doubles(tmp_path: Path) -> None:
+    path = tmp_path / "out.parquet"
+    parts = tmp_path / "out.parquet.parts"
+    rows = open_rows(path, COLUMNS, {})
+    rows.write([row("a.jpg"), row("b.jpg")])
+    rows.close(whole=False)
+    assert not path.exists()
+    shutil.copytree(parts, tmp_path / "kept")
+    with open_rows(path, COLUMNS, {}, resume=True) as rows:
+        assert len(rows.done) == 2
+        rows.write([row("c.jpg")])
+    shutil.copytree(tmp_path / "kept", parts)
+    with open_rows(path, COLUMNS, {}, resume=True) as rows:
+        assert len(rows.done) == 3
+        rows.write([row("d.jpg")])
+    assert [each["path"] for each in rows_of(path)] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_made_otherwise_are_not_continued(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{suffix}"
+    with open_rows(path, COLUMNS, {"model": "b0", "topk": 5}) as rows:
+        rows.write([row("a.jpg")])
+    with pytest.raises(InputError, match="model was 'b0' and is 'b1'; topk was 5 and is 3"):
+        open_rows(path, COLUMNS, {"model": "b1", "topk": 3}, resume=True)
+    with pytest.raises(InputError, match="columns was"):
+        open_rows(path, COLUMNS[:3], {"model": "b0", "topk": 5}, resume=True)
+    (tmp_path / f"out.{suffix}.run.json").unlink()
+    with pytest.raises(InputError, match="does not tell what it was made with"):
+        open_rows(path, COLUMNS, {"model": "b0", "topk": 5}, resume=True)
+    with open_rows(path, COLUMNS, {"model": "b1"}) as rows:
+        assert not rows.done
+    assert rows_of(path) == []
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_file_that_is_none_of_ours_is_refused_and_left_alone(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"out.{suffix}"
+    with open_rows(path, COLUMNS, {}):
+        pass
+    path.write_bytes(b"something\nelse\n")
+    with pytest.raises(InputError, match="--force"):
+        open_rows(path, COLUMNS, {}, resume=True)
+    assert path.read_bytes() == b"something\nelse\n"
+
+
+def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"out.txt: expected a file that ends in .csv, .jsonl, .parquet"):
+        check_output(tmp_path / "out.txt", resume=False, force=False)
+    (tmp_path / "dir.csv").mkdir()
+    with pytest.raises(InputError, match="this is a folder"):
+        check_output(tmp_path / "dir.csv", resume=True, force=False)
+    (tmp_path / "out.csv").touch()
+    (tmp_path / "out.parquet.parts").mkdir()
+    for name in ("out.csv", "out.parquet"):
+        with pytest.raises(InputError, match="there already: continue it with --resume, or replace it with --force"):
+            check_output(tmp_path / name, resume=False, force=False)
+        check_output(tmp_path / name, resume=True, force=False)
+        check_output(tmp_path / name, resume=False, force=True)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    code, out, err = run("predict", PHOTOS["coffee.png"], "--output", tmp_path / "o.parquet")
+    assert (code, out) == (1, "")
+    assert err.endswith("pip install 'effnet-zoo[parquet]'\n")
+
+
+# the commands
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_predict_writes_a_row_a_file_and_resumes(run: Run, folder: Path, suffix: str) -> None:
+    output = folder.parent / f"labels.{suffix}"
+    code, out, err = run("predict", folder, "--output", output, "--topk", "2", "--batch-size", "4")
+    assert (code, out) == (1, f"wrote {output}: 9 rows\n")
+    assert err.splitlines()[-1] == "effnet-zoo: 1 of 9 files could not be read"
+    written = rows_of(output)
+    assert [Path(each["path"]) for each in written] == sorted(folder.iterdir())
+    assert "not an image" in written[3]["error"]
+    espresso = written[1]
+    if suffix == "jsonl":
+        assert espresso["model"] == LITE0
+        assert espresso["classes"][0]["label"] == "espresso"
+    else:
+        assert espresso["label_1"] == "espresso"
+        assert int(espresso["index_2"]) == 968
+        assert float(espresso["probability_1"]) == pytest.approx(0.92, abs=0.02)
+    assert run("predict", folder, "--output", output)[2].endswith("or replace it with --force\n")
+    shutil.copy(PHOTOS["rocket.jpg"], folder / "9.jpg")
+    code, out, err = run("predict", folder, "--output", output, "--topk", "2", "--resume")
+    assert out == f"wrote {output}: 10 rows\n"
+    assert err.splitlines() == ["effnet-zoo: 1 of 10 files could not be read"]
+    assert rows_of(output)[:9] == written
+    assert rows_of(output)[9]["path"] == str(folder / "9.jpg")
+    before = rows_of(output)
+    code, _, err = run("predict", folder, "--output", output, "--topk", "3", "--resume")
+    assert code == 1
+    assert "topk was 2 and is 3" in err
+    code, _, err = run("predict", folder, "--output", output, "--topk", "1001", "--force")
+    assert "topk=1001" in err
+    assert rows_of(output) == before
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_embed_writes_features(run: Run, folder: Path, suffix: str) -> None:
+    output = folder.parent / f"features.{suffix}"
+    files = folder.parent / "files.txt"
+    files.write_text(f"{folder / '0.jpg'}\n{folder / '3-broken.jpg'}\n")
+    code, out, _ = run("embed", "--from-list", files, "--output", output)
+    assert (code, out) == (1, f"wrote {output}: 2 rows\n")
+    good, broken = rows_of(output)
+    assert "not an image" in broken["error"]
+    values = [float(good[f"f{n:04}"]) for n in range(1280)] if suffix == "csv" else good["feature"]
+    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0).eval()
+    assert torch.allclose(torch.tensor(values), one_by_one(pooled, [folder / "0.jpg"])[0], atol=1e-4)
+    code, out, _ = run("embed", folder / "0.jpg", "--json")
+    assert code == 0
+    (answer,) = json.loads(out)
+    assert len(answer["feature"]) == 1280
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected images, folders or globs, or --from-list FILE"),
+        (["a.jpg", "--resume"], "--resume: expected --output FILE with it"),
+        (["a.jpg", "--output", "o.csv", "--resume", "--force"], "--resume keeps the output and --force replaces it"),
+        (["a.jpg", "--output", "o.csv", "--json"], "--json prints and --output writes"),
+        (["a.jpg", "--output", "o.csv", "--out", "pictures"], "--out draws pictures of a few files"),
+        (["a.jpg", "--engine", "tensorrt"], "--engine tensorrt: expected auto or eager"),
+        (["a.jpg", "--dtype", "int8"], "--dtype int8: expected float32 or"),
+        (["a.jpg", "--output", "o.xlsx"], "o.xlsx: expected a file that ends in .csv"),
+        (["--from-list", "nosuch.txt"], "nosuch.txt: there is no such list"),
+    ],
+)
+def test_contradictions_are_refused_in_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(PHOTOS["rocket.jpg"], "a.jpg")
+    code, out, err = run("predict", *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"effnet-zoo: {message}")
+    assert len(err.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "expected"),
+    [
+        (255, [], []),
+        (256, [], [("auto", "float32")]),
+        (256, ["--engine", "eager"], [("eager", "float32")]),
+        (1, ["--engine", "openvino"], [("openvino", "float32")]),
+        (1, ["--dtype", "bfloat16"], [("eager", "bfloat16")]),
+    ],
+)
+def test_many_files_get_the_fastest_engine_and_few_the_model_itself(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: int,
+    options: list[str],
+    expected: list[tuple[str, str]],
+) -> None:
+    asked = []
+
+    def engine(model: EfficientNet, backend: str, dtype: str, batch: int, size: tuple[int, int]) -> Any:
+        assert (model.num_classes, batch, size) == (1000, 64, preprocessing_of(model.pretrained_cfg).size)
+        asked.append((backend, dtype))
+        return lambda images: torch.zeros(len(images), 1000)
+
+    monkeypatch.setitem(sys.modules, "effnet_zoo.engines", types.SimpleNamespace(engine=engine))
+    monkeypatch.setattr("effnet_zoo.images.Reader.__call__", lambda self, path: torch.zeros(3, 32, 32).byte())
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"{number}.jpg\n" for number in range(files)))
+    output = tmp_path / "o.csv"
+    code, _, err = run("predict", "--from-list", names, "--output", output, "--batch-size", "64", *options)
+    assert (code, err) == (0, "")
+    assert asked == expected
+    assert len(rows_of(output)) == files
+
+
+def test_embed_says_where_its_features_shall_go(run: Run) -> None:
+    code, _, err = run("embed", PHOTOS["coffee.png"])
+    assert code == 1
+    assert err == "effnet-zoo: embed: expected --output FILE, or --json for standard output\n"
+
+
+KILLED = """
+import sys, time
+from effnet_zoo import rows
+from effnet_zoo.cli import main
+rows._PART_ROWS = 8
+write = rows.{writer}.write
+def slow(self, some):
+    write(self, some)
+    time.sleep(0.05)
+rows.{writer}.write = slow
+sys.argv = ["effnet-zoo", "predict", *sys.argv[1:], "--batch-size", "4", "--topk", "1"]
+main()
+"""
+WRITERS = {"csv": "_Csv", "jsonl": "_JsonLines", "parquet": "_Parquet"}
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_run_that_is_killed_resumes_without_loss_or_doubles(suffix: str, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(120):
+        os.link(_small(tmp_path), photos / f"{number:03}.jpg")
+    output = tmp_path / f"labels.{suffix}"
+    code = KILLED.format(writer=WRITERS[suffix])
+    command = [sys.executable, "-c", code, str(photos), "--output", str(output), "--resume"]
+    watched: Callable[[], int] = (
+        (lambda: len(list(tmp_path.glob("labels.parquet.parts/[0-9]*"))) * 100)
+        if suffix == "parquet"
+        else (lambda: output.stat().st_size if output.exists() else 0)
+    )
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        until = time.monotonic() + 120
+        while watched() < 400:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < until
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert not (suffix == "parquet" and output.exists())
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout == f"wrote {output}: 120 rows\n"
+    assert [Path(each["path"]).name for each in rows_of(output)] == [f"{number:03}.jpg" for number in range(120)]
+
+
+def _small(folder: Path) -> Path:
+    path = folder / "small.jpg"
+    if not path.exists():
+        open_image(PHOTOS["rocket.jpg"]).resize((320, 240)).save(path)
+    return path
