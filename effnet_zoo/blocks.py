@@ -50,6 +50,9 @@ class SqueezeExcite(nn.Module):
 
     The gate sees the mean over height and width. In float16 it is summed in float32: a 32x32 map of activations around
     100 already passes float16's largest number, 65504.
+
+    Attributes:
+        inplace: Whether the map may be overwritten where no gradient is asked for, as activations always may.
     """
 
     def __init__(self, filters: int, squeezed: int, make: "Layers") -> None:
@@ -58,13 +61,15 @@ class SqueezeExcite(nn.Module):
         self.act1 = make.act()
         self.conv_expand = make.pooled_conv(squeezed, filters)
         self.gate = nn.Sigmoid()
+        self.inplace = False
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.float16:
             pooled = x.mean([2, 3], keepdim=True, dtype=torch.float32).to(x.dtype)
         else:
             pooled = x.mean([2, 3], keepdim=True)
-        return x * self.gate(self.conv_expand(self.act1(self.conv_reduce(pooled))))
+        gate = self.gate(self.conv_expand(self.act1(self.conv_reduce(pooled))))
+        return x.mul_(gate) if self.inplace and not x.requires_grad else x * gate
 
 
 class Layers:
@@ -114,15 +119,24 @@ class Layers:
 
 
 class Block(nn.Module):
-    """What all kinds share: the residual connection with stochastic depth (arXiv:1603.09382)."""
+    """What all kinds share: the residual connection with stochastic depth (arXiv:1603.09382).
+
+    Attributes:
+        skip: Whether there is one.
+        inplace: Whether it is added in place where no gradient is asked for.
+    """
 
     def __init__(self, block: BlockSpec) -> None:
         super().__init__()
         self.skip = block.skip
+        self.inplace = False
         self.drop_path = DropPath(block.drop_path) if block.skip and block.drop_path else nn.Identity()
 
     def add_skip(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        return self.drop_path(x) + shortcut if self.skip else x
+        if not self.skip:
+            return x
+        x = self.drop_path(x)
+        return x.add_(shortcut) if self.inplace and not (x.requires_grad or shortcut.requires_grad) else x + shortcut
 
 
 class MBConv(Block):

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from effnet_zoo import EfficientNet, catalog, engine, eval_transform, preprocessing_of
+from effnet_zoo import EfficientNet, catalog, engine, eval_transform, optimize, preprocessing_of
 from effnet_zoo.cli import batch
-from effnet_zoo.engines import cache, core
+from effnet_zoo.engines import backends, cache, core
 from effnet_zoo.engines.backends import BACKENDS, DTYPES, Backend, Run, Size
 from effnet_zoo.engines.streams import Plan
 from effnet_zoo.errors import (
@@ -85,6 +85,21 @@ def test_outputs_are_the_models_for_any_batch_and_size(backend: str, name: str) 
             outputs += 1  # it is an ordinary tensor
         assert run.error is not None
         assert run.error < 1e-5
+
+
+def test_eager_splits_a_batch_whose_maps_would_be_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = network()
+    stem, expanded = 32 * 33 * 49, 96 * 33 * 49  # at half of 65x98 pixels
+    assert backends.largest_map(model, SIZE) == max(stem, expanded)
+    monkeypatch.setattr(backends, "FRESH", 2 * expanded * 4)
+    seen: list[int] = []
+    folded = optimize(model)
+    folded.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    monkeypatch.setattr(backends, "optimize", lambda *given: folded)
+    outputs = engine(model, "eager")(images(5))
+    assert seen == [2, 2, 1]
+    with torch.no_grad():
+        assert relative_error(outputs, model(images(5))) < 1e-5
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
@@ -326,12 +341,12 @@ def test_an_artefact_that_another_process_made_meanwhile_is_taken(
 
 
 def test_auto_takes_the_fastest_and_remembers_it(fakes: Callable[..., Any]) -> None:
-    backends = fakes(slow=(3, 1), fast=(1, 1), middle=(2, 1))
+    ways = fakes(slow=(3, 1), fast=(1, 1), middle=(2, 1))
     assert engine(network(), size=SIZE, batch=3).backend == "fast"
-    clock = backends["fast"].clock[0]
+    clock = ways["fast"].clock[0]
     assert engine(network(seed=1), size=SIZE, batch=3).backend == "fast"  # speed does not depend on weights
-    assert backends["fast"].clock[0] == clock
-    backends["fast"].seconds = 9
+    assert ways["fast"].clock[0] == clock
+    ways["fast"].seconds = 9
     assert engine(network(), size=SIZE, batch=4).backend == "middle"
     assert engine(network(), size=(64, 64), batch=3).backend == "middle"
     assert engine(network("effnet_zoo_lite0"), size=SIZE, batch=3).backend == "middle"

@@ -93,6 +93,17 @@ def test_the_copy_only_infers() -> None:
     assert optimized.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_a_gradient_of_the_image_is_still_right() -> None:
+    model = network().double()
+    gradients = []
+    for each in (model, optimize(model)):
+        some = images().double().requires_grad_()
+        each(some).square().sum().backward()
+        assert some.grad is not None
+        gradients.append(some.grad)
+    assert relative_error(gradients[1], gradients[0]) < 1e-12
+
+
 def test_the_models_methods_are_all_there() -> None:
     model = network()
     optimized = optimize(model)

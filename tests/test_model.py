@@ -4,10 +4,13 @@ import copy
 import dataclasses
 import io
 import pickle
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -207,6 +210,18 @@ def test_compiles_as_one_graph_in_training_and_inference(name: str, checkpointin
         assert relative_error(gradients(model), gradients(reference)) <= 1e-8
         for key, buffer in reference.named_buffers():
             assert torch.allclose(model.get_buffer(key), buffer, rtol=1e-10, atol=0), key
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_onnx_exporters_take_the_model_as_it_is(dynamo: bool, tmp_path: Path) -> None:
+    if dynamo and torch.torch_version.TorchVersion(torch.__version__) < "2.9":
+        pytest.skip("the exporter of torch before 2.9 and today's onnxscript do not understand each other")
+    model, x = small("effnet_zoo_b0"), images(2, 3, 64, 97)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters, about themselves
+        torch.onnx.export(model, (x,), str(tmp_path / "model.onnx"), dynamo=dynamo, input_names=["x"], verbose=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert relative_error(torch.from_numpy(session.run(None, {"x": x.numpy()})[0]), model(x)) <= 1e-5
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -3,6 +3,8 @@
 import functools
 import importlib
 import importlib.util
+import itertools
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -26,6 +28,13 @@ Run = Callable[[Tensor], Tensor]
 Size = tuple[int, int]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+FRESH = 32 << 20
+"""Bytes of a map from which on the C library maps fresh memory each time, which costs more than to compute the map: the
+largest M_MMAP_THRESHOLD of glibc (malloc.c)."""
+
+MOST = 1 << 20
+"""Images of a batch: torch 2.6 cannot export a model for any number."""
 
 EXAMPLES = 2
 """Images that a model is traced with: with one, exporters take the batch for fixed."""
@@ -81,7 +90,7 @@ class Backend(ABC):
 
 
 class Eager(Backend):
-    """PyTorch as it is, with batch norm folded."""
+    """PyTorch as it is, with batch norm folded. On the processor a batch is split where its maps would be too large."""
 
     name = "eager"
     devices = ("cpu", "cuda", "mps", "xpu")
@@ -95,9 +104,24 @@ class Eager(Backend):
         device = optimized.conv_stem.weight.device
 
         def run(images: Tensor) -> Tensor:
-            return optimized(images.to(device, DTYPES[dtype])).to(images.device, torch.float32)
+            given = images.to(device, DTYPES[dtype])
+            height, width = images.shape[2:]
+            map_bytes = largest_map(optimized, (height, width)) * given.element_size()
+            parts = math.ceil(len(images) * map_bytes / FRESH) if device.type == "cpu" else 1
+            outputs = torch.cat([optimized(part) for part in given.chunk(parts)])
+            return outputs.to(images.device, torch.float32)
 
         return run
+
+
+def largest_map(model: EfficientNet, size: Size) -> int:
+    """Values of the largest map that an image of this size goes through, by each block's input size."""
+    height, width = (-(-side // 2) for side in size)
+    largest = model.arch.stem_filters * height * width
+    for block in itertools.chain(*model.arch.blocks(output_stride=model.output_stride)):
+        largest = max(largest, block.mid_filters * height * width)
+        height, width = -(-height // block.stride), -(-width // block.stride)
+    return largest
 
 
 class Inductor(Backend):
@@ -114,7 +138,9 @@ class Inductor(Backend):
         weight = optimized.conv_stem.weight
         images = torch.zeros(EXAMPLES, optimized.in_chans, *size, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
-            program = torch.export.export(optimized, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+            program = torch.export.export(
+                optimized, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=MOST)},)
+            )
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(folder / self.filename), inductor_configs={"freezing": True}
             )
@@ -137,6 +163,15 @@ class OnnxRuntime(Backend):
     name = "onnxruntime"
     packages = ("onnxruntime", "onnx", "onnxscript")
     filename = "model.onnx"
+    oldest_torch = "2.9"  # whose exporter and today's onnxscript understand each other; those of 2.6 do not
+
+    def check(self, device: str, dtype: str) -> None:
+        super().check(device, dtype)
+        if torch.torch_version.TorchVersion(torch.__version__) < self.oldest_torch:
+            raise MissingExtraError(
+                f"engine {self.name} needs torch {self.oldest_torch}, found {torch.__version__}: "
+                "pip install --upgrade torch torchvision"
+            )
 
     def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:  # noqa: ARG002
         images = torch.zeros(EXAMPLES, model.in_chans, *size)
@@ -148,7 +183,7 @@ class OnnxRuntime(Backend):
                 dynamo=True,
                 input_names=["images"],
                 output_names=["outputs"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),  # bounds are nothing that ONNX would know of
                 verbose=False,
             )
             assert program is not None
@@ -169,6 +204,8 @@ class OnnxRuntime(Backend):
         def run(images: Tensor) -> Tensor:
             plan = Plan.of(len(images), threads)
             pixels, one = images.contiguous().numpy(), session(plan.threads)  # one serves any number of streams
+            if plan.streams == 1:
+                return torch.from_numpy(one.run(None, {"images": pixels})[0])
             parts = pool.map(lambda part: one.run(None, {"images": pixels[part]})[0], plan.chunks(len(images)))
             return torch.from_numpy(numpy.concatenate(list(parts)))
 
@@ -223,6 +260,8 @@ class OpenVino(Backend):
         def run(images: Tensor) -> Tensor:
             plan = Plan.of(len(images), threads)
             pixels, requests = images.contiguous().numpy(), queue(plan)
+            if len(images) == plan.chunk:  # handing it to another thread would only take time
+                return torch.from_numpy(requests[0].infer([pixels], share_inputs=True)[0])
             kept = numpy.empty((len(images), outputs), numpy.float32)
             for part in plan.chunks(len(images)):
                 given = pixels[part]

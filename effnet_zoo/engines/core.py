@@ -29,10 +29,10 @@ from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import MIN_SIZE
 from effnet_zoo.statefile import fingerprint
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.05}
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.4, "float16": 0.05}
 """Largest relative error, ||outputs - model's|| / ||model's||, by dtype.
 
-V2-S loses 1e-5 in float32 and 0.12 in bfloat16 however it is computed (drawn weights, the hardest case); another
+V2-S with drawn weights, the hardest case, loses 1e-4 in float32 and 0.3 in bfloat16 whoever computes it; another
 epsilon, another padding or another image change its logits by 0.5 and more.
 """
 
