@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("path", list(update_tables.TABLES), ids=lambda path: str(path.relative_to(ROOT)))
-def test_generated_tables_are_in_step_with_the_ledger(path: Path) -> None:
+def test_generated_tables_are_in_step(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == update_tables.updated(path), "run: python tools/update_tables.py"
 
 
@@ -29,10 +29,14 @@ def test_readme_counts_what_there_is() -> None:
 
 def test_a_file_without_markers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "README.md"
-    page.write_text("no markers")
-    monkeypatch.setitem(update_tables.TABLES, page, update_tables.models_table)
-    with pytest.raises(ValueError, match="expected the markers"):
-        update_tables.updated(page)
+    monkeypatch.setitem(update_tables.TABLES, page, {"one": lambda: "1", "two": lambda: "2"})
+    one, two = (update_tables.BEGIN.format(name) for name in ("one", "two"))
+    for text in ("no markers", f"{one} {update_tables.END}", f"{one} {two}", f"{two} {update_tables.END} {one}"):
+        page.write_text(text)
+        with pytest.raises(ValueError, match="expected the markers"):
+            update_tables.updated(page)
+    page.write_text(f"a {two} old {update_tables.END} b {one} older {update_tables.END} c")
+    assert update_tables.updated(page) == (f"a {two}\n\n2\n\n{update_tables.END} b {one}\n\n1\n\n{update_tables.END} c")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from effnet_zoo import __version__
+from effnet_zoo.cli.bench import bench
 from effnet_zoo.cli.convert import convert
 from effnet_zoo.cli.embed import embed
 from effnet_zoo.cli.info import info
@@ -26,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("list")(list_)
-for command in (info, predict, embed, pull, inspect, convert, push, verify, selftest):
+for command in (info, predict, embed, pull, inspect, convert, push, verify, selftest, bench):
     app.command()(command)
 
 

@@ -391,7 +391,7 @@ def with_images(source: Path, out: Path, how: Preprocessing) -> Package:
     """Convert to transformers with images prepared in a way that not all options express."""
 
     class Given(Images):
-        def of(self, package: Package) -> Preprocessing:  # noqa: ARG002
+        def of(self, package: Package) -> Preprocessing:
             return how
 
     with patch("effnet_zoo.convert.conversion.prove", return_value=None):  # proven above, and slow

@@ -1,0 +1,109 @@
+"""Do all engines see the same in real photos? Top-1 and logits of each backend and dtype beside plain float32."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from effnet_zoo.bench.contestants import BACKENDS
+from effnet_zoo.bench.photos import CHECKPOINT, find_photos
+from effnet_zoo.bench.timing import reason
+from effnet_zoo.model import EfficientNet
+from effnet_zoo.preprocess import eval_transform, preprocessing_of
+from effnet_zoo.selftest import relative_error
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+Run = Callable[[Tensor], Tensor]
+Builder = Callable[[EfficientNet], Run]
+
+
+def measure(*, compiled: bool = False, everyone: Mapping[tuple[str, str], Builder] | None = None) -> dict[str, Any]:
+    """Every way to run the model, on all the photos there are.
+
+    Args:
+        compiled: Whether torch.compile's engine takes part.
+        everyone: By name and dtype, others than this package's list.
+
+    Returns:
+        ``case``, ``results`` by name, with ``same_label`` of ``photos``, the two highest probabilities in float32 of
+        each of the ``others``, and the logits' ``error`` relative to those of the model run plainly in float32,
+        ``absent``, ``refused`` and ``notes``.
+
+    Raises:
+        MissingExtraError: If the photos or the weights are not installed.
+    """
+    model = EfficientNet.from_pretrained(CHECKPOINT).eval()
+    transform = eval_transform(preprocessing_of(model.pretrained_cfg))
+    photos = find_photos()
+    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in photos.values()])
+    with torch.inference_mode():
+        expected = model(images)
+    leading = expected.softmax(1).topk(2).values.tolist()
+    results: dict[str, dict[str, Any]] = {}
+    absent: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    for (way, dtype), build in (ways(compiled=compiled) if everyone is None else everyone).items():
+        name = f"{way}, {dtype}"
+        try:
+            logits = _logits(build, model, images)
+        except ImportError as error:
+            absent[name] = reason(error)
+            continue
+        except Exception as error:  # whatever one contestant raises must not stop the rest
+            refused[name] = reason(error)
+            continue
+        same = (logits.argmax(1) == expected.argmax(1)).tolist()
+        others = {photo: top for photo, top, is_same in zip(photos, leading, same, strict=True) if not is_same}
+        results[name] = {
+            "way": way,
+            "dtype": dtype,
+            "same_label": len(images) - len(others),
+            "photos": len(images),
+            "others": others,
+            "error": relative_error(logits, expected),
+        }
+    return {
+        "case": {"checkpoint": CHECKPOINT, "photos": list(photos)},
+        "results": results,
+        "absent": absent,
+        "refused": refused,
+        "notes": {},
+    }
+
+
+def _logits(build: Builder, model: EfficientNet, images: Tensor) -> Tensor:
+    """What a way computes; it is gone before the next is built."""
+    run = build(model)
+    with torch.inference_mode():
+        return run(images).float()
+
+
+def ways(*, compiled: bool) -> dict[tuple[str, str], Builder]:
+    """By name and dtype, what builds each."""
+    backends = (*BACKENDS, "inductor") if compiled else BACKENDS
+    return {
+        **{("effnet_zoo optimized", dtype): partial(_optimized, dtype) for dtype in DTYPES},
+        **{
+            (f"effnet_zoo engine {backend}", dtype): partial(_engine, backend, dtype)
+            for backend in backends
+            for dtype in DTYPES
+        },
+    }
+
+
+def _optimized(dtype: str, model: EfficientNet) -> Run:
+    from effnet_zoo.folding import optimize
+
+    how = getattr(torch, dtype)
+    faster = optimize(model, dtype=how)
+    return lambda images: faster(images.to(how))
+
+
+def _engine(backend: str, dtype: str, model: EfficientNet) -> Run:
+    from effnet_zoo.engines import engine
+
+    return engine(model, backend=backend, dtype=dtype, size=preprocessing_of(model.pretrained_cfg).size)

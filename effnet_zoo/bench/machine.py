@@ -1,0 +1,136 @@
+"""What a measurement ran on, and what that machine can do at most."""
+
+import functools
+import platform
+import statistics
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch.nn import functional as F
+
+from effnet_zoo import __version__
+from effnet_zoo.bench.plan import processors
+from effnet_zoo.bench.timing import seconds
+
+Result = TypeVar("Result")
+
+DISTRIBUTIONS = (
+    "torch",
+    "torchvision",
+    "timm",
+    "efficientnet-pytorch",
+    "geffnet",
+    "onnxruntime",
+    "openvino",
+    "safetensors",
+    "pillow",
+)
+"""Whose versions are written beside every figure, as far as they are installed."""
+
+SHAPES = ((2048, 1024, 2048), (1024, 1024, 1024), (4096, 512, 512))
+"""Matrix products that are tried for the ceiling: (rows, inner, columns)."""
+
+SIDE = 32
+"""Height of the image whose pixels are a product's rows."""
+
+COPIED = 256 << 20
+"""Bytes copied for the bandwidth: more than any cache."""
+
+REPEATS = 7
+
+
+def versions() -> dict[str, str]:
+    """Python's version, this package's, and those of the libraries it is compared with."""
+    found = {"python": platform.python_version(), "effnet-zoo": __version__}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found["torch"] = torch.__version__  # it names the build too
+    return found
+
+
+def describe(device: str) -> dict[str, Any]:
+    """The processor, how many of it may be used, threads, instruction set, and the GPU if it is measured."""
+    facts: dict[str, Any] = {
+        "processor": _processor(),
+        "processors": processors(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": device,
+    }
+    if device == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def measure(device: str) -> dict[str, Any]:
+    """The ceiling as a measurement of its own."""
+    units = {name: "bytes_per_second" if name == "copy" else "operations_per_second" for name in ceiling(device)}
+    return {
+        "case": {"device": device},
+        "results": {name: {units[name]: rate} for name, rate in ceiling(device).items()},
+    }
+
+
+@functools.cache
+def ceiling(device: str) -> dict[str, float]:
+    """What this machine does at most: operations a second by dtype, and bytes a second that a copy reads and writes.
+
+    Each rate is the best of a few matrix products, as a linear layer and as a pointwise convolution, which are not
+    computed by the same library; each is the median of some calls. A float32 product on CUDA is one in float32, not
+    in TF32, so that a network may come out above the ceiling.
+    """
+    names = ("float32", "bfloat16", *(["float16"] if device == "cuda" else []))
+    rates = {name: max(_product(shape, getattr(torch, name), device) for shape in SHAPES) for name in names}
+    source = torch.ones(COPIED, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    rates["copy"] = 2 * COPIED / _median(lambda: target.copy_(source), device)
+    return rates
+
+
+def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> float:
+    """Operations a second of the faster of the two ways to compute a matrix product."""
+    rows, inner, columns = shape
+    x = torch.randn(rows, inner, device=device).to(dtype)
+    weight = torch.randn(columns, inner, device=device).to(dtype)
+    image = x.view(1, SIDE, rows // SIDE, inner).permute(0, 3, 1, 2)
+    kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    with torch.inference_mode(), tf32:
+        fastest = min(
+            _median(lambda: F.linear(x, weight), device),
+            _median(lambda: F.conv2d(image, kernel), device),
+        )
+    return 2 * rows * inner * columns / fastest
+
+
+def _median(call: Callable[[], object], device: str) -> float:
+    call()
+    return statistics.median(seconds(call, device) for _ in range(REPEATS))
+
+
+def peak_memory(call: Callable[[], Result], device: str) -> tuple[Result, int | None]:
+    """What a call gives, and the bytes that it took on the GPU at most, or None for the processor."""
+    if device != "cuda":
+        return call(), None
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = call()
+    torch.cuda.synchronize()
+    return result, torch.cuda.max_memory_allocated() - before

@@ -1,0 +1,173 @@
+"""``effnet-zoo bench``"""
+
+import contextlib
+import os
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from effnet_zoo import catalog
+from effnet_zoo.bench import plan, report, results
+from effnet_zoo.bench.results import Record
+from effnet_zoo.cli.output import AsJson, print_json_list, print_table
+from effnet_zoo.errors import EffnetZooError, UnknownNameError
+
+DEFAULT_VARIANTS = ("effnet_zoo_b0",)
+
+
+def bench(
+    variants: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[VARIANT...]", help="Variants; B0 by default.", show_default=False),
+    ] = None,
+    measures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure",
+            help=f"{', '.join(plan.MEASURES)}, or all; {', '.join(plan.QUICK)} by default.",
+            show_default=False,
+        ),
+    ] = None,
+    batches: Annotated[
+        list[int] | None,
+        typer.Option("--batch", min=1, help="Images of a batch, of throughput; 8 by default.", show_default=False),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often every contestant has a turn.")] = 10,
+    size: Annotated[
+        int | None,
+        typer.Option(min=32, help="Side of the images in pixels; each variant's own by default.", show_default=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or, on cuda, float16.")] = "float32",
+    compiled: Annotated[bool, typer.Option("--compiled", help="Also what torch.compile builds, in minutes.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of files; one for each processor by default.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file of results, into which these are merged after each.", show_default=False),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of these results and --out's.", show_default=False)
+    ] = None,
+) -> None:
+    """Time this package beside timm and its other peers: same weights, same input, outputs compared before anything.
+
+    effnet-zoo bench
+
+    effnet-zoo bench effnet_zoo_b0 effnet_zoo_v2_s --measure throughput --batch 8 --batch 32 --dtype bfloat16
+
+    effnet-zoo bench --measure all --out results.json --plot pictures   # hours; what is measured stays if interrupted
+
+    effnet-zoo bench --device cuda --dtype float16 --json
+    """
+    wanted = measures or list(plan.QUICK)
+    settings = plan.Settings(
+        variants=tuple(dict.fromkeys(catalog.find_variant(name).name for name in variants or DEFAULT_VARIANTS)),
+        measures=tuple(dict.fromkeys(plan.all_measures(device) if "all" in wanted else wanted)),
+        batches=tuple(dict.fromkeys(batches or [8])),
+        rounds=rounds,
+        size=size,
+        device=device,
+        dtype=dtype,
+        compiled=compiled,
+        workers=workers or plan.processors(),
+        command=shlex.join(["effnet-zoo", *sys.argv[1:]]),
+    )
+    older = _checked(settings, out, plot)
+    steps = plan.steps(settings)
+    failures: list[str] = []
+    made: list[Record] = []
+    with _engines_of_its_own():
+        records = _measured(steps, settings, out, made, failures)
+        if as_json:
+            print_json_list(record.as_plain() for record in records)
+        else:
+            for record in records:
+                _show(record)
+    if plot:
+        from effnet_zoo.bench.plot import save_pictures
+
+        for path in save_pictures(results.merged(older, made), plot):
+            typer.echo(f"wrote {path}", err=as_json)
+    if failures:
+        typer.echo(f"effnet-zoo: {len(failures)} of {len(steps)} could not be measured", err=True)
+        raise typer.Exit(1)
+
+
+def _checked(settings: plan.Settings, out: Path | None, plot: Path | None) -> list[Record]:
+    """What is in `out` already, once it is sure that nothing stands in the way of the measurements.
+
+    Raises:
+        InputError: If a place to write to is none.
+        MissingExtraError: If pictures are wanted, and matplotlib is not installed.
+        UnknownNameError: If there is no such device on this machine.
+    """
+    older: list[Record] = []
+    if out:
+        older = results.read(out)
+        results.check_writable(out.parent, "--out")
+    if plot:
+        results.check_writable(plot, "--plot")
+        from effnet_zoo.bench import plot as drawing  # noqa: F401
+    if settings.device != "cpu":
+        from effnet_zoo.selftest import devices
+
+        if settings.device not in devices():
+            raise UnknownNameError(f"no device {settings.device!r} on this machine: expected {' or '.join(devices())}")
+    return older
+
+
+def _measured(
+    steps: list[plan.Step], settings: plan.Settings, out: Path | None, made: list[Record], failures: list[str]
+) -> Iterator[Record]:
+    """A record a step, written as soon as it is there. What cannot be measured does not stop the rest."""
+    for number, step in enumerate(steps, start=1):
+        # No bar: the thread that draws one would be measured too.
+        if sys.stderr.isatty():
+            typer.echo(f"{number} of {len(steps)}: {step.measure}: {step.subject}", err=True)
+        try:
+            record = plan.recorded(step, settings)
+        except EffnetZooError as error:
+            failures.append(str(error))
+            typer.echo(f"effnet-zoo: {step.measure}: {step.subject}: {error}", err=True)
+            continue
+        made.append(record)
+        if out:
+            results.merge_into(out, [record])
+        yield record
+
+
+@contextlib.contextmanager
+def _engines_of_its_own() -> Iterator[None]:
+    """A cache of engines that goes in the end: those of drawn weights are of no use to anyone."""
+    name = "EFFNET_ZOO_HOME"
+    before = os.environ.get(name)
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as home:
+        os.environ[name] = home
+        try:
+            yield
+        finally:
+            os.environ.pop(name)
+            if before is not None:
+                os.environ[name] = before
+
+
+def _show(record: Record) -> None:
+    found = report.table(record)
+    table = Table(box=None, header_style="bold", pad_edge=False, title=record.key, title_justify="left")
+    for heading in found.headings:
+        text = heading in ("contestant", "notes")
+        table.add_column(heading, justify="left" if text else "right", overflow="fold")
+    for row in found.rows:
+        table.add_row(*row)
+    print_table(table)
+    for line in (*found.below, ""):
+        typer.echo(line)
