@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib.util
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from effnet_zoo import EfficientNet, catalog, engine, eval_transform, optimize, preprocessing_of
+from effnet_zoo import EfficientNet, catalog, engine, eval_transform, preprocessing_of
 from effnet_zoo.cli import batch
-from effnet_zoo.engines import backends, cache, core
+from effnet_zoo.engines import cache, core
 from effnet_zoo.engines.backends import BACKENDS, DTYPES, Backend, Run, Size
 from effnet_zoo.engines.streams import Plan
 from effnet_zoo.errors import (
@@ -85,21 +88,6 @@ def test_outputs_are_the_models_for_any_batch_and_size(backend: str, name: str) 
             outputs += 1  # it is an ordinary tensor
         assert run.error is not None
         assert run.error < 1e-5
-
-
-def test_eager_splits_a_batch_whose_maps_would_be_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = network()
-    stem, expanded = 32 * 33 * 49, 96 * 33 * 49  # at half of 65x98 pixels
-    assert backends.largest_map(model, SIZE) == max(stem, expanded)
-    monkeypatch.setattr(backends, "FRESH", 2 * expanded * 4)
-    seen: list[int] = []
-    folded = optimize(model)
-    folded.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr(backends, "optimize", lambda *given: folded)
-    outputs = engine(model, "eager")(images(5))
-    assert seen == [2, 2, 1]
-    with torch.no_grad():
-        assert relative_error(outputs, model(images(5))) < 1e-5
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
@@ -335,6 +323,28 @@ def test_an_artefact_that_another_process_made_meanwhile_is_taken(
     engine(network(), "fake", size=SIZE)(images(2))
     assert len(backend.exported) == 2
     assert len(list(home.iterdir())) == 1
+
+
+FREED_IN_TURN = """
+import gc, os, signal, sys
+from effnet_zoo import engine
+from tests.test_engines import images, network
+signal.signal(signal.SIGUSR1, lambda *given: None)
+a, b = (engine(network(), "openvino") for _ in range(2))
+a(images(4)), b(images(4))
+del a
+del b
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="this system has no such signal")
+def test_a_signal_after_two_engines_are_gone_is_survived() -> None:
+    runs_here("openvino")
+    command = [sys.executable, "-W", "ignore", "-c", FREED_IN_TURN]
+    result = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 # the fastest

@@ -241,8 +241,8 @@ def ratios_figure(records: Sequence[Record]) -> Figure | None:
     low, high = min(everything) * 0.9, max(everything)
     for axes, part in zip(every_axes, parts, strict=True):
         _draw_bars(axes, part)
-        _log_axis(axes, "x")
         axes.set_xlim(low, high * (high / low) ** NAMES_WIDTH)
+        _log_axis(axes, "x")
         axes.set_ylim(rows - 1, -1)
         axes.set_yticks([])
         axes.axvline(1, color=INK, linewidth=1)
@@ -355,7 +355,7 @@ def _log_axis(axes: Any, which: Literal["x", "y"]) -> None:
     """A logarithmic axis with plain numbers, at 1, 2 and 5 of each power of ten, or at more of a short one."""
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
-    low, high = axis.get_data_interval()
+    low, high = getattr(axes, f"get_{which}lim")()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > SHORT else (1, 1.5, 2, 3, 4, 5, 7)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -3,8 +3,6 @@
 import functools
 import importlib
 import importlib.util
-import itertools
-import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -28,10 +26,6 @@ Run = Callable[[Tensor], Tensor]
 Size = tuple[int, int]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-FRESH = 32 << 20
-"""Bytes of a map from which on the C library maps fresh memory each time, which costs more than to compute the map: the
-largest M_MMAP_THRESHOLD of glibc (malloc.c)."""
 
 MOST = 1 << 20
 """Images of a batch: torch 2.6 cannot export a model for any number."""
@@ -90,7 +84,7 @@ class Backend(ABC):
 
 
 class Eager(Backend):
-    """PyTorch as it is, with batch norm folded. On the processor a batch is split where its maps would be too large."""
+    """PyTorch as it is, with batch norm folded."""
 
     name = "eager"
     devices = ("cpu", "cuda", "mps", "xpu")
@@ -104,24 +98,9 @@ class Eager(Backend):
         device = optimized.conv_stem.weight.device
 
         def run(images: Tensor) -> Tensor:
-            given = images.to(device, DTYPES[dtype])
-            height, width = images.shape[2:]
-            map_bytes = largest_map(optimized, (height, width)) * given.element_size()
-            parts = math.ceil(len(images) * map_bytes / FRESH) if device.type == "cpu" else 1
-            outputs = torch.cat([optimized(part) for part in given.chunk(parts)])
-            return outputs.to(images.device, torch.float32)
+            return optimized(images.to(device, DTYPES[dtype])).to(images.device, torch.float32)
 
         return run
-
-
-def largest_map(model: EfficientNet, size: Size) -> int:
-    """Values of the largest map that an image of this size goes through, by each block's input size."""
-    height, width = (-(-side // 2) for side in size)
-    largest = model.arch.stem_filters * height * width
-    for block in itertools.chain(*model.arch.blocks(output_stride=model.output_stride)):
-        largest = max(largest, block.mid_filters * height * width)
-        height, width = -(-height // block.stride), -(-width // block.stride)
-    return largest
 
 
 class Inductor(Backend):
@@ -222,10 +201,8 @@ class OpenVino(Backend):
 
     def check(self, device: str, dtype: str) -> None:
         super().check(device, dtype)
-        if dtype == "bfloat16":
-            capabilities = importlib.import_module("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-            if "BF16" not in capabilities:
-                raise ArgumentError("engine openvino: this processor does not compute in bfloat16: expected float32")
+        if dtype == "bfloat16" and "BF16" not in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise ArgumentError("engine openvino: this processor does not compute in bfloat16: expected float32")
 
     def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:  # noqa: ARG002
         openvino = importlib.import_module("openvino")
@@ -237,9 +214,7 @@ class OpenVino(Backend):
         openvino.save_model(converted, str(folder / self.filename), compress_to_fp16=False)
 
     def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:  # noqa: ARG002
-        openvino = importlib.import_module("openvino")
-        core = openvino.Core()
-        core.set_property({"CACHE_DIR": str(folder / "compiled")})
+        openvino, core = importlib.import_module("openvino"), _openvino_core()
         graph = core.read_model(str(folder / self.filename))
         channels, height, width = (axis.get_length() for axis in graph.input(0).partial_shape[1:])
         outputs = graph.output(0).partial_shape[1].get_length()
@@ -252,6 +227,7 @@ class OpenVino(Backend):
                 "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
                 "NUM_STREAMS": plan.streams,
                 "INFERENCE_NUM_THREADS": plan.streams * plan.threads,
+                "CACHE_DIR": str(folder / "compiled"),
             }
             requests = openvino.AsyncInferQueue(core.compile_model(shaped, "CPU", settings), plan.streams)
             requests.set_callback(_keep)
@@ -272,6 +248,16 @@ class OpenVino(Backend):
             return torch.from_numpy(kept)
 
         return run
+
+
+@functools.cache
+def _openvino_core() -> Any:
+    """One for the process.
+
+    Each installs a signal stack of its own, and freeing two in turn leaves a freed one behind, on which the next signal
+    that Python handles crashes.
+    """
+    return importlib.import_module("openvino").Core()
 
 
 def _keep(request: Any, place: tuple[Any, slice]) -> None:

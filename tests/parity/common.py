@@ -25,8 +25,12 @@ from effnet_zoo.spec import ArchSpec
 Size = tuple[int, int]
 Outputs = Callable[[Any, Tensor], Sequence[Tensor]]
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
-"""Largest ||ours - theirs|| / ||theirs||: room for rounding, and for nothing that a wrong constant changes."""
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+"""Largest ||ours - theirs|| / ||theirs||: room for rounding, and for nothing that a wrong constant changes.
+
+Processors add up in another order with channels last, as ours computes, than without, and drawn weights magnify
+rounding from layer to layer: in float32 one network in the two layouts comes out up to some 1e-5 apart.
+"""
 
 SIZES: tuple[Size, ...] = ((224, 224), (97, 130), (65, 96), (33, 47))
 """The usual size, then odd beside even in both directions: SAME padding differs with the parity of every map."""
