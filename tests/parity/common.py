@@ -25,16 +25,17 @@ from effnet_zoo.spec import ArchSpec
 Size = tuple[int, int]
 Outputs = Callable[[Any, Tensor], Sequence[Tensor]]
 
-TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 5e-4}
 """Largest ||ours - theirs|| / ||theirs||: room for rounding, and for nothing that a wrong constant changes.
 
 Processors add up in another order with channels last, as ours computes, than without, and drawn weights magnify
-rounding from layer to layer: in float32 one network in the two layouts comes out up to some 1e-5 apart.
+rounding from layer to layer: float32 loses up to 2e-4 (B4), float64 stays within its bound.
 """
 
 SIZES: tuple[Size, ...] = ((224, 224), (97, 130), (65, 96), (33, 47))
 """The usual size, then odd beside even in both directions: SAME padding differs with the parity of every map."""
 
+SETTLING: Size = (128, 128)
 SMALL: Size = (65, 96)
 TINY: Size = (33, 47)
 
@@ -54,7 +55,28 @@ def drawn(build: Callable[[], nn.Module], *, seed: int = 0) -> Any:
     """Another library's model with drawn weights, in eval mode; even L2 costs nothing before its blocks are dropped."""
     with unallocated():
         model = build()
-    return randomise(on_cpu(model), seed=seed).eval()
+    return settled(randomise(on_cpu(model), seed=seed), seed=seed).eval()
+
+
+def settled(model: nn.Module, *, seed: int) -> nn.Module:
+    """Batch norm statistics of drawn images, with which a model is no longer chaotic.
+
+    With statistics from nowhere V2-S magnifies rounding by 1e14 from its images to its logits: only the same additions
+    in the same order would agree.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train().momentum = 1.0
+    channels = next(layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        model(torch.randn(4, channels, *SETTLING, generator=draw))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked = torch.tensor(0)
+    return model
 
 
 @contextmanager
