@@ -42,7 +42,7 @@ class PooledConv2d(nn.Conv2d):
     """A 1x1 convolution of a 1x1 map: a matrix product, which costs less than a convolution's overhead."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
+        return F.linear(x.flatten(1), self.weight.flatten(1), self.bias).unsqueeze(-1).unsqueeze(-1)
 
 
 class SqueezeExcite(nn.Module):
@@ -58,7 +58,7 @@ class SqueezeExcite(nn.Module):
     def __init__(self, filters: int, squeezed: int, make: "Layers") -> None:
         super().__init__()
         self.conv_reduce = make.pooled_conv(filters, squeezed)
-        self.act1 = make.act()
+        self.act1 = make.act(inplace=False)  # on a view, which TorchScript cannot always overwrite
         self.conv_expand = make.pooled_conv(squeezed, filters)
         self.gate = nn.Sigmoid()
         self.inplace = False
@@ -111,8 +111,8 @@ class Layers:
             filters, eps=self.arch.bn_eps, momentum=self.arch.bn_momentum, device=self.device, dtype=self.dtype
         )
 
-    def act(self) -> nn.Module:
-        return ACTIVATION_LAYERS[self.arch.activation](inplace=True)
+    def act(self, *, inplace: bool = True) -> nn.Module:
+        return ACTIVATION_LAYERS[self.arch.activation](inplace=inplace)
 
     def se(self, block: BlockSpec) -> nn.Module:
         return SqueezeExcite(block.mid_filters, block.se_filters, self) if block.se_filters else nn.Identity()
