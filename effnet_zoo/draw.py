@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 from effnet_zoo.errors import MissingExtraError
+from effnet_zoo.files import written_whole
 from effnet_zoo.predict import Prediction
 from effnet_zoo.preprocess import open_image
 
@@ -42,12 +43,8 @@ def save_picture(prediction: Prediction, model_name: str, path: Path) -> None:
     bars.set_ylim(len(shares) - 0.4, -0.8)
     bars.set_axis_off()
     bars.set_title(f"{prediction.path.name}  ·  {model_name}", loc="left", color=MUTED, fontsize=9)
-    beside = path.with_name(f".{path.name}.part")
-    try:
+    with written_whole(path) as beside:
         canvas.print_figure(beside, format="png")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class PictureNames:

@@ -56,6 +56,11 @@ class MissingExtraError(EffnetZooError, ImportError):
     """An optional dependency that is not installed."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error, or its kind if it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a sentence that suggests the known names nearest to `name`, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

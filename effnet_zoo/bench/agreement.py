@@ -10,12 +10,13 @@ from torch import Tensor
 
 from effnet_zoo.bench.contestants import BACKENDS
 from effnet_zoo.bench.photos import CHECKPOINT, find_photos
-from effnet_zoo.bench.timing import reason
+from effnet_zoo.engines import engine
+from effnet_zoo.engines.backends import DTYPES
+from effnet_zoo.errors import first_line
+from effnet_zoo.folding import optimize
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.preprocess import eval_transform, preprocessing_of
 from effnet_zoo.selftest import relative_error
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 Run = Callable[[Tensor], Tensor]
 Builder = Callable[[EfficientNet], Run]
@@ -51,10 +52,10 @@ def measure(*, compiled: bool = False, everyone: Mapping[tuple[str, str], Builde
         try:
             logits = _logits(build, model, images)
         except ImportError as error:
-            absent[name] = reason(error)
+            absent[name] = first_line(error)
             continue
         except Exception as error:  # whatever one contestant raises must not stop the rest
-            refused[name] = reason(error)
+            refused[name] = first_line(error)
             continue
         same = (logits.argmax(1) == expected.argmax(1)).tolist()
         others = {photo: top for photo, top, is_same in zip(photos, leading, same, strict=True) if not is_same}
@@ -96,14 +97,9 @@ def ways(*, compiled: bool) -> dict[tuple[str, str], Builder]:
 
 
 def _optimized(dtype: str, model: EfficientNet) -> Run:
-    from effnet_zoo.folding import optimize
-
-    how = getattr(torch, dtype)
-    faster = optimize(model, dtype=how)
-    return lambda images: faster(images.to(how))
+    faster = optimize(model, dtype=DTYPES[dtype])
+    return lambda images: faster(images.to(DTYPES[dtype]))
 
 
 def _engine(backend: str, dtype: str, model: EfficientNet) -> Run:
-    from effnet_zoo.engines import engine
-
     return engine(model, backend=backend, dtype=dtype, size=preprocessing_of(model.pretrained_cfg).size)

@@ -19,14 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo.bench.machine import peak_memory
-from effnet_zoo.bench.timing import reason
 from effnet_zoo.catalog import Model
 from effnet_zoo.convert import LAYOUTS
-from effnet_zoo.engines.backends import DTYPES
+from effnet_zoo.engines import BACKENDS as ENGINES
+from effnet_zoo.engines import engine
+from effnet_zoo.engines.backends import DTYPES, openvino_core
 from effnet_zoo.engines.core import TOLERANCE
-from effnet_zoo.errors import UnknownNameError
+from effnet_zoo.errors import UnknownNameError, first_line
+from effnet_zoo.folding import optimize
 from effnet_zoo.model import EfficientNet
-from effnet_zoo.selftest import randomise, relative_error
+from effnet_zoo.selftest import randomise, relative_error, settle
 from effnet_zoo.spec import ArchSpec
 from effnet_zoo.statefile import State
 
@@ -40,7 +42,7 @@ COMPARED = 2
 
 OURS = "effnet_zoo"
 
-BACKENDS = ("eager", "onnxruntime", "openvino")
+BACKENDS = tuple(name for name, backend in ENGINES.items() if not backend.patient)
 """Of our engines, besides torch.compile's, which takes minutes to build."""
 
 EXPORTED = "timm's export for this shape"
@@ -79,12 +81,7 @@ def weights(name: str) -> State:
     With drawn statistics a deep network is chaotic: exact implementations of V2-S would differ by 1e-2 in float32.
     """
     model = randomise(EfficientNet.from_name(name, drop_rate=0.0, drop_path_rate=0.0), seed=0)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = 1.0
-    with torch.no_grad():
-        model.train()(torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(2)))
-    return model.state_dict()
+    return settle(model, torch.randn(8, 3, 128, 128, generator=torch.Generator().manual_seed(2))).state_dict()
 
 
 def arch_of(library: str, model: Model) -> ArchSpec:
@@ -238,16 +235,12 @@ def _own(task: Task) -> EfficientNet:
 
 
 def _optimized(task: Task) -> Run:
-    from effnet_zoo.folding import optimize
-
     dtype = DTYPES[task.dtype]
     model = optimize(_own(task).to(task.device), dtype=dtype)
     return lambda images: model(images.to(dtype))
 
 
 def _engine(backend: str, task: Task) -> Run:
-    from effnet_zoo.engines import engine
-
     return engine(_own(task), backend=backend, dtype=task.dtype, batch=task.batch, size=task.size)
 
 
@@ -302,17 +295,8 @@ def _onnxruntime(task: Task) -> Run:
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
 
 
-@functools.cache
-def _core() -> Any:
-    """One for the process: each has a signal stack, and of two that go in the order they came, a freed one stays set.
-
-    The next signal, of a child that ends or of Ctrl-C, would then end the process.
-    """
-    return importlib.import_module("openvino").Core()
-
-
 def _openvino(task: Task) -> Run:
-    core = _core()
+    core = openvino_core()
     hints = {
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[task.dtype],
         "PERFORMANCE_HINT": "LATENCY",
@@ -357,10 +341,10 @@ def prepare(everyone: Sequence[Contestant], task: Task) -> Field:
             arch = arch_of(one.library, task.model)
             (run, logits), peak = peak_memory(functools.partial(_first, one, task, images), task.device)
         except (ImportError, UnknownNameError) as error:
-            ready.absent[one.name] = reason(error)
+            ready.absent[one.name] = first_line(error)
             continue
         except Exception as error:  # whatever one contestant raises must not stop the rest
-            ready.refused[one.name] = reason(error)
+            ready.refused[one.name] = first_line(error)
             continue
         if arch not in expected:
             expected[arch] = reference(task, arch)

@@ -16,9 +16,10 @@ from torch import nn
 
 from effnet_zoo.bench.contestants import BACKENDS, OURS
 from effnet_zoo.bench.photos import CHECKPOINT, write_jpegs
-from effnet_zoo.bench.timing import Call, interleaved, ratios, reason
+from effnet_zoo.bench.timing import Call, interleaved, ratios
 from effnet_zoo.catalog import find
-from effnet_zoo.errors import InputError
+from effnet_zoo.engines import engine
+from effnet_zoo.errors import InputError, first_line
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.predict import Run, predict
 from effnet_zoo.preprocess import preprocessing_of
@@ -81,10 +82,10 @@ def measure(
                 run = build()
                 labels = run()
             except ImportError as error:
-                absent[name] = reason(error)
+                absent[name] = first_line(error)
                 continue
             except Exception as error:  # whatever one contestant raises must not stop the rest
-                refused[name] = reason(error)
+                refused[name] = first_line(error)
                 continue
             expected = labels if expected is None else expected
             if labels == expected:
@@ -129,8 +130,6 @@ def _passes(folder: Path, paths: Sequence[Path], workers: int) -> dict[str, Buil
     def own(backend: str | None) -> Pass:
         run = None
         if backend is not None:
-            from effnet_zoo.engines import engine
-
             run = engine(ours, backend=backend, batch=BATCH, size=preprocessing_of(ours.pretrained_cfg).size)
         return partial(predict_pass, ours, paths, workers, run=run)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from effnet_zoo.errors import first_line
+
 Call = Callable[[], object]
 
 REST = 0.05
@@ -91,7 +93,7 @@ def interleaved(
                         break
                     samples[name].append(seconds(calls[name], device))
             except Exception as error:  # whatever one contestant raises must not stop the rest
-                failures[name] = reason(error)
+                failures[name] = first_line(error)
     return {name: summary(taken) for name, taken in samples.items() if name not in failures}, failures
 
 
@@ -115,8 +117,3 @@ def ratios(timings: Mapping[str, Timing], ours: Sequence[str], baseline: str = "
         label: {name: timings[other].seconds / timing.seconds for name, timing in timings.items()}
         for label, other in against.items()
     }
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error, or its kind if it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from effnet_zoo import catalog
 from effnet_zoo.bench.contestants import OURS, Task, arch_of, network, weights
 from effnet_zoo.bench.machine import peak_memory
-from effnet_zoo.bench.timing import Call, interleaved, ratios, reason
+from effnet_zoo.bench.timing import Call, interleaved, ratios
 from effnet_zoo.engines.backends import DTYPES
-from effnet_zoo.errors import UnknownNameError
+from effnet_zoo.errors import UnknownNameError, first_line
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import ArchSpec
@@ -99,9 +99,9 @@ def measure(
                 peaks[who] = peak
             calls[who] = step
         except (ImportError, UnknownNameError) as missing:
-            absent[who] = reason(missing)
+            absent[who] = first_line(missing)
         except Exception as failure:  # whatever one contestant raises must not stop the rest
-            refused[who] = reason(failure)
+            refused[who] = first_line(failure)
     timings, failures = interleaved(calls, rounds=rounds, device=device)
     return {
         "case": {"variant": model.name, "size": size, "batch": batch, "dtype": dtype, "device": device},

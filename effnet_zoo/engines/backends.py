@@ -27,9 +27,6 @@ Size = tuple[int, int]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-MOST = 1 << 20
-"""Images of a batch: torch 2.6 cannot export a model for any number."""
-
 EXAMPLES = 2
 """Images that a model is traced with: with one, exporters take the batch for fixed."""
 
@@ -117,9 +114,7 @@ class Inductor(Backend):
         weight = optimized.conv_stem.weight
         images = torch.zeros(EXAMPLES, optimized.in_chans, *size, device=weight.device, dtype=weight.dtype)
         with torch.no_grad():
-            program = torch.export.export(
-                optimized, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=MOST)},)
-            )
+            program = torch.export.export(optimized, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(folder / self.filename), inductor_configs={"freezing": True}
             )
@@ -201,7 +196,7 @@ class OpenVino(Backend):
 
     def check(self, device: str, dtype: str) -> None:
         super().check(device, dtype)
-        if dtype == "bfloat16" and "BF16" not in _openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if dtype == "bfloat16" and "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise ArgumentError("engine openvino: this processor does not compute in bfloat16: expected float32")
 
     def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:  # noqa: ARG002
@@ -214,7 +209,7 @@ class OpenVino(Backend):
         openvino.save_model(converted, str(folder / self.filename), compress_to_fp16=False)
 
     def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:  # noqa: ARG002
-        openvino, core = importlib.import_module("openvino"), _openvino_core()
+        openvino, core = importlib.import_module("openvino"), openvino_core()
         graph = core.read_model(str(folder / self.filename))
         channels, height, width = (axis.get_length() for axis in graph.input(0).partial_shape[1:])
         outputs = graph.output(0).partial_shape[1].get_length()
@@ -251,11 +246,11 @@ class OpenVino(Backend):
 
 
 @functools.cache
-def _openvino_core() -> Any:
+def openvino_core() -> Any:
     """One for the process.
 
     Each installs a signal stack of its own, and freeing two in turn leaves a freed one behind, on which the next signal
-    that Python handles crashes.
+    that Python handles, of a child that ends or of Ctrl-C, crashes.
     """
     return importlib.import_module("openvino").Core()
 

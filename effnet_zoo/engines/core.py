@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from effnet_zoo.errors import (
     MissingExtraError,
     UnknownNameError,
     did_you_mean,
+    first_line,
 )
 from effnet_zoo.files import folder_written_whole
 from effnet_zoo.model import EfficientNet
@@ -132,8 +134,9 @@ class Engine:
         except EffnetZooError:
             raise
         except Exception as error:  # of the backend's own kinds, which nobody can list
-            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            raise EngineError(f"engine {self.backend} cannot run this model: {first}: try another backend") from error
+            raise EngineError(
+                f"engine {self.backend} cannot run this model: {first_line(error)}: try another backend"
+            ) from error
 
     def _export(self, size: Size, folder: Path) -> None:
         try:
@@ -147,8 +150,7 @@ class Engine:
         """Where the artefact is or shall be: there is nothing at the place of a backend that makes none."""
         facts = {
             "weights": fingerprint(self.model.state_dict()) if self._backend.filename else None,
-            "network": [str(self.model), dataclasses.asdict(self.model.arch)],
-            "device": str(self.model.conv_stem.weight.device),
+            **_facts(self.model),
             "backend": [self.backend, self._backend.versions()],
             "dtype": self.dtype,
             "size": size,
@@ -244,8 +246,7 @@ def _candidates(device: str, dtype: str) -> Iterator[Backend]:
 def _fastest(model: EfficientNet, candidates: list[Backend], dtype: str, batch: int, sides: Size | None) -> Engine:
     size = sides or _own_size(model)
     facts = {
-        "network": [str(model), dataclasses.asdict(model.arch)],
-        "device": str(model.conv_stem.weight.device),
+        **_facts(model),
         "backends": {backend.name: backend.versions() for backend in candidates},
         "threads": torch.get_num_threads(),
         "dtype": dtype,
@@ -281,6 +282,14 @@ def _fastest(model: EfficientNet, candidates: list[Backend], dtype: str, batch: 
     fastest = min(engines, key=lambda made: medians[made.backend])
     cache.remember(name, fastest.backend, medians)
     return fastest
+
+
+def _facts(model: EfficientNet) -> dict[str, Any]:
+    """What an artefact, and its speed, depend on besides the weights."""
+    return {
+        "network": [str(model), dataclasses.asdict(model.arch)],
+        "device": str(model.conv_stem.weight.device),
+    }
 
 
 def _own_size(model: EfficientNet) -> Size:

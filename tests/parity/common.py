@@ -19,7 +19,7 @@ from effnet_zoo import EfficientNet, catalog, loading
 from effnet_zoo.convert import LAYOUTS, Layout
 from effnet_zoo.loading import LoadReport
 from effnet_zoo.options import BuildOptions
-from effnet_zoo.selftest import randomise, relative_error
+from effnet_zoo.selftest import randomise, relative_error, settle
 from effnet_zoo.spec import ArchSpec
 
 Size = tuple[int, int]
@@ -55,28 +55,9 @@ def drawn(build: Callable[[], nn.Module], *, seed: int = 0) -> Any:
     """Another library's model with drawn weights, in eval mode; even L2 costs nothing before its blocks are dropped."""
     with unallocated():
         model = build()
-    return settled(randomise(on_cpu(model), seed=seed), seed=seed).eval()
-
-
-def settled(model: nn.Module, *, seed: int) -> nn.Module:
-    """Batch norm statistics of drawn images, with which a model is no longer chaotic.
-
-    With statistics from nowhere V2-S magnifies rounding by 1e14 from its images to its logits: only the same additions
-    in the same order would agree.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.train().momentum = 1.0
+    randomise(on_cpu(model), seed=seed)
     channels = next(layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d))
-    with torch.no_grad():
-        model(torch.randn(4, channels, *SETTLING, generator=draw))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked = torch.tensor(0)
-    return model
+    return settle(model, torch.randn(4, channels, *SETTLING, generator=torch.Generator().manual_seed(seed)))
 
 
 @contextmanager
