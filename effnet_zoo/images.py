@@ -29,7 +29,7 @@ from torchvision.transforms.functional import resize as resize_image
 
 from effnet_zoo.errors import InputError
 from effnet_zoo.ledger import Preprocessing
-from effnet_zoo.preprocess import reading, resized_size
+from effnet_zoo.preprocess import open_image, reading, resized_size
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -163,6 +163,15 @@ class Reader:
         if pixels is None:
             pixels = pil_to_tensor(image.convert("RGB"))
         return F.interpolate(pixels[None], size, mode=mode.value, antialias=True)[0]
+
+
+def read_whole(path: Path) -> Tensor:
+    """A file's pixels as they are, uint8 (3, height, width).
+
+    Raises:
+        InputError: If it is missing, unreadable, or not an image.
+    """
+    return pil_to_tensor(open_image(path))
 
 
 def _decoded(image: Image.Image, data: bytes) -> Tensor | None:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
@@ -11,12 +12,27 @@ from torch import Tensor
 
 from effnet_zoo.errors import ArgumentError, InputError
 from effnet_zoo.images import Reader, read_ahead
-from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.model import EfficientNet
-from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.preprocess import normalised, preprocessing_of
 
 Run = Callable[[Tensor], Tensor]
 """Float32 images (n, 3, height, width) to float32 (n, outputs)."""
+
+
+class Runnable(Protocol):
+    """What has outputs of its own for files, such as an exported model: how it reads them, and what it computes."""
+
+    num_classes: int
+    pretrained_cfg: dict[str, Any]
+    head_hidden_size: int
+    fingerprint: str
+
+    @property
+    def read(self) -> Callable[[Path], Tensor]: ...
+    def __call__(self, pixels: Sequence[Tensor]) -> Tensor: ...
+
+
+Model = EfficientNet | Runnable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +74,7 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[s
 
 
 def predict(
-    model: EfficientNet,
+    model: Model,
     paths: Iterable[Path],
     *,
     topk: int = 5,
@@ -69,10 +85,10 @@ def predict(
     """Classify files, each with the model's own preprocessing. Paths are drawn as they are needed.
 
     Args:
-        model: A classifier with a ``pretrained_cfg``; it is put in eval mode.
+        model: A classifier with a ``pretrained_cfg``, which is put in eval mode; or an exported one.
         paths: Image files.
         topk: How many classes.
-        run: What computes the logits, such as an engine made of the model; by default the model itself.
+        run: What computes a classifier's logits, such as an engine made of it; by default itself.
         batch_size: Images a run, at most.
         workers: Threads that read; by default as many as torch computes with.
 
@@ -100,7 +116,7 @@ def predict(
 
 
 def embed(
-    model: EfficientNet,
+    model: Model,
     paths: Iterable[Path],
     *,
     run: Run | None = None,
@@ -124,33 +140,31 @@ def embed(
 
 
 def _outputs(
-    model: EfficientNet, paths: Iterable[Path], run: Run | None, batch_size: int, workers: int | None
+    model: Model, paths: Iterable[Path], run: Run | None, batch_size: int, workers: int | None
 ) -> Iterator[tuple[Path, Tensor | InputError]]:
     """Each path with the model's output for it, or with why it cannot be read; arguments are checked at once."""
     workers = torch.get_num_threads() if workers is None else workers
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise ArgumentError(f"{name}={value}: expected at least 1")
-    how = preprocessing_of(model.pretrained_cfg)
-    model.eval()
+    compute: Callable[[Sequence[Tensor]], Tensor]
+    if isinstance(model, EfficientNet):
+        how, network = preprocessing_of(model.pretrained_cfg), run or model.eval()
+        read: Callable[[Path], Tensor] = Reader(how)
+        compute = lambda pixels: network(normalised(pixels, how))  # noqa: E731
+    else:
+        read, compute = model.read, model
     # One batch is read while another is computed, and each worker has the next file at hand.
-    images = read_ahead(paths, Reader(how), workers=workers, ahead=2 * batch_size + workers)
-    return _computed(images, how, run or model, batch_size)
+    images = read_ahead(paths, read, workers=workers, ahead=2 * batch_size + workers)
+    return _computed(images, compute, batch_size)
 
 
 def _computed(
-    images: Iterator[tuple[Path, Tensor | InputError]], how: Preprocessing, run: Run, batch_size: int
+    images: Iterator[tuple[Path, Tensor | InputError]], compute: Callable[[Sequence[Tensor]], Tensor], batch_size: int
 ) -> Iterator[tuple[Path, Tensor | InputError]]:
     while batch := list(itertools.islice(images, batch_size)):
         pixels = [image for _, image in batch if isinstance(image, Tensor)]
         with torch.inference_mode():
-            outputs = iter(run(normalised(pixels, how)) if pixels else ())
+            outputs = iter(compute(pixels) if pixels else ())
         for path, image in batch:
             yield path, next(outputs) if isinstance(image, Tensor) else image
-
-
-def normalised(pixels: Sequence[Tensor], how: Preprocessing) -> Tensor:
-    """Images uint8 (3, height, width) as one float32 (n, 3, height, width): what ToTensor and Normalize compute."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (how.mean, how.std))
-    batch = torch.stack(list(pixels)).to(torch.float32, memory_format=torch.contiguous_format)
-    return batch.div_(255).sub_(mean).div_(std)

@@ -1,12 +1,13 @@
 """Images to the tensors a checkpoint was trained for."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, ToTensor
@@ -88,3 +89,10 @@ def open_image(path: Path) -> Image.Image:
     """
     with reading(path), Image.open(path) as image:
         return image.convert("RGB")
+
+
+def normalised(pixels: Sequence[Tensor], how: Preprocessing) -> Tensor:
+    """Images uint8 (3, height, width) as one float32 (n, 3, height, width): what ToTensor and Normalize compute."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (how.mean, how.std))
+    batch = torch.stack(list(pixels)).to(torch.float32, memory_format=torch.contiguous_format)
+    return batch.div_(255).sub_(mean).div_(std)

@@ -31,13 +31,13 @@ from effnet_zoo.bench import (
 )
 from effnet_zoo.bench import training as training_bench
 from effnet_zoo.bench.contestants import Contestant, Task, contestants, network, prepare, weights
-from effnet_zoo.bench.photos import CHECKPOINT, find_photos, write_jpegs
 from effnet_zoo.bench.plan import Step
 from effnet_zoo.bench.results import Record
 from effnet_zoo.bench.timing import Timing, interleaved, ratios
 from effnet_zoo.bench.training import Trainer, saved_bytes
 from effnet_zoo.errors import ArgumentError, InputError, MissingExtraError, UnknownNameError, WeightsError
 from effnet_zoo.model import EfficientNet
+from effnet_zoo.photos import CHECKPOINT, find_photos, write_jpegs
 from effnet_zoo.selftest import randomise, shallow
 from tests.shell import Run
 from tools import speed

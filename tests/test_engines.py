@@ -18,8 +18,7 @@ from torch import Tensor
 from effnet_zoo import EfficientNet, catalog, engine, eval_transform, preprocessing_of
 from effnet_zoo.cli import batch
 from effnet_zoo.engines import cache, core
-from effnet_zoo.engines.backends import BACKENDS, DTYPES, Backend, Run, Size
-from effnet_zoo.engines.streams import Plan
+from effnet_zoo.engines.backends import BACKENDS, Backend
 from effnet_zoo.errors import (
     ArgumentError,
     EngineError,
@@ -27,6 +26,9 @@ from effnet_zoo.errors import (
     MissingExtraError,
     UnknownNameError,
 )
+from effnet_zoo.graphs.interface import DTYPES, Size
+from effnet_zoo.graphs.runtimes import Run
+from effnet_zoo.graphs.streams import Plan
 from effnet_zoo.model import EfficientNetFeatures
 from effnet_zoo.preprocess import open_image
 from effnet_zoo.selftest import devices, randomise, relative_error, shallow

@@ -26,8 +26,7 @@ from effnet_zoo import catalog, eval_transform, images
 from effnet_zoo.errors import InputError
 from effnet_zoo.images import Reader, digest, find_images, read_ahead, shown
 from effnet_zoo.ledger import Preprocessing
-from effnet_zoo.predict import normalised
-from effnet_zoo.preprocess import open_image
+from effnet_zoo.preprocess import normalised, open_image
 from tests.parity.photos import PHOTOS
 
 LEDGER = list(dict.fromkeys(checkpoint.preprocessing for _, checkpoint in catalog.checkpoints()))

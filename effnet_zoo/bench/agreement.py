@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from effnet_zoo.bench.contestants import BACKENDS
-from effnet_zoo.bench.photos import CHECKPOINT, find_photos
 from effnet_zoo.engines import engine
-from effnet_zoo.engines.backends import DTYPES
 from effnet_zoo.errors import first_line
 from effnet_zoo.folding import optimize
+from effnet_zoo.graphs.interface import DTYPES
 from effnet_zoo.model import EfficientNet
+from effnet_zoo.photos import CHECKPOINT, find_photos
 from effnet_zoo.preprocess import eval_transform, preprocessing_of
 from effnet_zoo.selftest import relative_error
 

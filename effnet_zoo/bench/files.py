@@ -15,12 +15,12 @@ from timm.data import create_dataset, create_loader
 from torch import nn
 
 from effnet_zoo.bench.contestants import BACKENDS, OURS
-from effnet_zoo.bench.photos import CHECKPOINT, write_jpegs
 from effnet_zoo.bench.timing import Call, interleaved, ratios
 from effnet_zoo.catalog import find
 from effnet_zoo.engines import engine
 from effnet_zoo.errors import InputError, first_line
 from effnet_zoo.model import EfficientNet
+from effnet_zoo.photos import CHECKPOINT, write_jpegs
 from effnet_zoo.predict import Run, predict
 from effnet_zoo.preprocess import preprocessing_of
 

@@ -213,7 +213,8 @@ def _files(settings: Settings) -> Subjects:
 
 
 def _agreement(settings: Settings) -> Subjects:
-    from effnet_zoo.bench import agreement, photos
+    from effnet_zoo import photos
+    from effnet_zoo.bench import agreement
 
     yield photos.CHECKPOINT, partial(agreement.measure, compiled=settings.compiled)
 

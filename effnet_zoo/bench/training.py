@@ -14,8 +14,8 @@ from effnet_zoo import catalog
 from effnet_zoo.bench.contestants import OURS, Task, arch_of, network, weights
 from effnet_zoo.bench.machine import peak_memory
 from effnet_zoo.bench.timing import Call, interleaved, ratios
-from effnet_zoo.engines.backends import DTYPES
 from effnet_zoo.errors import UnknownNameError, first_line
+from effnet_zoo.graphs.interface import DTYPES
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import ArchSpec

@@ -15,20 +15,26 @@ from effnet_zoo.cli.output import print_json_list, with_rate
 from effnet_zoo.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from effnet_zoo.model import EfficientNet
+    from effnet_zoo.predict import Model as AnyModel
     from effnet_zoo.predict import Run
     from effnet_zoo.rows import Column
 
 DEFAULT_MODEL = "effnet_zoo_lite0.pypi_in1k"
 ENGINES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
 DTYPES = ("float32", "bfloat16", "float16")
+EXPORTED = (".onnx", ".xml")
 MANY = 256
 """Files from which on it pays to measure which engine is fastest."""
 
 Paths = Annotated[
     list[str] | None, typer.Argument(metavar="[PATH...]", help="Images, folders or globs.", show_default=False)
 ]
-Model = Annotated[str, typer.Option(help="A model, with or without a tag, local-dir:FOLDER or hf-hub:owner/name.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A model, with or without a tag, local-dir:FOLDER, hf-hub:owner/name, or an exported .onnx or .xml file."
+    ),
+]
 FromList = Annotated[
     str | None, typer.Option(help="A text file with a path a line, or - for standard input.", show_default=False)
 ]
@@ -96,13 +102,30 @@ class Job:
             raise ArgumentError(f"--{'resume' if self.resume else 'force'}: expected --output FILE with it")
         if self.resume and self.force:
             raise ArgumentError("--resume keeps the output and --force replaces it: expected at most one of them")
+        if self.exported and (self.engine is not None or self.dtype != "float32"):
+            raise ArgumentError(f"--engine and --dtype: {self.model} is run by its own runtime: leave them out")
         if self.output is not None and self.as_json:
             raise ArgumentError("--json prints and --output writes: expected one of them; FILE.jsonl has JSON lines")
 
     @property
+    def exported(self) -> bool:
+        """Whether the model is a file that export wrote."""
+        return self.model.endswith(EXPORTED)
+
+    @property
     def name(self) -> str:
         """The model's name in full."""
-        return self.model if ":" in self.model else catalog.find(self.model)[1].name
+        return self.model if self.exported or ":" in self.model else catalog.find(self.model)[1].name
+
+    def load(self, **options: Any) -> "AnyModel":
+        """The model with its weights."""
+        if self.exported:
+            from effnet_zoo.export.exported import Exported
+
+            return Exported(Path(self.model))
+        from effnet_zoo.registry import create_classifier
+
+        return create_classifier(self.name, pretrained=True, **options)
 
     def how(self) -> dict[str, Any]:
         """Keywords of `predict.predict` and `predict.embed`."""
@@ -119,7 +142,7 @@ class Job:
 
     def run(
         self,
-        model: "EfficientNet",
+        model: "AnyModel",
         images: Iterator[Path],
         results: "Callable[[Iterable[Path], Run | None], Iterator[Found]]",
         *,
@@ -149,7 +172,6 @@ class Job:
         from effnet_zoo.images import digest
         from effnet_zoo.preprocess import preprocessing_of
         from effnet_zoo.rows import open_rows
-        from effnet_zoo.statefile import fingerprint
 
         results((), None)  # so that nothing is replaced for a run that cannot start
         how = preprocessing_of(model.pretrained_cfg)
@@ -170,7 +192,7 @@ class Job:
         facts = {
             "effnet_zoo": doing,
             "model": self.name,
-            "weights": fingerprint(model.state_dict()),
+            "weights": _weights(model),
             "preprocessing": dataclasses.asdict(how),
             "dtype": self.dtype,
             **facts,
@@ -189,7 +211,11 @@ class Job:
         typer.echo(f"wrote {self.output}: {tally.total} rows")
         tally.conclude()
 
-    def _engine(self, model: "EfficientNet", size: tuple[int, int], *, many: bool) -> "Run | None":
+    def _engine(self, model: "AnyModel", size: tuple[int, int], *, many: bool) -> "Run | None":
+        from effnet_zoo.model import EfficientNet
+
+        if not isinstance(model, EfficientNet):
+            return None
         if self.engine is None and self.dtype == "float32" and not many:
             return None  # the model itself: an engine would take longer to make than to run
         backend = self.engine or ("auto" if many else "eager")
@@ -204,6 +230,14 @@ class Job:
         if self.from_list == "-":
             return None
         return lambda: sum(1 for _ in find_images(self.paths or [], self.from_list))
+
+
+def _weights(model: "AnyModel") -> str:
+    """What stands for the weights, and for how a file computes with them."""
+    from effnet_zoo.model import EfficientNet
+    from effnet_zoo.statefile import fingerprint
+
+    return fingerprint(model.state_dict()) if isinstance(model, EfficientNet) else model.fingerprint
 
 
 class _Tally(Generic[Found]):

@@ -47,11 +47,10 @@ def embed(
     name = job.name
     from effnet_zoo import predict as predicting
     from effnet_zoo.images import shown
-    from effnet_zoo.registry import create_classifier
     from effnet_zoo.rows import Column
 
     images = job.find()
-    pooled = create_classifier(name, pretrained=True, num_classes=0)
+    pooled = job.load(num_classes=0)
 
     def values(embedding: "Embedding") -> list[float] | None:
         return None if embedding.features is None else embedding.features.tolist()

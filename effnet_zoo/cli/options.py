@@ -46,6 +46,19 @@ Licence = Annotated[
     str | None, typer.Option("--license", help="Of the weights, as an SPDX identifier: apache-2.0.", show_default=False)
 ]
 
+Static = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HxW", help="For images of this size, such as 224x224; the checkpoint's by default.", show_default=False
+    ),
+]
+WithPreprocess = Annotated[
+    bool, typer.Option("--with-preprocess", help="The file takes uint8 pixels, and normalises them itself.")
+]
+PixelLayout = Annotated[str, typer.Option("--layout", help="Of the pixels: nhwc, as decoders give them, or nchw.")]
+WithSoftmax = Annotated[bool, typer.Option("--with-softmax", help="The file gives probabilities instead of logits.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")]
+
 
 def images(
     like: str | None,
@@ -96,3 +109,27 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if not values or (option == "--std" and min(values) <= 0):
         raise ArgumentError(f"{option} {text!r}: expected a number for each channel, such as 0.5,0.5,0.5")
     return values * 3 if len(values) == 1 else values
+
+
+def check_layout(value: str) -> None:
+    """Whether pixels can lie so.
+
+    Raises:
+        ArgumentError: If not.
+    """
+    if value not in ("nhwc", "nchw"):
+        raise ArgumentError(f"--layout {value}: expected nhwc or nchw")
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """A size as it is typed.
+
+    Raises:
+        ArgumentError: If it is none.
+    """
+    parts = text.lower().split("x")
+    if len(parts) == 1:
+        parts *= 2
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ArgumentError(f"--static {text}: expected height and width in pixels, such as 224x224")
+    return int(parts[0]), int(parts[1])

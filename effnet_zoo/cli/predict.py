@@ -39,6 +39,8 @@ def predict(
     effnet-zoo predict archive/ --output labels.parquet --resume   # millions; the same again after an interruption
 
     effnet-zoo predict bird.jpg --model local-dir:mine   # what convert and push --to write
+
+    effnet-zoo predict bird.jpg --model mine.onnx   # what export and quantize write
     """
     job = batch.Job(
         paths=paths,
@@ -58,12 +60,11 @@ def predict(
     name = job.name
     from effnet_zoo import predict as predicting
     from effnet_zoo.images import shown
-    from effnet_zoo.registry import create_classifier
     from effnet_zoo.rows import Column
 
     images = job.find()
     pictures = _Pictures(out, name) if out else None
-    classifier = create_classifier(name, pretrained=True)
+    classifier = job.load()
     places = range(1, topk + 1)
     columns = [Column("path", "text"), Column("error", "text")]
     for place in places:

@@ -1,0 +1,87 @@
+"""Exported files read back: what they say of themselves, and what they compute of image files."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from effnet_zoo import config
+from effnet_zoo.errors import EngineError, InputError, WeightsError, first_line
+from effnet_zoo.export.formats import FORMATS, Onnx, OpenVinoIr
+from effnet_zoo.files import sha256
+from effnet_zoo.images import Reader, read_whole
+from effnet_zoo.preprocess import normalised
+
+READABLE = {one.suffix: one for one in FORMATS.values() if isinstance(one, Onnx | OpenVinoIr)}
+"""By suffix, the formats that are data: PyTorch's files are programs, which run whatever they please when loaded."""
+
+
+class Exported:
+    """An exported classifier, for `predict` and `embed`.
+
+    Args:
+        path: An ``.onnx`` file or an OpenVINO ``.xml``, written by `export` or `quantize`.
+
+    Attributes:
+        record: What the file says of itself.
+        num_classes: 0 if it gives features.
+        head_hidden_size: Features of an image, if it gives these.
+        pretrained_cfg: Preprocessing and class names, as a model has them.
+        fingerprint: Of the whole file.
+        read: A file to the uint8 pixels (3, height, width) that are to be given.
+
+    Raises:
+        WeightsError: If it is damaged, has no record, or nobody knows how its images are prepared.
+        InputError: If there is no such file, or of another kind.
+        MissingExtraError: If its runtime is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise InputError(f"{path}: there is no such file")
+        if path.suffix not in READABLE:
+            raise InputError(f"{path}: expected {' or '.join(READABLE)}, as export writes them")
+        kind = READABLE[path.suffix]
+        kind.check_installed()
+        self.path, self.record = path, kind.read_record(path)
+        if self.record.images is None:
+            raise WeightsError(
+                f"{path}: how its images are to be prepared is not in the file: export it with that known"
+            )
+        interface = self.record.interface
+        self.fingerprint = sha256(path)
+        self.num_classes = 0 if self.record.output == "features" else self.record.outputs
+        self.head_hidden_size = self.record.outputs
+        self.pretrained_cfg: dict[str, Any] = {
+            **config.images(self.record.images, 3),
+            "num_classes": self.num_classes,
+            "label_names": list(self.record.labels) or None,
+        }
+        self.read: Callable[[Path], Tensor] = read_whole if interface.resize else Reader(self.record.images)
+        self._run = kind.run(path, torch.device("cpu"))
+
+    def __repr__(self) -> str:
+        return f"Exported({self.path})"
+
+    def __call__(self, pixels: Sequence[Tensor]) -> Tensor:
+        """Float32 (n, outputs) of what `read` gives; of probabilities the logarithm, which is as good as logits.
+
+        Raises:
+            EngineError: If the runtime fails.
+        """
+        interface, how = self.record.interface, self.record.images
+        assert how is not None
+        if interface.pixels is None:
+            batches = [normalised(pixels, how)]
+        else:
+            # Images of several sizes cannot be given together.
+            batches = [image[None] for image in pixels] if interface.resize else [torch.stack(list(pixels))]
+            if interface.pixels == "nhwc":
+                batches = [batch.permute(0, 2, 3, 1) for batch in batches]
+        try:
+            outputs = torch.cat([self._run(batch) for batch in batches])
+        except Exception as error:  # of the runtime's own kinds, which nobody can list
+            raise EngineError(f"{self.path}: {first_line(error)}") from error
+        return outputs.log() if interface.softmax else outputs
