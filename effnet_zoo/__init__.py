@@ -25,10 +25,12 @@ if not _is_command():
     from effnet_zoo.convert.source import open_package
     from effnet_zoo.engines import Engine, engine
     from effnet_zoo.errors import EffnetZooError
+    from effnet_zoo.export import Export, export
     from effnet_zoo.folding import optimize
     from effnet_zoo.model import EfficientNet, EfficientNetFeatures
     from effnet_zoo.preprocess import eval_transform, preprocessing_of
     from effnet_zoo.publish import push, save
+    from effnet_zoo.quantize import Quantized, quantize
     from effnet_zoo.registry import create_model
     from effnet_zoo.spec import ArchSpec, Scaling
     from effnet_zoo.stages import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
@@ -39,7 +41,9 @@ if not _is_command():
         "EfficientNetFeatures",
         "EffnetZooError",
         "Engine",
+        "Export",
         "Images",
+        "Quantized",
         "Scaling",
         "StageSpec",
         "convert",
@@ -50,10 +54,12 @@ if not _is_command():
         "encode_rows",
         "engine",
         "eval_transform",
+        "export",
         "find_checkpoint",
         "open_package",
         "optimize",
         "preprocessing_of",
         "push",
+        "quantize",
         "save",
     ]

@@ -9,12 +9,14 @@ from effnet_zoo import __version__
 from effnet_zoo.cli.bench import bench
 from effnet_zoo.cli.convert import convert
 from effnet_zoo.cli.embed import embed
+from effnet_zoo.cli.export import export
 from effnet_zoo.cli.info import info
 from effnet_zoo.cli.inspect import inspect
 from effnet_zoo.cli.list import list_
 from effnet_zoo.cli.predict import predict
 from effnet_zoo.cli.pull import pull
 from effnet_zoo.cli.push import push
+from effnet_zoo.cli.quantize import quantize
 from effnet_zoo.cli.selftest import selftest
 from effnet_zoo.cli.verify import verify
 from effnet_zoo.errors import EffnetZooError
@@ -27,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("list")(list_)
-for command in (info, predict, embed, pull, inspect, convert, push, verify, selftest, bench):
+for command in (info, predict, embed, pull, inspect, convert, export, quantize, push, verify, selftest, bench):
     app.command()(command)
 
 
