@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from effnet_zoo import catalog
 from effnet_zoo.bench import (
     agreement,
+    deployment,
     files,
     forward,
     loading,
@@ -362,6 +363,51 @@ def test_timm_and_this_package_label_real_files_alike(tmp_path: Path) -> None:
     assert builders["timm channels_last"]()() == builders["effnet_zoo"]()() == labels
     with pytest.raises(InputError, match="nosuch.jpg"):
         files.predict_pass(EfficientNet.from_pretrained(CHECKPOINT), [tmp_path / "nosuch.jpg"], 1, run=None)
+
+
+def test_deployment_compares_files_on_photos_that_none_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "CALIBRATION", 4)
+    monkeypatch.setattr(deployment, "COMPARISON", 8)
+    given: list[int] = []
+
+    def make(change: float, bytes_: int) -> deployment.Maker:
+        def made(model: EfficientNet, folder: Path, calibration: Path) -> deployment.Deployed:
+            given.append(len(list(calibration.iterdir())))
+            return deployment.Deployed(bytes=bytes_, runs={"torch": lambda images: model(images) * change})
+
+        return made
+
+    def absent(model: EfficientNet, folder: Path, calibration: Path) -> deployment.Deployed:
+        raise MissingExtraError("pip install 'effnet-zoo[openvino]'")
+
+    def refused(model: EfficientNet, folder: Path, calibration: Path) -> deployment.Deployed:
+        raise InputError("no such dtype")
+
+    found = deployment.measure(
+        rounds=1,
+        everyone={"a, float32": make(1, 10), "b, int8": make(-1, 3), "openvino": absent, "float8": refused},
+    )
+    assert given == [4, 4]
+    same, off = found["results"]["a, float32 in torch"], found["results"]["b, int8 in torch"]
+    assert (same["same_label"], same["photos"], same["error"], same["file_bytes"]) == (8, 8, 0.0, 10)
+    assert (off["same_label"], off["error"]) == (0, pytest.approx(2.0))
+    assert found["ratios"]["fastest float32 (a, float32 in torch)"]["a, float32 in torch"] == 1.0
+    assert found["absent"] == {"openvino": "pip install 'effnet-zoo[openvino]'"}
+    assert found["refused"] == {"float8": "no such dtype"}
+
+
+def test_deployment_has_every_format_and_recipe() -> None:
+    names = set(deployment.makers_of(compiled=False))
+    assert names == {
+        *(
+            f"{name}, {dtype}"
+            for name in ("onnx", "openvino", "torch", "torchscript")
+            for dtype in ("float32", "float16")
+        ),
+        "litert, float32",
+        *(f"int8, {recipe}" for recipe in ("int8", "front-4", "front-8", "front-8-head")),
+    }
+    assert set(deployment.makers_of(compiled=True)) - names == {"aotinductor, float32", "aotinductor, float16"}
 
 
 def test_agreement_counts_photos_and_names_those_that_differ() -> None:
@@ -735,6 +781,14 @@ def everything() -> list[Record]:
                 },
             },
         ),
+        record(
+            "deployment",
+            {
+                "case": {"checkpoint": "x", "size": 224, "batch": 8},
+                "results": {"onnx": {**timed, "file_bytes": 2e6, "making": 1.0, "same_label": 3, **same}},
+                "ratios": {"fastest float32 (onnx)": {"onnx": 1.0}},
+            },
+        ),
         record("profile", {"case": case, "results": {"timm": {"kinds": {"convolution": 0.01, "others": 0.002}}}}),
         *(
             forward_record(
@@ -794,6 +848,13 @@ def test_machines_do_not_share_a_table() -> None:
     assert groups == [[here, newer], [there]]
     assert report.versions_of(groups[0]) == "torch 2.9.9 and 3.0, timm 1.0.99"
     assert report.commands_of(groups[0]) == "`effnet-zoo bench --measure latency`, 2026-01-02 to 2026-03-04"
+
+
+def test_the_readme_shows_files_beside_the_fastest_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "RESULTS", tmp_path / "results.json")
+    assert speed.deployment().startswith("Nothing has been measured yet: `effnet-zoo bench --measure deployment")
+    results.merge_into(tmp_path / "results.json", everything())
+    assert "| onnx | 2.00 MB | 1.00 s | 1.00 s | 1.00 x | 75.0% | 1e-06 |" in speed.deployment()
 
 
 # Pictures.

@@ -25,7 +25,16 @@ PHOTOS = Path(skimage.__file__).parent / "data"
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["--version"], ["list"], ["info", "b0"], ["predict", "--help"], ["embed", "--help"]],
+    [
+        ["--help"],
+        ["--version"],
+        ["list"],
+        ["info", "b0"],
+        ["predict", "--help"],
+        ["embed", "--help"],
+        ["export", "--help"],
+        ["quantize", "--help"],
+    ],
 )
 def test_light_commands_import_neither_torch_nor_timm(arguments: list[str]) -> None:
     command = shutil.which("effnet-zoo", path=str(Path(sys.executable).parent))
@@ -56,7 +65,8 @@ after = (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dty
          torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
 assert before[:-1] == after, (before, after)
 assert all(name.startswith("effnet_zoo_") for name in set(timm.list_models()) - before[-1])
-print(sorted({"typer", "rich", "matplotlib", "effnet_zoo.cli", "effnet_zoo.draw"} & sys.modules.keys()))
+heavy = {"typer", "rich", "matplotlib", "onnx", "onnxruntime", "openvino", "effnet_zoo.cli", "effnet_zoo.draw"}
+print(sorted(heavy & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

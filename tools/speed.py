@@ -17,8 +17,8 @@ NOTHING = "Nothing has been measured yet: `effnet-zoo bench --measure {} --out b
 
 
 def performance() -> str:
-    """Everything but loading, a machine after the other, and the pictures that there are."""
-    records = [record for record in read(RESULTS) if record.measure != "loading"]
+    """Everything but loading and deployment, a machine after the other, and the pictures that there are."""
+    records = [record for record in read(RESULTS) if record.measure not in ("loading", "deployment")]
     pictures = [f"![{what}](benchmarks/{name})" for name, what in PICTURES.items() if (RESULTS.parent / name).is_file()]
     return "\n\n".join([_by_machine(records) or NOTHING.format("all"), *pictures])
 
@@ -27,6 +27,12 @@ def loading() -> str:
     """How long weights take into a model."""
     records = [record for record in read(RESULTS) if record.measure == "loading"]
     return _by_machine(records) or NOTHING.format("loading")
+
+
+def deployment() -> str:
+    """What exported and quantized files come to."""
+    records = [record for record in read(RESULTS) if record.measure == "deployment"]
+    return _by_machine(records) or NOTHING.format("deployment")
 
 
 def profile() -> str:

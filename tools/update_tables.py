@@ -94,7 +94,12 @@ def _top1(reported: Reported | None) -> str:
 
 
 TABLES = {
-    ROOT / "README.md": {"models": models_table, "performance": speed.performance, "loading": speed.loading},
+    ROOT / "README.md": {
+        "models": models_table,
+        "performance": speed.performance,
+        "loading": speed.loading,
+        "deployment": speed.deployment,
+    },
     ROOT / "weights" / "README.md": {"checkpoints": checkpoints_table},
     ROOT / "benchmarks" / "README.md": {"profile": speed.profile},
 }

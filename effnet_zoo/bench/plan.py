@@ -219,6 +219,13 @@ def _agreement(settings: Settings) -> Subjects:
     yield photos.CHECKPOINT, partial(agreement.measure, compiled=settings.compiled)
 
 
+def _deployment(settings: Settings) -> Subjects:
+    from effnet_zoo import photos
+    from effnet_zoo.bench import deployment
+
+    yield photos.CHECKPOINT, partial(deployment.measure, rounds=settings.rounds, compiled=settings.compiled)
+
+
 def _profile(settings: Settings) -> Subjects:
     from effnet_zoo.bench import profile
 
@@ -247,6 +254,7 @@ MEASURES = {
     "starting": Measure(help="a fresh process to its first logits", subjects=_starting),
     "imports": Measure(help="what the import costs", subjects=_imports),
     "agreement": Measure(help="labels of real photos by every engine and dtype", subjects=_agreement),
+    "deployment": Measure(help="exported and int8 files: size, time, labels", subjects=_deployment),
     "profile": Measure(help="where a forward pass spends its time", subjects=_profile),
     "batch-curve": Measure(help="time against batch", subjects=_batch_curve, on_gpu=True),
     "size-curve": Measure(help="time against resolution", subjects=_size_curve, on_gpu=True),

@@ -129,6 +129,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "of_ceiling": ("of the ceiling", lambda result: f"{result['of_ceiling']:.0%}"),
     "operations_per_second": ("rate", rate),
     "bytes_per_second": ("rate", rate),
+    "file_bytes": ("file", lambda result: megabytes(result["file_bytes"])),
+    "making": ("made in", lambda result: duration(result["making"])),
     "same_label": ("same label", agreement),
     "error": ("relative error", lambda result: f"{result['error']:.1e}"),
     "saved_bytes": ("saved for backward", lambda result: megabytes(result["saved_bytes"])),
@@ -345,6 +347,36 @@ def agreement_table(records: Sequence[Record]) -> Table:
     )
 
 
+def deployment_table(records: Sequence[Record]) -> Table:
+    """Exported and quantized files: a row a file and runtime."""
+    rows = []
+    for record in records:
+        case, results = record.data["case"], record.data["results"]
+        ((label, ratios),) = record.data["ratios"].items()
+        for name, result in results.items():
+            rows.append(
+                (
+                    name,
+                    megabytes(result["file_bytes"]),
+                    duration(result["making"]),
+                    duration(result["seconds"]),
+                    times(ratios[name]),
+                    f"{result['same_label'] / result['photos']:.1%}",
+                    f"{result['error']:.0e}",
+                )
+            )
+        headings = (
+            f"{case['checkpoint']}, {case['size']} px, batch {case['batch']}",
+            "file",
+            "made in",
+            "a batch",
+            f"against the {label}",
+            f"same label, of {result['photos']} photos",
+            "error of the logits",
+        )
+    return Table(headings=headings, rows=tuple(rows), below=_unlisted(records))
+
+
 def profile_table(records: Sequence[Record]) -> Table:
     """Where the time goes: a row a kind of operation, a column a case and contestant, in milliseconds."""
     columns = {
@@ -365,6 +397,7 @@ SECTIONS: dict[tuple[str, ...], Section] = {
     ("starting",): starting_table,
     ("imports",): imports_table,
     ("agreement",): agreement_table,
+    ("deployment",): deployment_table,
     ("loading",): loading_table,
 }
 """By the measures whose records it takes, what makes a table of the README."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from effnet_zoo.export import Export
     from effnet_zoo.model import EfficientNet
 
-FORMATS = ("onnx", "openvino", "torch", "aotinductor", "torchscript")
+FORMATS = ("onnx", "openvino", "torch", "aotinductor", "torchscript", "litert")
 
 
 def export(
@@ -23,7 +23,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="onnx, openvino, torch (torch.export's .pt2), aotinductor (machine code) or torchscript.",
+            help="onnx, openvino, torch (torch.export's .pt2), aotinductor (machine code), torchscript or litert.",
         ),
     ] = "onnx",
     out: Annotated[

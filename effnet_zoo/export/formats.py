@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
+import os
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -262,6 +264,52 @@ class TorchScript(_Torch):
             return torch.jit.load(str(path), map_location=device)
 
 
+class LiteRt(_Torch):
+    """LiteRT, formerly TensorFlow Lite, for phones and the like; a file takes one image at a time."""
+
+    name = "litert"
+    help = "a LiteRT .tflite for one image at a time, by litert-torch"
+    suffix = ".tflite"
+    packages = ("litert_torch", "ai_edge_litert")
+    extra = "litert"
+    dtypes = ("float32",)
+
+    def check(self, interface: Interface) -> None:
+        super().check(interface)
+        if interface.any_size:
+            raise ArgumentError("litert converts for one size: expected images of that size, resized before")
+
+    def build(self, model: EfficientNet, record: Record) -> Any:
+        deployed, (images,) = self.deployed(model, record)
+        os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
+        return importlib.import_module("litert_torch").convert(deployed, (images[:1],)).model_content()
+
+    def save(self, built: Any, record: Record, path: Path) -> None:
+        schema = importlib.import_module("ai_edge_litert.schema_py_generated")
+        tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
+        content = tools.read_model_from_bytearray(bytearray(built))
+        text = schema.BufferT()
+        text.data = numpy.frombuffer(record.to_json().encode(), numpy.uint8)
+        content.buffers.append(text)
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = KEY, len(content.buffers) - 1
+        content.metadata = [*(content.metadata or ()), entry]
+        tools.write_model(content, str(path))
+
+    def run(self, path: Path, device: torch.device) -> Run:  # noqa: ARG002
+        runtime = importlib.import_module("ai_edge_litert.interpreter")
+        interpreter = runtime.Interpreter(model_path=str(path), num_threads=torch.get_num_threads())
+        interpreter.allocate_tensors()
+        ((given,), (wanted,)) = interpreter.get_input_details(), interpreter.get_output_details()
+
+        def one(image: Tensor) -> Tensor:
+            interpreter.set_tensor(given["index"], image[None].contiguous().numpy())
+            interpreter.invoke()
+            return torch.from_numpy(interpreter.get_tensor(wanted["index"]))
+
+        return lambda images: torch.cat([one(image) for image in images])
+
+
 def exported_program(deployed: Deployed, images: tuple[Tensor], interface: Interface) -> Any:
     """torch.export's program, with any batch, and any height and width if the interface takes them."""
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
@@ -275,5 +323,5 @@ def exported_program(deployed: Deployed, images: tuple[Tensor], interface: Inter
 
 
 FORMATS: dict[str, Format] = {
-    one.name: one for one in (Onnx(), OpenVinoIr(), TorchExport(), AotInductor(), TorchScript())
+    one.name: one for one in (Onnx(), OpenVinoIr(), TorchExport(), AotInductor(), TorchScript(), LiteRt())
 }
