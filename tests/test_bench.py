@@ -874,6 +874,14 @@ def test_pictures_are_written_for_what_there_is(tmp_path: Path) -> None:
     assert plot.save_pictures([everything()[0]], tmp_path / "none") == []
 
 
+def test_no_line_leads_from_one_family_to_the_other() -> None:
+    figure = plot.curve_figure("variant-curve", [one for one in everything() if one.measure == "variant-curve"])
+    assert figure is not None
+    for line in figure.axes[0].lines:
+        heights = [float(height) for height in line.get_ydata()]
+        assert [number for number, height in enumerate(heights) if height != height] == [8]  # B0 to B7, then V2
+
+
 def test_labels_of_the_accuracy_picture_do_not_cover_each_other() -> None:
     rows = [
         forward_record(

@@ -1,6 +1,7 @@
 """Pictures of records: accuracy against latency, ratios as bars, cost curves. Needs matplotlib."""
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,11 +297,22 @@ def curve_figure(measure: str, records: Sequence[Record]) -> Figure | None:
     places = [number if key == "variant" else record.data["case"][key] for number, record in enumerate(ordered)]
     names = list(dict.fromkeys(name for record in ordered for name in report.seconds_of(record)))
     for name in names:
-        timed = [(x, record) for x, record in zip(places, ordered, strict=True) if name in report.seconds_of(record)]
+        across_axis, milliseconds = [], []
+        before = None
+        for x, record in zip(places, ordered, strict=True):
+            if name in report.seconds_of(record):
+                case = record.data["case"]
+                family = catalog.find_variant(case["variant"]).family.title
+                if before not in (None, family):  # no line from one family's largest to another's smallest
+                    across_axis.append(math.nan)
+                    milliseconds.append(math.nan)
+                before = family
+                across_axis.append(x)
+                milliseconds.append(report.seconds_of(record)[name] / case["batch"] * 1e3)
         colour, line = STYLES.get(name, (MUTED, ":"))
         axes.plot(
-            [x for x, _ in timed],
-            [report.seconds_of(record)[name] / record.data["case"]["batch"] * 1e3 for _, record in timed],
+            across_axis,
+            milliseconds,
             color=colour,
             linestyle=line,
             marker="o",
