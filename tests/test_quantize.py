@@ -342,10 +342,12 @@ def test_a_model_without_classes_or_preprocessing_is_refused(tmp_path: Path, fol
         quantize(model, tmp_path / "it.onnx", folders[0])
 
 
-def test_a_missing_quantizer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'effnet-zoo\[quantize\]'"):
-        core.check_installed()
+def test_a_missing_quantizer_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    monkeypatch.setattr(type(core.ONNX), "packages", ("onnx", "no_such_runtime"))
+    with pytest.raises(MissingExtraError, match=r"needs no_such_runtime, .* pip install 'effnet-zoo\[onnxruntime\]'"):
+        quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", folders[0])
 
 
 # the command

@@ -69,10 +69,10 @@ def quantize(
     options.check_layout(layout)
     from effnet_zoo.export.core import checked_path
     from effnet_zoo.quantize import quantize as write
-    from effnet_zoo.quantize.core import DEFAULT_RECIPE, ONNX, check_installed
+    from effnet_zoo.quantize.core import DEFAULT_RECIPE, ONNX
 
     checked_path(out, ONNX, force=force)  # before weights are fetched
-    check_installed()
+    ONNX.check_installed()
     model = opened(place, variant, like, classes, ema=not no_ema)
     names = model.pretrained_cfg.get("label_names")
     if labelled and not names:
@@ -88,7 +88,7 @@ def quantize(
         search=search,
         images=images,
         size=options.height_and_width(static) if static else None,
-        pixels="nhwc" if with_preprocess and layout == "nhwc" else "nchw" if with_preprocess else None,
+        pixels=layout if with_preprocess else None,
         softmax=with_softmax,
         force=force,
         progress=_say if sys.stderr.isatty() else lambda _: None,

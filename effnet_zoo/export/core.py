@@ -96,7 +96,7 @@ def export(
         )
     if not isinstance(model, EfficientNet):
         raise ArgumentError(f"export: expected a classifier of this package, found {type(model).__name__}")
-    interface = _interface(model, size, dynamic=dynamic, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
+    interface = interface_of(model, size, dynamic=dynamic, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
     target = FORMATS[format]
     place = checked_path(path, target, force=force)
     target.check(interface)
@@ -110,16 +110,21 @@ def export(
         model.train(training)
 
 
-def _interface(
+def interface_of(
     model: EfficientNet,
     size: int | Size | None,
     *,
-    dynamic: bool,
+    dynamic: bool = False,
     pixels: str | None,
-    resize: bool,
+    resize: bool = False,
     softmax: bool,
-    dtype: str,
+    dtype: str = "float32",
 ) -> Interface:
+    """What goes in and comes out, as `export` is asked for it.
+
+    Raises:
+        ArgumentError: If options do not fit together or the model.
+    """
     if size is not None and dynamic:
         raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
     if pixels is not None and pixels not in get_args(Pixels):
@@ -214,7 +219,8 @@ def prove(model: EfficientNet, record: Record, run: Run, target: Format) -> dict
 
     def error_of(images: Tensor) -> tuple[float, bool]:
         with torch.inference_mode():
-            ours, theirs = reference(images), run(images)
+            ours = reference(images).cpu()
+            theirs = run(images if target.follows_device else images.cpu()).cpu()
         if ours.shape != theirs.shape:
             raise EngineError(f"{target.name}: outputs of shape {tuple(theirs.shape)}: expected {tuple(ours.shape)}")
         return relative_error(theirs, ours), bool((theirs.argmax(1) == ours.argmax(1)).all())

@@ -1,5 +1,6 @@
 """The formats: how a model becomes each, and what runs it again to be compared."""
 
+import copy
 import importlib
 import importlib.util
 import os
@@ -36,6 +37,7 @@ class Format(ABC):
         extra: Which of our extras has them.
         dtypes: What it can compute in.
         companions: Suffixes of files that lie beside it.
+        follows_device: Whether a file runs where its model was, and not on the processor.
     """
 
     name: ClassVar[str]
@@ -45,6 +47,7 @@ class Format(ABC):
     extra: ClassVar[str] = ""
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16")
     companions: ClassVar[tuple[str, ...]] = ()
+    follows_device: ClassVar[bool] = False
 
     def check(self, interface: Interface) -> None:
         """Whether such a file can be made here.
@@ -174,7 +177,8 @@ class OpenVinoIr(Format):
 class _Torch(Format):
     """What PyTorch itself runs."""
 
-    dtypes = ("float32", "bfloat16", "float16")
+    dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "float16")
+    follows_device = True
 
     def deployed(self, model: EfficientNet, record: Record) -> tuple[Deployed, tuple[Tensor]]:
         """The folded model behind its interface, and images to export it with."""
@@ -273,6 +277,7 @@ class LiteRt(_Torch):
     packages = ("litert_torch", "ai_edge_litert")
     extra = "litert"
     dtypes = ("float32",)
+    follows_device = False
 
     def check(self, interface: Interface) -> None:
         super().check(interface)
@@ -280,7 +285,7 @@ class LiteRt(_Torch):
             raise ArgumentError("litert converts for one size: expected images of that size, resized before")
 
     def build(self, model: EfficientNet, record: Record) -> Any:
-        deployed, (images,) = self.deployed(model, record)
+        deployed, (images,) = self.deployed(copy.deepcopy(model).cpu(), record)
         os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
         return importlib.import_module("litert_torch").convert(deployed, (images[:1],)).model_content()
 

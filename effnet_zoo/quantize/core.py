@@ -18,12 +18,12 @@ import numpy
 import torch
 from torch import Tensor
 
-from effnet_zoo.errors import ArgumentError, MissingExtraError, UnknownNameError, did_you_mean
-from effnet_zoo.export.core import checked_path, image_reader
+from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean
+from effnet_zoo.export.core import checked_path, image_reader, interface_of
 from effnet_zoo.export.formats import FORMATS, write_onnx
 from effnet_zoo.export.record import Record
 from effnet_zoo.folding import optimize
-from effnet_zoo.graphs.interface import Deployed, Interface, Pixels, Size, own_size
+from effnet_zoo.graphs.interface import Deployed, Size
 from effnet_zoo.graphs.runtimes import Run, onnxruntime_run, openvino_run
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.quantize.images import Images
@@ -77,7 +77,7 @@ def quantize(
     search: bool = False,
     images: int = 200,
     size: int | Size | None = None,
-    pixels: Pixels | None = None,
+    pixels: str | None = None,
     softmax: bool = False,
     force: bool = False,
     progress: Callable[[str], None] = lambda _: None,
@@ -124,9 +124,8 @@ def quantize(
     if classes is not None and len(classes) != model.num_classes:
         raise ArgumentError(f"{len(classes)} classes of images for {model.num_classes} outputs: expected one for each")
     place = checked_path(path, ONNX, force=force)
-    check_installed()
-    sides = own_size(model) if size is None else (size, size) if isinstance(size, int) else size
-    interface = Interface(size=sides, pixels=pixels, softmax=softmax)
+    ONNX.check_installed()
+    interface = interface_of(model, size, pixels=pixels, softmax=softmax)
     record = Record.of(model, interface)
     if record.images is None or model.in_chans != 3:
         raise ArgumentError("quantize: how this model's images are prepared is not known: expected its pretrained_cfg")
@@ -148,19 +147,6 @@ def quantize(
         )
     finally:
         model.train(training)
-
-
-def check_installed() -> None:
-    """Whether the quantizer is there.
-
-    Raises:
-        MissingExtraError: If it is not.
-    """
-    for package in ("onnx", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(
-                f"quantize needs {package}, which is not installed: pip install 'effnet-zoo[quantize]'"
-            )
 
 
 def _tried(
