@@ -198,6 +198,15 @@ class TorchExport(_Torch):
     name = "torch"
     help = "torch.export's program, for torch.export.load"
     suffix = ".pt2"
+    resizes_since = "2.9"  # 2.6 exports antialiased resizing, but as something else
+
+    def check(self, interface: Interface) -> None:
+        super().check(interface)
+        if interface.resize and torch.torch_version.TorchVersion(torch.__version__) < self.resizes_since:
+            raise ArgumentError(
+                f"torch resizes inside since torch {self.resizes_since}, found {torch.__version__}: expected images "
+                "resized before, or a newer torch"
+            )
 
     def build(self, model: EfficientNet, record: Record) -> Any:
         return exported_program(*self.deployed(model, record), record.interface)
