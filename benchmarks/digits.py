@@ -1,8 +1,8 @@
 """Train a B0 on the handwritten digits that scikit-learn ships, to have a real SE + SiLU network to quantize.
 
     pip install 'effnet-zoo[quantize]' scikit-learn && python benchmarks/digits.py digits
-    effnet-zoo quantize digits/model --calib digits/train --eval digits/test --labelled --recipe int8 \
-        --min-agreement 0.95 --out int8.onnx
+    cd digits
+    effnet-zoo quantize model --calib train --eval test --labelled --recipe int8 --min-agreement 0.95 --out int8.onnx
 
 There are no ImageNet weights of a B-series model that pip could install, and drawn weights say nothing of int8: what
 breaks it is the spread of values that training leaves behind. These are 1,797 real images with real labels, enlarged

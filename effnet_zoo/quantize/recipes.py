@@ -52,8 +52,8 @@ RECIPES = {
 }
 """By name, the smallest and fastest first: the order in which a search tries them.
 
-Squeeze-excite's two convolutions are never spared: alone they cost least of all groups (B0 on digits, 0.01 of 0.13), and
-a sixth of its weights are theirs.
+Squeeze-excite's two convolutions are never spared: alone they cost least of all groups (B0 on digits, 0.01 of 0.13),
+and a sixth of its weights are theirs.
 """
 
 
