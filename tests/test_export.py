@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -407,6 +408,11 @@ def test_a_file_of_somebody_elses_is_refused(tmp_path: Path) -> None:
 
 
 # the command
+
+
+def test_the_command_knows_every_format() -> None:
+    # Of its own, as its help must not import torch.
+    assert sys.modules["effnet_zoo.cli.export"].FORMATS == tuple(FORMATS)
 
 
 def test_the_command_exports_and_predicts_from_the_file(
