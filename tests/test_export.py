@@ -412,7 +412,7 @@ def test_a_file_of_somebody_elses_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_knows_every_format() -> None:
     # Of its own, as its help must not import torch.
-    assert sys.modules["effnet_zoo.cli.export"].FORMATS == tuple(FORMATS)
+    assert tuple(FORMATS) == sys.modules["effnet_zoo.cli.export"].FORMATS
 
 
 def test_the_command_exports_and_predicts_from_the_file(
