@@ -37,6 +37,18 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path`, which is removed with all that is left in it when the block ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    beside.mkdir()
+    try:
+        yield beside
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """A folder beside `path` to fill; it takes its place when the block ends, and is removed if it raises.
 
@@ -45,13 +57,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path}: expected a folder that does not exist yet, or is empty: nothing is overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
-    beside.mkdir()
-    try:
+    with folder_beside(path) as beside:
         yield beside
         if path.exists():
             path.rmdir()
         beside.rename(path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)

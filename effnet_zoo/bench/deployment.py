@@ -17,7 +17,7 @@ from effnet_zoo.export.core import export, image_reader
 from effnet_zoo.export.formats import FORMATS
 from effnet_zoo.export.record import Record
 from effnet_zoo.graphs.interface import Interface, own_size
-from effnet_zoo.graphs.runtimes import Run, onnxruntime_run, openvino_run
+from effnet_zoo.graphs.runtimes import RUNTIMES, Run
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.photos import CHECKPOINT, write_jpegs
 from effnet_zoo.quantize import RECIPES, quantize
@@ -27,8 +27,6 @@ BATCH = 8
 
 CALIBRATION, COMPARISON = 200, 400
 """Photos, cut from different places: those that int8 is calibrated with, and those that everyone is compared on."""
-
-RUNTIMES: dict[str, Callable[[Path, int], Run]] = {"onnxruntime": onnxruntime_run, "openvino": openvino_run}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,6 @@
 
 import copy
 import dataclasses
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -26,6 +24,7 @@ from effnet_zoo.errors import (
 )
 from effnet_zoo.export.formats import FORMATS, Format
 from effnet_zoo.export.record import Record
+from effnet_zoo.files import folder_beside
 from effnet_zoo.graphs.interface import Deployed, Interface, Pixels, Size, own_size
 from effnet_zoo.graphs.runtimes import Run
 from effnet_zoo.images import Reader, read_whole
@@ -170,10 +169,7 @@ def checked_path(path: str | Path, target: Format, *, force: bool) -> Path:
 def written(target: Format, model: EfficientNet, record: Record, path: Path) -> Export:
     """A model's file: built, written beside its place, run, compared, and moved there with what was found."""
     device = model.conv_stem.weight.device
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    beside.mkdir()
-    try:
+    with folder_beside(path) as beside:
         draft = beside / path.name
         try:
             built = target.build(model, record)
@@ -188,8 +184,6 @@ def written(target: Format, model: EfficientNet, record: Record, path: Path) -> 
         record = dataclasses.replace(record, proof=proof)
         target.save(built, record, draft)
         moved = moved_into_place(draft, path, target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return Export(path=path, format=target.name, bytes=moved, record=record)
 
 

@@ -90,6 +90,10 @@ def openvino_run(file: Path, threads: int, dtype: str = "float32", compiled: Pat
     return run
 
 
+RUNTIMES: dict[str, Callable[[Path, int], Run]] = {"onnxruntime": onnxruntime_run, "openvino": openvino_run}
+"""By the name of the package that each needs."""
+
+
 def _keep(request: Any, place: tuple[list[Any], slice]) -> None:
     kept, part = place
     kept.append((part.start, request.get_output_tensor(0).data[: part.stop - part.start].copy()))

@@ -5,8 +5,6 @@ import dataclasses
 import importlib
 import importlib.util
 import logging
-import secrets
-import shutil
 import statistics as numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +20,10 @@ from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean
 from effnet_zoo.export.core import checked_path, image_reader, interface_of
 from effnet_zoo.export.formats import FORMATS, write_onnx
 from effnet_zoo.export.record import Record
+from effnet_zoo.files import folder_beside
 from effnet_zoo.folding import optimize
 from effnet_zoo.graphs.interface import Deployed, Size
-from effnet_zoo.graphs.runtimes import Run, onnxruntime_run, openvino_run
+from effnet_zoo.graphs.runtimes import RUNTIMES, Run
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.quantize.images import Images
 from effnet_zoo.quantize.recipes import RECIPES, Recipe, groups, layers
@@ -157,13 +156,10 @@ def _tried(
     progress: Callable[[str], None],
 ) -> list[Quantized]:
     done: list[Quantized] = []
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}")
-    beside.mkdir()
-    try:
+    with folder_beside(place) as beside:
+        draft = beside / place.name
         for recipe in recipes:
             progress(f"recipe {recipe.name}: {recipe.help}")
-            draft = beside / place.name
             figures = subject.quantized(recipe, draft)
             agrees = figures["agreement"] >= min_agreement
             record = dataclasses.replace(
@@ -175,8 +171,6 @@ def _tried(
             done.append(Quantized(recipe=recipe.name, path=place if agrees else None, record=record))
             if agrees:
                 break
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return done
 
 
@@ -210,7 +204,7 @@ class _Subject:
     def of(cls, model: EfficientNet, record: Record, images: Images, progress: Callable[[str], None]) -> "_Subject":
         interface = record.interface
         writer = importlib.import_module("effnet_zoo.graphs.writer")
-        progress(f"reading {len(images.calibration)} images to calibrate with, {len(images.comparison)} to compare on")
+        progress(f"{len(images.calibration)} images to calibrate with, {len(images.comparison)} to compare on")
         calibration = images.batches(images.calibration, 1)
         comparison = images.batches(images.comparison, BATCH)
         folded = optimize(model).cpu().float()
@@ -242,23 +236,21 @@ class _Subject:
         write_int8(mixed, ranges, self.record, self.calibration[0], path)
         float_path = path.with_name("float32.onnx")
         float_path.write_bytes(self.float_graph.SerializeToString())
-        runtimes = _runtimes()
+        runs = {
+            (kind, name): make(file, torch.get_num_threads())
+            for name, make in RUNTIMES.items()
+            if importlib.util.find_spec(name)
+            for kind, file in (("float32", float_path), ("int8", path))
+        }
         agreement, error, outputs = 1.0, 0.0, self.expected
-        for run in (make(path) for make in runtimes.values()):
+        for run in (run for (kind, _), run in runs.items() if kind == "int8"):
             with torch.inference_mode():
                 given = torch.cat([run(batch) for batch in self.comparison])
             same = (given.argmax(1) == self.expected.argmax(1)).float().mean().item()
             error = max(error, relative_error(given, self.expected))
             if same <= agreement:
                 agreement, outputs = same, given
-        milliseconds = _timed(
-            {
-                (kind, name): make(file)
-                for name, make in runtimes.items()
-                for kind, file in (("float32", float_path), ("int8", path))
-            },
-            self._timing_batch(),
-        )
+        milliseconds = _timed(runs, self._timing_batch())
         sizes = {"float32": float_path.stat().st_size, "int8": path.stat().st_size}
         float_path.unlink()
         fastest = {kind: min(milliseconds[kind].values()) for kind in milliseconds}
@@ -377,15 +369,6 @@ def quiet() -> Iterator[None]:
 
 def _silent(_: logging.LogRecord) -> bool:
     return False
-
-
-def _runtimes() -> dict[str, Callable[[Path], Run]]:
-    """What is installed to run a graph."""
-    threads = torch.get_num_threads()
-    found: dict[str, Callable[[Path], Run]] = {"onnxruntime": lambda path: onnxruntime_run(path, threads)}
-    if importlib.util.find_spec("openvino"):
-        found["openvino"] = lambda path: openvino_run(path, threads)
-    return found
 
 
 def _timed(runs: dict[tuple[str, str], Run], images: Tensor) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """The images to calibrate with and to compare on: never the same ones, and as many as there are, no more."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +17,18 @@ FEWEST = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Files, and how they are read to what the quantized file takes.
+    """Files, each with what was read of it: a tensor as the quantized file takes it, without batch.
 
     Attributes:
         calibration: Those that ranges and rounding are taken from.
         comparison: Those that float32 and int8 are compared on.
         labels: The class of each of the latter, if they are known.
-        read: A file to a tensor without batch.
         unreadable: How many files were left out.
     """
 
-    calibration: tuple[Path, ...]
-    comparison: tuple[Path, ...]
+    calibration: Mapping[Path, Tensor]
+    comparison: Mapping[Path, Tensor]
     labels: tuple[int, ...] | None
-    read: Callable[[Path], Tensor]
     unreadable: int = 0
 
     @classmethod
@@ -48,7 +46,7 @@ class Images:
         Args:
             calib: A folder of images.
             evaluation: Another, for the comparison.
-            read: See `read`.
+            read: A file to such a tensor.
             most: Images to calibrate with, at most; four times as many are compared on.
             classes: Names of the folders below that images to compare on lie in, in the order of the outputs.
 
@@ -60,7 +58,8 @@ class Images:
         if evaluation is None:
             # A fifth at least to calibrate with, of few images a half.
             count = min(most, max(len(calibration) // 5, min(len(calibration) // 2, most // 2)))
-            calibration, comparison = calibration[:count], calibration[count:]
+            every = list(calibration.items())
+            calibration, comparison = dict(every[:count]), dict(every[count:])
         else:
             comparison, worse = _readable(evaluation, read, most * 4)
             bad += worse
@@ -75,38 +74,35 @@ class Images:
                     "of them, and some hundreds for figures to trust"
                 )
         labels = _labels(comparison, root, classes) if classes is not None else None
-        return cls(
-            calibration=tuple(calibration), comparison=tuple(comparison), labels=labels, read=read, unreadable=bad
-        )
+        return cls(calibration=calibration, comparison=comparison, labels=labels, unreadable=bad)
 
-    def batches(self, paths: Sequence[Path], size: int) -> list[Tensor]:
-        """Files read, in batches; batches of one where they are of several sizes."""
-        images = [self.read(path) for path in paths]
+    @staticmethod
+    def batches(part: Mapping[Path, Tensor], size: int) -> list[Tensor]:
+        """One part in batches; batches of one where images are of several sizes."""
+        images = list(part.values())
         if len({image.shape for image in images}) > 1:
             size = 1
         return [torch.stack(images[start : start + size]) for start in range(0, len(images), size)]
 
 
-def _readable(folder: Path, read: Callable[[Path], Tensor], most: int) -> tuple[list[Path], int]:
+def _readable(folder: Path, read: Callable[[Path], Tensor], most: int) -> tuple[dict[Path, Tensor], int]:
     """Up to so many readable images of a folder, in an order drawn once and for all, and how many others were met."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images")
     paths = sorted(find_images([str(folder)]))
     random.Random(0).shuffle(paths)
-    found, bad = list[Path](), 0
+    found, bad = dict[Path, Tensor](), 0
     for path in paths:
         try:
-            read(path)
+            found[path] = read(path)
         except InputError:
             bad += 1
-            continue
-        found.append(path)
         if len(found) == most:
             break
     return found, bad
 
 
-def _labels(paths: Sequence[Path], root: Path, classes: Sequence[str]) -> tuple[int, ...]:
+def _labels(paths: Iterable[Path], root: Path, classes: Sequence[str]) -> tuple[int, ...]:
     numbers = {name: number for number, name in enumerate(classes)}
     labels = []
     for path in paths:
