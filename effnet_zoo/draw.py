@@ -3,8 +3,8 @@
 import itertools
 from pathlib import Path
 
+from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.errors import MissingExtraError
-from effnet_zoo.files import written_whole
 from effnet_zoo.predict import Prediction
 from effnet_zoo.preprocess import open_image
 

@@ -7,9 +7,23 @@ the mistake (``ValueError``, ``TypeError``, ``LookupError``), the error is that 
 import difflib
 from collections.abc import Iterable
 
+LONGEST_MESSAGE = 2000
+"""Characters of a message at most."""
+
+LONGEST_QUOTE = 80
+"""Characters of a quoted value at most: a value from a file may be megabytes."""
+
 
 class EffnetZooError(Exception):
-    """Base of all errors raised by effnet_zoo."""
+    """Base of all errors raised by effnet_zoo.
+
+    Args:
+        message: One line for people. Characters that a terminal would obey are escaped, and a message of more than
+            `LONGEST_MESSAGE` characters is shortened, because parts of it come from files and command lines.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shortened(printable(message), LONGEST_MESSAGE))
 
 
 class SpecError(EffnetZooError, ValueError):
@@ -48,6 +62,10 @@ class InputError(EffnetZooError, ValueError):
     """An image, tensor or path that cannot be used as input."""
 
 
+class FileError(InputError):
+    """A file or folder that the operating system refuses, that is no regular file, or that another process holds."""
+
+
 class EngineError(EffnetZooError, RuntimeError):
     """An engine that cannot be made of a model here, or that computes something else than the model."""
 
@@ -56,9 +74,40 @@ class MissingExtraError(EffnetZooError, ImportError):
     """An optional dependency that is not installed."""
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error, or its kind if it says nothing."""
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error, or its type's name if it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def printable(text: str) -> str:
+    """Returns text with control characters, line ends and bytes that are not UTF-8 as backslash escapes."""
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name, as os.fsdecode keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def shortened(text: str, length: int) -> str:
+    """Returns text of at most `length` characters; what is left out of the middle is counted."""
+    if len(text) <= length:
+        return text
+    mark = f"...({len(text) - length} characters left out)..."
+    kept = max(length - len(mark), 0)
+    return text[: kept - kept // 3] + mark + text[len(text) - kept // 3 :]
+
+
+def quoted(value: object) -> str:
+    """Returns the repr of a value, shortened to `LONGEST_QUOTE` characters."""
+    try:
+        return shortened(repr(value), LONGEST_QUOTE)
+    except ValueError:  # Python refuses to write integers of thousands of digits
+        return "a number of thousands of digits"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -31,8 +31,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
+from effnet_zoo.atomic_io import sha256, written_whole
 from effnet_zoo.errors import HubError, MissingFileError
-from effnet_zoo.files import sha256, written_whole
 
 Answer = TypeVar("Answer")
 

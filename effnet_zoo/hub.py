@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from effnet_zoo import fetch, files
+from effnet_zoo import atomic_io, fetch
 from effnet_zoo.errors import HubError, MissingExtraError, WeightsError
 from effnet_zoo.fetch import Pin, RemoteFile
 from effnet_zoo.ledger import Checkpoint, Shipped
@@ -132,7 +132,7 @@ def _checked(source: Source, path: Path, expected: str | None, use: Callable[[Pa
     if expected is None and source.remote is None:
         return use(path), ""
     with ThreadPoolExecutor(1) as side:
-        hashing = side.submit(files.sha256, path)
+        hashing = side.submit(atomic_io.sha256, path)
         try:
             loaded = use(path)
         except Exception:

@@ -4,6 +4,7 @@ The files lie at the top of the repository so that people read them; a wheel car
 """
 
 import functools
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_zoo.errors import LedgerError, did_you_mean
+from effnet_zoo.errors import ArgumentError, LedgerError, did_you_mean, quoted
 
 _PACKAGE = Path(__file__).parent
 FOLDER = next(folder for folder in (_PACKAGE / "weights", _PACKAGE.parent / "weights") if folder.is_dir())
@@ -20,6 +21,13 @@ CROP_MODES = ("center", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 LICENCE = "[a-z0-9][a-z0-9.+-]*"
 """An SPDX identifier in lower case, as the Hub wants it."""
+LARGEST_SIDE = 8192
+"""Pixels of an input's side at most, so that a wrong figure does not ask for all of the memory; L2, the largest,
+takes 800."""
+SMALLEST_CROP = 0.01
+"""Smallest crop_pct: below, a photo would be resized to a hundred times the input's side before it is cropped."""
+LARGEST_SCALE = 1e6
+"""Largest mean and std, and 1 over the smallest std: float32 computes with all of them."""
 REPORTED_SOURCE = "timm results-imagenet.csv, October 2025"
 
 
@@ -34,6 +42,9 @@ class Preprocessing:
         interpolation: ``bicubic`` or ``bilinear``, antialiased, or ``nearest``.
         mean: Of each channel scaled to 0..1, RGB.
         std: Likewise.
+
+    Raises:
+        ArgumentError: If a value cannot be computed with: wherever it comes from, it is refused here.
     """
 
     size: tuple[int, int]
@@ -42,6 +53,22 @@ class Preprocessing:
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not _sequence(self.size, 2) or not all(_whole(side) and side <= LARGEST_SIDE for side in self.size):
+            raise ArgumentError(f"size {quoted(self.size)}: expected height and width, 1 to {LARGEST_SIDE} pixels")
+        if not _finite(self.crop_pct) or not SMALLEST_CROP <= self.crop_pct <= 1:
+            raise ArgumentError(f"crop_pct {quoted(self.crop_pct)}: expected a share from {SMALLEST_CROP} to 1")
+        for field, known in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, field) not in known:
+                raise ArgumentError(f"{field} {quoted(getattr(self, field))}: expected {' or '.join(known)}")
+        if not _sequence(self.mean) or not all(_finite(value) and abs(value) <= LARGEST_SCALE for value in self.mean):
+            raise ArgumentError(f"mean {quoted(self.mean)}: expected a finite number for each channel")
+        low, high = 1 / LARGEST_SCALE, LARGEST_SCALE
+        if not _sequence(self.std) or not all(_finite(value) and low <= value <= high for value in self.std):
+            raise ArgumentError(f"std {quoted(self.std)}: expected a number from {low:g} to {high:g} for each channel")
+        if len(self.mean) != len(self.std):
+            raise ArgumentError(f"mean has {len(self.mean)} channels and std {len(self.std)}: expected as many")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +140,16 @@ def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _sequence(value: Any, length: int | None = None) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and length in (None, len(value))
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return _finite(value) and value > 0
 
 
 def _channels(value: Any) -> bool:

@@ -13,17 +13,27 @@ from torch import Tensor
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, ToTensor
 from torchvision.transforms.functional import resize as resize_image
 
-from effnet_zoo.errors import InputError
+from effnet_zoo.errors import ArgumentError, InputError, quoted
 from effnet_zoo.ledger import Preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
-    """The inference preprocessing that a model's ``pretrained_cfg`` declares: its evaluation size, not training's."""
-    _, height, width = config.get("test_input_size") or config["input_size"]
+    """Returns the inference preprocessing that a ``pretrained_cfg`` declares: its evaluation size, not training's.
+
+    Raises:
+        ArgumentError: If a part of it is missing, or cannot be computed with.
+    """
+    fields = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
+    if missing := [field for field in fields if config.get(field) is None]:
+        raise ArgumentError(f"pretrained_cfg without {', '.join(missing)}: expected how images are prepared")
+    size = config.get("test_input_size") or config["input_size"]
+    for field, value, length in (("input_size", size, 3), ("mean", config["mean"], None), ("std", config["std"], None)):
+        if not isinstance(value, list | tuple) or length not in (None, len(value)):
+            raise ArgumentError(f"{field} {quoted(value)} of pretrained_cfg: expected a list of {length or 'numbers'}")
     return Preprocessing(
-        size=(height, width),
+        size=tuple(size[1:]),
         crop_pct=config.get("test_crop_pct") or config["crop_pct"],
         crop_mode=config["crop_mode"],
         interpolation=config["interpolation"],

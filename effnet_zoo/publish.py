@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
-from effnet_zoo import card, config, files, hub, ledger, registry
+from effnet_zoo import atomic_io, card, config, hub, ledger, registry
 from effnet_zoo.card import Metric
 from effnet_zoo.catalog import Model
 from effnet_zoo.convert.conversion import Images, told, with_proof_noted
@@ -109,12 +109,11 @@ def save(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: expected a folder, but this is a file")
+    if not dry_run:
+        atomic_io.check_destination(folder)
     package = _package(what, license, classes, images)
-    try:
+    with atomic_io.file_errors(folder):
         return _save(package, folder, metrics, dry_run=dry_run)
-    except OSError as error:
-        reason = f"{error.filename or folder}: {error.strerror or error}"
-        raise InputError(f"{reason}: expected a folder that can be written to, with free space") from error
 
 
 def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run: bool) -> Push:
@@ -123,13 +122,13 @@ def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run:
     existing = card.decode(readme.read_bytes(), str(readme)) if readme else None
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with _prepared(package, address, metrics, existing) as prepared:
-        hashes = {name: files.sha256(path) if (prepared / name).exists() else "" for name, path in there.items()}
+        hashes = {name: atomic_io.sha256(path) if (prepared / name).exists() else "" for name, path in there.items()}
         is_source = Path(package.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
         changes = _changes(prepared, hashes, None if is_source else STALE_HERE)
         if not dry_run:
             for change in changes:
                 if change.what in ("add", "update"):
-                    with files.written_whole(folder / change.path) as beside:
+                    with atomic_io.written_whole(folder / change.path) as beside:
                         shutil.copyfile(prepared / change.path, beside)
             for change in changes:
                 if change.what == "delete":
@@ -138,7 +137,7 @@ def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run:
             repo_id=str(folder),
             changes=changes,
             readme=(prepared / card.FILENAME).read_text(encoding="utf-8"),
-            sha256=files.sha256(prepared / hub.FILENAME),
+            sha256=atomic_io.sha256(prepared / hub.FILENAME),
         )
 
 
@@ -190,7 +189,7 @@ def push(
             repo_id=repo_id,
             changes=_changes(folder, before.files, STALE),
             readme=(folder / card.FILENAME).read_text(encoding="utf-8"),
-            sha256=files.sha256(folder / hub.FILENAME),
+            sha256=atomic_io.sha256(folder / hub.FILENAME),
         )
         if dry_run:
             return done
@@ -254,7 +253,7 @@ def _changes(folder: Path, there: Mapping[str, str], stale: re.Pattern[str] | No
         name, size = path.name, path.stat().st_size
         if name not in there:
             changes.append(Change(path=name, what="add", size=size))
-        elif there[name] in (files.sha256(path), _git_oid(path)):
+        elif there[name] in (atomic_io.sha256(path), _git_oid(path)):
             changes.append(Change(path=name, what="keep", size=size))
         else:
             changes.append(Change(path=name, what="update", size=size))
@@ -430,7 +429,7 @@ def _verify(remote: _Remote, commit: str, sha256: str, package: Package) -> None
         raise HubError(f"the Hub has another {hub.FILENAME}: expected sha256 {sha256}, got {told}")
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as cache:
         pulled = remote.pull(hub.FILENAME, commit, cache)
-        if (got := files.sha256(pulled)) != sha256:
+        if (got := atomic_io.sha256(pulled)) != sha256:
             raise HubError(f"the Hub has {hub.FILENAME} right, but sends another: expected sha256 {sha256}, got {got}")
         remote.pull(config.FILENAME, commit, cache)
         _compare(package, pulled.parent, registry.create_model, "effnet_zoo")

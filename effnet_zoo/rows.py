@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.errors import InputError, MissingExtraError
-from effnet_zoo.files import written_whole
 from effnet_zoo.images import digest
 
 if TYPE_CHECKING:

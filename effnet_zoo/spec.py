@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from effnet_zoo.errors import SpecError, did_you_mean
+from effnet_zoo.errors import SpecError, did_you_mean, quoted
 from effnet_zoo.families import Activation, Family, Padding, Variant
 from effnet_zoo.stages import (
     StageSpec,
@@ -19,7 +19,6 @@ from effnet_zoo.stages import (
     decode_rows,
     decode_stages,
     is_number,
-    shown,
 )
 
 BlockKind = Literal["mbconv", "separable", "fused", "conv"]
@@ -57,12 +56,12 @@ class Scaling:
         for field in ("width", "depth"):
             value = getattr(self, field)
             if not is_number(value) or not 0 < value <= MAX_FACTOR:
-                raise SpecError(f"{field}={shown(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
+                raise SpecError(f"{field}={quoted(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
         check_whole("divisor", self.divisor)
         if not is_number(self.round_limit) or not 0 <= self.round_limit <= 1:
-            raise SpecError(f"round_limit={shown(self.round_limit)}: expected a share from 0 to 1")
+            raise SpecError(f"round_limit={quoted(self.round_limit)}: expected a share from 0 to 1")
         if not isinstance(self.scale_ends, bool):
-            raise SpecError(f"scale_ends={shown(self.scale_ends)}: expected True or False")
+            raise SpecError(f"scale_ends={quoted(self.scale_ends)}: expected True or False")
 
     def filters(self, filters: int) -> int:
         """`filters` times width, rounded."""
@@ -166,10 +165,10 @@ class ArchSpec:
         for field in ("stem_filters", "head_filters", "image_size", "se_divisor"):
             check_whole(field, getattr(self, field))
         if not isinstance(self.stages, tuple) or not all(isinstance(stage, StageSpec) for stage in self.stages):
-            raise SpecError(f"stages={shown(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
+            raise SpecError(f"stages={quoted(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
         for field in ("first_expansion_as_declared", "fused_always_projects"):
             if not isinstance(getattr(self, field), bool):
-                raise SpecError(f"{field}={shown(getattr(self, field))}: expected True or False")
+                raise SpecError(f"{field}={quoted(getattr(self, field))}: expected True or False")
         for field, known in (("activation", ACTIVATIONS), ("padding", PADDINGS)):
             value = getattr(self, field)
             if value not in known:
@@ -177,11 +176,11 @@ class ArchSpec:
         for field in ("bn_eps", "bn_momentum"):
             value = getattr(self, field)
             if not is_number(value) or not 0 < value <= 1:
-                raise SpecError(f"{field}={shown(value)}: expected a number above 0 and up to 1")
+                raise SpecError(f"{field}={quoted(value)}: expected a number above 0 and up to 1")
         for field in ("drop_rate", "drop_path_rate"):
             value = getattr(self, field)
             if not is_number(value) or not 0 <= value <= 1:
-                raise SpecError(f"{field}={shown(value)}: expected a number from 0 to 1")
+                raise SpecError(f"{field}={quoted(value)}: expected a number from 0 to 1")
         check_chain(self.stages)
         first = self.stages[0].in_filters
         expands_declared = self.first_expansion_as_declared and self.stages[0].expand > 1
@@ -279,7 +278,7 @@ class ArchSpec:
             SpecError: If output_stride is another number.
         """
         if output_stride is not None and output_stride not in OUTPUT_STRIDES:
-            raise SpecError(f"output_stride={shown(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
+            raise SpecError(f"output_stride={quoted(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
         total = sum(stage.repeats for stage in self.stages)
         index, reached, dilation, filters = 0, 2, 1, self.stem_filters
         resolved: list[tuple[BlockSpec, ...]] = []

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard, get_args
 
-from effnet_zoo.errors import SpecError
+from effnet_zoo.errors import SpecError, quoted
 from effnet_zoo.families import Stages
 
 Row = tuple[int, int, int, int, int]
@@ -43,15 +43,7 @@ def check_whole(field: str, value: object) -> None:
         SpecError: Naming the field.
     """
     if not is_whole(value) or value < 1:
-        raise SpecError(f"{field}={shown(value)}: expected a whole number from 1 to {MAX_WHOLE}")
-
-
-def shown(value: object) -> str:
-    """A value as an error message quotes it."""
-    try:
-        return repr(value)
-    except ValueError:  # Python refuses to write integers of thousands of digits
-        return "a number of thousands of digits"
+        raise SpecError(f"{field}={quoted(value)}: expected a whole number from 1 to {MAX_WHOLE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,11 +84,11 @@ class StageSpec:
             raise SpecError(f"stride={self.stride}: expected 1 or 2")
         if not is_number(self.se_ratio) or not 0 <= self.se_ratio <= 1:
             raise SpecError(
-                f"se_ratio={shown(self.se_ratio)}: expected a share of the input filters from 0 (none) to 1"
+                f"se_ratio={quoted(self.se_ratio)}: expected a share of the input filters from 0 (none) to 1"
             )
         for field in ("skip", "fused"):
             if not isinstance(getattr(self, field), bool):
-                raise SpecError(f"{field}={getattr(self, field)!r}: expected True or False")
+                raise SpecError(f"{field}={quoted(getattr(self, field))}: expected True or False")
         if self.fused and self.se_ratio:
             raise SpecError(f"se_ratio={self.se_ratio} in a fused stage: fused blocks have no squeeze-excite")
 
@@ -112,10 +104,10 @@ def decode_block(text: str) -> StageSpec:
         SpecError: Quoting the token that is wrong and what was expected in its place.
     """
     if not isinstance(text, str):
-        raise SpecError(f"block string {shown(text)}: expected text such as 'r2_k3_s22_e6_i16_o24_se0.25'")
+        raise SpecError(f"block string {quoted(text)}: expected text such as 'r2_k3_s22_e6_i16_o24_se0.25'")
 
     def wrong(token: str, expected: str) -> SpecError:
-        return SpecError(f"block string {text!r}, token {token!r}: expected {expected}")
+        return SpecError(f"block string {quoted(text)}, token {quoted(token)}: expected {expected}")
 
     numbers: dict[str, int] = {}
     se_ratio, skip, fused = 0.0, True, False
@@ -149,7 +141,7 @@ def decode_block(text: str) -> StageSpec:
                 raise wrong(token, f"{key} and a whole number from 1 to {MAX_WHOLE}")
             numbers[_FIELDS[key]] = int(value)
     if missing := [key for key, field in _FIELDS.items() if field not in numbers]:
-        raise SpecError(f"block string {text!r}: expected also the keys {', '.join(missing)}")
+        raise SpecError(f"block string {quoted(text)}: expected also the keys {', '.join(missing)}")
     if numbers["kernel"] % 2 == 0:
         raise wrong(f"k{numbers['kernel']}", "an odd kernel")
     if fused and se_ratio:
@@ -168,7 +160,7 @@ def encode_block(stage: StageSpec) -> str:
     if stage.se_ratio:
         ratio = f"{stage.se_ratio:.9f}".rstrip("0").rstrip(".")
         if float(ratio) != stage.se_ratio:
-            raise SpecError(f"se_ratio={stage.se_ratio!r}: expected at most nine decimals in a block string")
+            raise SpecError(f"se_ratio={quoted(stage.se_ratio)}: expected at most nine decimals in a block string")
         tokens.append(f"se{ratio}")
     if stage.fused:
         tokens.append("c1")
@@ -184,7 +176,7 @@ def decode_blocks(blocks: Sequence[str]) -> tuple[StageSpec, ...]:
         SpecError: If the list is empty, a string is malformed, or a stage does not take what the one before gives.
     """
     if isinstance(blocks, str) or not isinstance(blocks, Sequence):
-        raise SpecError(f"block strings {shown(blocks)}: expected a list of strings, one a stage")
+        raise SpecError(f"block strings {quoted(blocks)}: expected a list of strings, one a stage")
     stages = tuple(decode_block(text) for text in blocks)
     check_chain(stages)
     return stages
@@ -201,14 +193,14 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
         SpecError: Naming the row and the column that is wrong.
     """
     if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
-        raise SpecError(f"rows {shown(rows)}: expected a list of (t, c, n, s, fused), one a stage")
+        raise SpecError(f"rows {quoted(rows)}: expected a list of (t, c, n, s, fused), one a stage")
     stages: list[StageSpec] = []
     for number, row in enumerate(rows, start=1):
         if isinstance(row, str | bytes) or not isinstance(row, Sequence) or len(row) != len(get_args(Row)):
-            raise SpecError(f"row {number}, {shown(row)}: expected five whole numbers (t, c, n, s, fused)")
+            raise SpecError(f"row {number}, {quoted(row)}: expected five whole numbers (t, c, n, s, fused)")
         t, c, n, s, fused = row
         if not is_whole(fused) or fused not in (0, 1):
-            raise SpecError(f"row {number}, fused={shown(fused)}: expected 1 (Fused-MBConv) or 0 (MBConv)")
+            raise SpecError(f"row {number}, fused={quoted(fused)}: expected 1 (Fused-MBConv) or 0 (MBConv)")
         try:
             stage = StageSpec(
                 repeats=n,
@@ -221,7 +213,7 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
                 fused=bool(fused),
             )
         except SpecError as error:
-            raise SpecError(f"row {number}, {shown(tuple(row))}: {error}") from None
+            raise SpecError(f"row {number}, {quoted(tuple(row))}: {error}") from None
         stages.append(stage)
     check_chain(tuple(stages))
     return tuple(stages)
@@ -236,7 +228,7 @@ def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
     rows: list[Row] = []
     for number, stage in enumerate(stages, start=1):
         if not isinstance(stage, StageSpec):
-            raise SpecError(f"stage {number}, {shown(stage)}: expected a StageSpec")
+            raise SpecError(f"stage {number}, {quoted(stage)}: expected a StageSpec")
         expected = {"kernel": ROW_KERNEL, "se_ratio": 0.0 if stage.fused else ROW_SE_RATIO, "skip": True}
         for field, value in expected.items():
             if getattr(stage, field) != value:
@@ -271,5 +263,5 @@ def decode_stages(stages: Stages, *, stem: int) -> tuple[StageSpec, ...]:
     blocks = [stage for stage in stages if isinstance(stage, str)]
     rows = [stage for stage in stages if not isinstance(stage, str)]
     if blocks and rows:
-        raise SpecError(f"stages {shown(stages)}: expected all block strings or all rows")
+        raise SpecError(f"stages {quoted(stages)}: expected all block strings or all rows")
     return decode_blocks(blocks) if blocks else decode_rows(rows, stem=stem)

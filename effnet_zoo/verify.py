@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError
 
-from effnet_zoo import fetch, files, hub
+from effnet_zoo import atomic_io, fetch, hub
 from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
 from effnet_zoo.fetch import Pin
 from effnet_zoo.ledger import Checkpoint
@@ -65,7 +65,7 @@ def _on_this_machine(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Ve
         if found is None:
             return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
         path, pin = found.path, found.pin
-    got = files.sha256(path)
+    got = atomic_io.sha256(path)
     found_pin = Pin(revision=pin.revision, sha256=got)
     if pin.sha256 is None:
         return Verdict(checkpoint=checkpoint, state="new", detail=f"sha256 {got}", pin=found_pin)
@@ -132,7 +132,7 @@ def write_pins(verdicts: Iterable[Verdict], folder: Path) -> list[str]:
                 text, changed = _pinned(text, verdict)
                 written += [name] if changed else []
         if text != path.read_text(encoding="utf-8"):
-            with files.written_whole(path) as beside:
+            with atomic_io.written_whole(path) as beside:
                 beside.write_text(text, encoding="utf-8")
     if lost := sorted(name for name in pins if name not in written and _needs_pin(pins[name].checkpoint)):
         raise LedgerError(f"{folder}: no entry [{lost[0]}] to pin: expected the ledger that this package reads")

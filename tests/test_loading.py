@@ -187,7 +187,7 @@ def test_only_three_channels_are_adapted_from() -> None:
 
 
 def test_the_shipped_checkpoint_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_zoo.files.sha256", lambda path: "0" * 64)
+    monkeypatch.setattr("effnet_zoo.atomic_io.sha256", lambda path: "0" * 64)
     with pytest.raises(WeightsError, match="expected sha256 579344248a93.*, got 000"):
         EfficientNet.from_pretrained(LITE0)
 

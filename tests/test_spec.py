@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effnet_zoo.errors import EffnetZooError, SpecError
+from effnet_zoo.errors import EffnetZooError, SpecError, quoted
 from effnet_zoo.families import FAMILIES, Variant, efficientnet, efficientnetv2
 from effnet_zoo.spec import ArchSpec, BlockSpec, Scaling, variant_spec
 from effnet_zoo.stages import (
@@ -122,7 +122,7 @@ def test_a_malformed_block_string_is_refused_with_its_token(text: str, token: st
     with pytest.raises(SpecError) as caught:
         decode_block(text)
     # The whole string is quoted too: its token alone is hard to find in a list of seven.
-    assert str(caught.value).startswith(f"block string {text!r}")
+    assert str(caught.value).startswith(f"block string {quoted(text)}")
     assert f"token {token}" in str(caught.value)
     assert expected in str(caught.value).partition("expected ")[2]
 
@@ -132,7 +132,7 @@ def test_a_missing_key_is_named(key: str) -> None:
     text = "_".join(part for part in VALID.split("_") if part.rstrip("0123456789.") != key)
     with pytest.raises(SpecError) as caught:
         decode_block(text)
-    assert str(caught.value) == f"block string {text!r}: expected also the keys {key}"
+    assert str(caught.value) == f"block string {quoted(text)}: expected also the keys {key}"
 
 
 def test_all_missing_keys_are_named_at_once() -> None:
@@ -432,7 +432,7 @@ def assert_read_or_refused(text: str) -> None:
     if isinstance(result, StageSpec):
         assert decode_block(encode_block(result)) == result
     else:
-        assert repr(text) in str(result)
+        assert quoted(text) in str(result)
 
 
 @examples

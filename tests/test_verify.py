@@ -228,4 +228,4 @@ def test_a_pull_that_fails_says_one_line_and_leaves_no_copy(run: Shell, tmp_path
         assert once.hits == 1
     (tmp_path / "file").write_text("in the way")
     assert "expected a folder, but this is a file" in run("pull", SHIPPED, "--to", tmp_path / "file").complaint()
-    assert "expected a folder that can be" in run("pull", SHIPPED, "--to", tmp_path / "file/sub").complaint()
+    assert "is a file: expected a folder" in run("pull", SHIPPED, "--to", tmp_path / "file/sub").complaint()

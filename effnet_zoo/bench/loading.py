@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from effnet_zoo import catalog, files
+from effnet_zoo import atomic_io, catalog
 from effnet_zoo.bench.timing import summary
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.model import EfficientNet
@@ -94,7 +94,7 @@ def write_weights(name: str, folder: Path) -> Path:
     }
     path = folder / f"{name}.safetensors"
     save_file(state, path, metadata={"format": "pt"})
-    digest = files.sha256(path)
+    digest = atomic_io.sha256(path)
     repository = folder / "hub" / f"models--{str(catalog.find(name)[1].hub_id).replace('/', '--')}"
     (repository / "blobs").mkdir(parents=True)
     os.link(path, repository / "blobs" / digest)

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from effnet_zoo import catalog
+from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.bench import report
 from effnet_zoo.bench.report import BASELINE, OURS
 from effnet_zoo.bench.results import Record
 from effnet_zoo.errors import MissingExtraError
-from effnet_zoo.files import written_whole
 from effnet_zoo.ledger import REPORTED_SOURCE
 
 try:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.errors import InputError
-from effnet_zoo.files import written_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,17 @@
 """The ``effnet-zoo`` command. Each command is a small module that imports what it needs when it runs."""
 
+import platform
 import sys
+import traceback
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from effnet_zoo import __version__
+from effnet_zoo.atomic_io import explained
 from effnet_zoo.cli.bench import bench
 from effnet_zoo.cli.convert import convert
 from effnet_zoo.cli.embed import embed
@@ -19,7 +25,7 @@ from effnet_zoo.cli.push import push
 from effnet_zoo.cli.quantize import quantize
 from effnet_zoo.cli.selftest import selftest
 from effnet_zoo.cli.verify import verify
-from effnet_zoo.errors import EffnetZooError
+from effnet_zoo.errors import LONGEST_QUOTE, EffnetZooError, first_line, printable, shortened
 
 app = typer.Typer(
     help="Every EfficientNet, V1 and V2: list, run, convert, publish and check.",
@@ -44,14 +50,58 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error comes from; may stand anywhere in the line.")
+    ] = False,
 ) -> None:
     """Every EfficientNet, V1 and V2: list, run, convert, publish and check."""
 
 
 def main() -> None:
-    """Run the command; an error of ours is one line on standard error and exit status 1."""
+    """Runs the command that `sys.argv` holds. This is the one place where errors become words for people.
+
+    Exit status: 0 if all is well; 1 for an error of this package, in one line on standard error; 2 for a wrong command
+    line; 70 for a bug of this package, with what to report; 130 after Ctrl-C. With ``--debug`` the traceback is shown.
+    """
+    program, *arguments = sys.argv
+    debug = DEBUG in arguments
     try:
-        app()
-    except EffnetZooError as error:
-        typer.echo(f"effnet-zoo: {error}", err=True)
-        sys.exit(1)
+        app([argument for argument in arguments if argument != DEBUG], prog_name=Path(program).name)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        status, line = _told(error)
+        typer.echo(f"effnet-zoo: {line}", err=True)
+        sys.exit(status)
+
+
+DEBUG = "--debug"
+
+ISSUES = "https://github.com/org/effnet-zoo/issues"
+
+BUG = 70
+"""Exit status: an internal software error, of sysexits.h."""
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    """Returns the exit status and the line for an error."""
+    if isinstance(error, EffnetZooError):
+        return 1, str(error)
+    if isinstance(error, OSError) and error.filename is not None:  # of a library that writes by itself: a full disk
+        return 1, printable(explained(error, error.filename))
+    if isinstance(error, MemoryError):
+        return 1, "out of memory: expected a smaller batch, model or image"
+    said = shortened(printable(first_line(error)), LONGEST_QUOTE)
+    return BUG, (
+        f"this is a bug of effnet-zoo: {type(error).__name__}: {said} ({_versions()}): please report it at {ISSUES} "
+        f"with what {DEBUG} shows"
+    )
+
+
+def _versions() -> str:
+    """Returns the versions that a report needs, without importing anything."""
+    parts = [f"effnet-zoo {__version__}", f"python {platform.python_version()}", platform.platform()]
+    for name in ("torch", "timm", "huggingface_hub"):
+        with suppress(metadata.PackageNotFoundError):
+            parts.append(f"{name} {metadata.version(name)}")
+    return ", ".join(parts)

@@ -28,14 +28,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def print_json_list(values: Iterable[Any]) -> None:
     """One JSON list on standard output, each value as it comes. It has no end if drawing a value raises."""
     before = "[\n"
     for value in values:
-        typer.echo(before + textwrap.indent(json.dumps(value, indent=2, ensure_ascii=False), "  "), nl=False)
+        typer.echo(
+            before + textwrap.indent(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), "  "), nl=False
+        )
         before = ",\n"
     typer.echo("\n]" if before == ",\n" else "[]")
 

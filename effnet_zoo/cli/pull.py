@@ -33,8 +33,10 @@ def pull(
     checkpoints = [catalog.find(name)[1] for name in names]
     if to is not None and to.exists() and not to.is_dir():
         raise InputError(f"--to {to}: expected a folder, but this is a file")
-    from effnet_zoo import hub
+    from effnet_zoo import atomic_io, hub
 
+    if to is not None:
+        atomic_io.check_destination(to)
     answers: list[dict[str, Any]] = []
     for checkpoint in with_progress(checkpoints, len(checkpoints), "pulling", wanted=len(checkpoints) > 1):
         source = hub.of_checkpoint(checkpoint)
@@ -56,12 +58,8 @@ def _place(source: "Source", name: str) -> Path:
 
 
 def _copy(path: Path, target: Path) -> Path:
-    from effnet_zoo import files
+    from effnet_zoo import atomic_io
 
-    try:
-        with files.written_whole(target) as beside:
-            shutil.copyfile(path, beside)
-    except OSError as error:
-        reason = f"{error.filename or target}: {error.strerror}"
-        raise InputError(f"--to: {reason}: expected a folder that can be written to, with free space") from error
+    with atomic_io.written_whole(target) as draft:
+        shutil.copyfile(path, draft)
     return target

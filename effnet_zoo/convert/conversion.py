@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_zoo import catalog, config, files
+from effnet_zoo import atomic_io, catalog, config
 from effnet_zoo.convert import keras_file
 from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2
 from effnet_zoo.convert.layouts import LAYOUTS
@@ -15,7 +15,7 @@ from effnet_zoo.convert.proof import prove, prove_by_golden, transformers_config
 from effnet_zoo.convert.source import PROCESSOR, RESAMPLE, open_package
 from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean
 from effnet_zoo.families import Padding
-from effnet_zoo.ledger import INTERPOLATIONS, Preprocessing
+from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.package import Package, Proof
 
 ALIASES = {"timm": "effnet_zoo", "geffnet": "effnet_zoo"}
@@ -52,25 +52,28 @@ class Images:
             ArgumentError: If an interpolation is unknown, or only one of mean and std is given.
         """
         base = catalog.find(self.like)[1].preprocessing if self.like else package.images
-        if self.interpolation is not None and self.interpolation not in INTERPOLATIONS:
-            raise ArgumentError(f"interpolation={self.interpolation!r}: expected {', '.join(INTERPOLATIONS)}")
         if base is None:
             if self.mean is None and self.std is None:
                 return None
+            if self.mean is None or self.std is None:
+                raise ArgumentError("mean and std: expected both, or --like CHECKPOINT")
             side = package.arch.image_size
             base = Preprocessing(
-                size=(side, side), crop_pct=0.875, crop_mode="center", interpolation="bicubic", mean=(), std=()
+                size=(side, side),
+                crop_pct=0.875,
+                crop_mode="center",
+                interpolation="bicubic",
+                mean=self.mean,
+                std=self.std,
             )
         how = dataclasses.replace(
             base,
-            mean=self.mean or base.mean,
-            std=self.std or base.std,
-            size=(self.size, self.size) if self.size else base.size,
+            mean=base.mean if self.mean is None else self.mean,
+            std=base.std if self.std is None else self.std,
+            size=base.size if self.size is None else (self.size, self.size),
             interpolation=self.interpolation or base.interpolation,
-            crop_pct=self.crop_pct or base.crop_pct,
+            crop_pct=base.crop_pct if self.crop_pct is None else self.crop_pct,
         )
-        if not how.mean or not how.std:
-            raise ArgumentError("mean and std: expected both, or --like CHECKPOINT")
         for name, values in (("mean", how.mean), ("std", how.std)):
             if len(values) not in (3, package.options["in_chans"]):
                 raise ArgumentError(
@@ -121,7 +124,7 @@ def convert(
         InputError: If `out` is in the way.
     """
     target = layout_of(to)
-    with files.folder_written_whole(out) as folder:
+    with atomic_io.folder_written_whole(out) as folder:
         package = told(open_package(place, variant=variant, ema=ema), images, padding, bn_eps, labels, licence)
         if target == KERAS_V1.name and any(stage.fused for stage in package.arch.stages):
             target = KERAS_V2.name  # one library, two generations of names

@@ -31,10 +31,10 @@ import torch
 from torch import Tensor
 
 from effnet_zoo import catalog
+from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2, MODELS
 from effnet_zoo.convert.keytable import KeyTable, Role, role_of
 from effnet_zoo.errors import MissingExtraError, WeightsError
-from effnet_zoo.files import written_whole
 from effnet_zoo.spec import ArchSpec
 from effnet_zoo.statefile import State
 

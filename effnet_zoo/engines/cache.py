@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from effnet_zoo import __version__
+from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.fetch import HOME
-from effnet_zoo.files import written_whole
 
 
 def folder() -> Path:

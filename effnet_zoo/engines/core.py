@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effnet_zoo.atomic_io import folder_written_whole
 from effnet_zoo.engines import cache
 from effnet_zoo.engines.backends import BACKENDS, Backend
 from effnet_zoo.errors import (
@@ -24,7 +25,6 @@ from effnet_zoo.errors import (
     did_you_mean,
     first_line,
 )
-from effnet_zoo.files import folder_written_whole
 from effnet_zoo.graphs.interface import DTYPES, Size, own_size
 from effnet_zoo.graphs.runtimes import Run
 from effnet_zoo.model import EfficientNet

@@ -11,6 +11,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
+from effnet_zoo.atomic_io import scratch_beside
 from effnet_zoo.engines.core import TOLERANCE as ROUNDING
 from effnet_zoo.errors import (
     ArgumentError,
@@ -24,7 +25,6 @@ from effnet_zoo.errors import (
 )
 from effnet_zoo.export.formats import FORMATS, Format
 from effnet_zoo.export.record import Record
-from effnet_zoo.files import folder_beside
 from effnet_zoo.graphs.interface import Deployed, Interface, Pixels, Size, own_size
 from effnet_zoo.graphs.runtimes import Run
 from effnet_zoo.images import Reader, read_whole
@@ -169,7 +169,7 @@ def checked_path(path: str | Path, target: Format, *, force: bool) -> Path:
 def written(target: Format, model: EfficientNet, record: Record, path: Path) -> Export:
     """A model's file: built, written beside its place, run, compared, and moved there with what was found."""
     device = model.conv_stem.weight.device
-    with folder_beside(path) as beside:
+    with scratch_beside(path) as beside:
         draft = beside / path.name
         try:
             built = target.build(model, record)

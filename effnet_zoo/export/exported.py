@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from effnet_zoo import config
+from effnet_zoo.atomic_io import sha256
 from effnet_zoo.errors import EngineError, InputError, WeightsError, first_line
 from effnet_zoo.export.formats import FORMATS, Onnx, OpenVinoIr
-from effnet_zoo.files import sha256
 from effnet_zoo.images import Reader, read_whole
 from effnet_zoo.preprocess import normalised
 

@@ -16,11 +16,11 @@ import numpy
 import torch
 from torch import Tensor
 
+from effnet_zoo.atomic_io import scratch_beside
 from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean
 from effnet_zoo.export.core import checked_path, image_reader, interface_of
 from effnet_zoo.export.formats import FORMATS, write_onnx
 from effnet_zoo.export.record import Record
-from effnet_zoo.files import folder_beside
 from effnet_zoo.folding import optimize
 from effnet_zoo.graphs.interface import Deployed, Size
 from effnet_zoo.graphs.runtimes import RUNTIMES, Run
@@ -156,7 +156,7 @@ def _tried(
     progress: Callable[[str], None],
 ) -> list[Quantized]:
     done: list[Quantized] = []
-    with folder_beside(place) as beside:
+    with scratch_beside(place) as beside:
         draft = beside / place.name
         for recipe in recipes:
             progress(f"recipe {recipe.name}: {recipe.help}")

@@ -18,7 +18,7 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
-from effnet_zoo import catalog, eval_transform, files
+from effnet_zoo import atomic_io, catalog, eval_transform
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.preprocess import open_image
 from tests.parity.photos import GOLDEN, PHOTOS
@@ -101,7 +101,7 @@ def test_tensors_are_timms_for_a_size_that_is_not_square(size: tuple[int, int], 
 @pytest.mark.parametrize("how", DISTINCT, ids=DISTINCT.values())
 def test_golden_values(how: Preprocessing) -> None:
     golden = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
-    sha256 = files.sha256(PHOTOS[GOLDEN_PHOTO])
+    sha256 = atomic_io.sha256(PHOTOS[GOLDEN_PHOTO])
     assert sha256 == golden["sha256"], (
         f"{GOLDEN_PHOTO} is not the photo that the golden values are of: its sha256 is {sha256}. scikit-image has "
         "changed it; look at the picture, then write the golden values again as this file's docstring says"
@@ -133,7 +133,7 @@ def describe(how: Preprocessing) -> str:
 def write_golden() -> None:
     """Compute the golden values with the package as it is. Only for a change that is meant to change them."""
     values = {describe(how): golden_values(how) for how in DISTINCT}
-    golden = {"photo": GOLDEN_PHOTO, "sha256": files.sha256(PHOTOS[GOLDEN_PHOTO]), "values": values}
+    golden = {"photo": GOLDEN_PHOTO, "sha256": atomic_io.sha256(PHOTOS[GOLDEN_PHOTO]), "values": values}
     GOLDEN_FILE.write_text(json.dumps(golden, indent=1) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ import timm
 import torch
 from torch import Tensor
 
-from effnet_zoo import EfficientNet, catalog, eval_transform, files, hub
+from effnet_zoo import EfficientNet, atomic_io, catalog, eval_transform, hub
 from effnet_zoo.preprocess import open_image
 from effnet_zoo.selftest import relative_error
 from tests.parity import common
@@ -95,7 +95,7 @@ def test_golden_logits(double_model: EfficientNet, name: str) -> None:
     golden = json.loads(GOLDEN_FILE.read_text(encoding="utf-8"))
     assert golden.keys() == PHOTOS.keys()
     expected = golden[name]
-    sha256 = files.sha256(PHOTOS[name])
+    sha256 = atomic_io.sha256(PHOTOS[name])
     assert sha256 == expected["sha256"], (
         f"{name} is not the photo that the golden values are of: its sha256 is {sha256}. The package that ships it has "
         "changed it; look at the picture, then write the golden values again as this file's docstring says"
@@ -111,7 +111,7 @@ def golden_values(double_model: EfficientNet, name: str) -> dict[str, Any]:
     with torch.inference_mode():
         logits = double_model(photo(name).double())[0]
     return {
-        "sha256": files.sha256(PHOTOS[name]),
+        "sha256": atomic_io.sha256(PHOTOS[name]),
         "top5": logits.topk(5).indices.tolist(),
         "logits": {str(index): float(f"{logits[index].item():.6g}") for index in GOLDEN_CLASSES},
     }
