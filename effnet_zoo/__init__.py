@@ -11,11 +11,13 @@ __version__ = "0.1.0"
 
 
 def _is_command() -> bool:
-    """Whether this process is the ``effnet-zoo`` command, most of which answers without torch and timm.
+    """Returns whether this process is the ``effnet-zoo`` command, most of which answers without torch and timm.
 
     Where this cannot tell, it says no, and the command is only slower to start.
     """
     program = PurePath(sys.argv[0] if sys.argv else "")
+    if program.name == "-m":  # python -m effnet_zoo, while the package is imported
+        return sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == ["effnet_zoo"]
     return program.stem == "effnet-zoo" and program.suffix in ("", ".exe")
 
 

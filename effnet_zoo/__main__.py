@@ -19,8 +19,11 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     from effnet_zoo.cli import main as run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        run()
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def _end(number: int, _: FrameType | None) -> None:

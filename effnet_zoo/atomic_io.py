@@ -164,9 +164,10 @@ def check_destination(path: str | Path) -> Path:
         raise FileError(f"{os.fspath(path)!r}: expected the name of a file or folder to write")
     with file_errors(path):
         place = Path(os.path.realpath(path))
-        if place.is_symlink():
+        nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
+        if nearest.is_symlink():  # realpath leaves only those that lead in a circle
             raise OSError(errno.ELOOP, "", str(path))
-        nearest = next(folder for folder in place.parents if folder.exists())
+        nearest = nearest.parent if nearest == place else nearest
         if not nearest.is_dir():
             raise FileError(f"{path}: {nearest} is a file: expected a folder")
         longest = os.pathconf(nearest, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255

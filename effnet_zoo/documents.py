@@ -64,6 +64,7 @@ def _explained(failure: Exception, source: str) -> str:
         expected = re.fullmatch(r"Expected (.*), got (.*)", message)
         said = f"expected {expected[1]}, found {expected[2]}" if expected else message[:1].lower() + message[1:]
         return f"{source}: {f'{field}: ' if field else ''}{said}"
+    message = message.removeprefix("JSON is malformed: ")
     return f"{source}: expected JSON: {message[:1].lower()}{message[1:]}"
 
 
