@@ -10,15 +10,19 @@ import itertools
 import os
 import shutil
 import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from filelock import FileLock, Timeout
-
 from effnet_zoo.errors import FileError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 TEXT_LIMIT = 16 << 20
 """Bytes of a configuration, a list or another text at most. The class names of ImageNet-21k take 2 MB."""
@@ -269,21 +273,32 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 @contextmanager
 def _held(path: Path) -> Iterator[bool]:
     """Yields whether a lock file was free and is held now, until the block ends or the process dies."""
-    lock = FileLock(path, thread_local=False)
     with file_errors(path):
-        try:
-            lock.acquire(blocking=False)
-        except Timeout:
-            held = False
-        else:
-            held = True
+        descriptor = _locked(path)
     try:
-        yield held
+        yield descriptor is not None
     finally:
-        if held:
+        if descriptor is not None:
             with suppress(OSError):  # while it is held: whoever opened it meanwhile sees that it is gone
                 path.unlink()
-            lock.release()
+            os.close(descriptor)
+
+
+def _locked(path: Path) -> int | None:
+    """Returns a descriptor that holds a lock file, or None if another one does."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if sys.platform == "win32":
+                msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            os.close(descriptor)
+            return None
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # the one who held it removed it before this one was locked: nobody else would see it
 
 
 @contextmanager
