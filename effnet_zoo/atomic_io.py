@@ -120,7 +120,11 @@ def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
     """
     with open_regular(path) as file, file_errors(path):
         size = os.fstat(file.fileno()).st_size
-        content = file.read(limit + 1) if size <= limit else b""
+        content = b""
+        if size <= limit:
+            content = file.read(size + 1)  # not the limit: Python takes the memory for as many bytes as it is asked for
+            if len(content) > size:  # it grows, or is one of those that say 0, as in /proc
+                content += file.read(limit + 1 - len(content))
     if max(size, len(content)) > limit:
         raise FileError(f"{path}: {max(size, len(content))} bytes: expected at most {limit}")
     return content

@@ -20,13 +20,12 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 from torch import Tensor
-from torchvision.transforms.functional import resize as resize_image
 
 from effnet_zoo import catalog, eval_transform, images
 from effnet_zoo.errors import InputError
 from effnet_zoo.images import Reader, digest, find_images, read_ahead, shown
 from effnet_zoo.ledger import Preprocessing
-from effnet_zoo.preprocess import normalised, open_image
+from effnet_zoo.preprocess import as_rgb, normalised, open_image
 from tests.parity.photos import PHOTOS
 
 LEDGER = list(dict.fromkeys(checkpoint.preprocessing for _, checkpoint in catalog.checkpoints()))
@@ -80,15 +79,15 @@ def test_pixels_are_the_references_within_one_grey_level(how: Preprocessing, pho
 def test_torch_reads_large_jpegs_and_pillow_resizes_the_rest(
     photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resized: list[str] = []
-    monkeypatch.setattr(images, "resize_image", _noting(resize_image, resized))
+    read: list[str] = []
+    monkeypatch.setattr(images, "as_rgb", _noting(as_rgb, read))
     large = [path for path in photos if path.suffix == ".jpg" and min(open_image(path).size) >= 1000]
     assert large
     for path in large:
         Reader(SMALL)(path)
-    assert not resized
+    assert not read
     Reader(SMALL)(PHOTOS["coffee.png"])
-    assert resized
+    assert read
 
 
 def _noting(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
@@ -184,16 +183,16 @@ def test_a_cut_jpeg_is_refused_as_pillow_refuses_it(missing: int, progressive: b
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.jpg").touch()
-    # A size that Pillow's own check refuses, and a header that makes it stumble.
+    # More pixels than are read, and a header that makes it stumble.
     (tmp_path / "bomb.ppm").write_bytes(b"P6 60000 60000 255\n")
     (tmp_path / "broken.tif").write_bytes(b"II*\0\x08\0\0\0\x01\0\0\x01\x03\0\xff\xff\xff\xff")
     for file, message in {
         "text.jpg": "not an image that Pillow can read",
         "empty.jpg": "not an image that Pillow can read",
-        "bomb.ppm": "cannot be read: Image size",
+        "bomb.ppm": "an image of 60000x60000 pixels: expected at most 178956970",
         "broken.tif": "cannot be read|not an image",
         "missing.jpg": "there is no such file",
-        "": "a folder: expected an image",
+        "": "expected a file, found a folder",
     }.items():
         with pytest.raises(InputError, match=message) as raised:
             Reader(SMALL)(tmp_path / file)
@@ -243,7 +242,7 @@ def test_what_matches_nothing_is_refused_before_a_file_is_drawn(
     }.items():
         with pytest.raises(InputError, match=message):
             find_images(["a.png", pattern])
-    with pytest.raises(InputError, match="nosuch.txt: there is no such list"):
+    with pytest.raises(InputError, match="nosuch.txt: there is no such file"):
         find_images(["a.png"], "nosuch.txt")
 
 

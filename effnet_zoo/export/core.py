@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -288,7 +289,7 @@ def image_reader(record: Record) -> Callable[[Path], Tensor]:
     if interface.pixels is None:
         transform = eval_transform(how)
         return lambda path: transform(open_image(path))
-    read = read_whole if interface.resize else Reader(how)
+    read = functools.partial(read_whole, how=how) if interface.resize else Reader(how)
     if interface.pixels == "nhwc":
         return lambda path: read(path).permute(1, 2, 0).contiguous()
     return read

@@ -1,6 +1,6 @@
 """Exported files read back: what they say of themselves, and what they compute of image files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,8 @@ class Exported:
         num_classes: 0 if it gives features.
         head_hidden_size: Features of an image, if it gives these.
         pretrained_cfg: Preprocessing and class names, as a model has them.
+        dtype: What it computes in.
         fingerprint: Of the whole file.
-        read: A file to the uint8 pixels (3, height, width) that are to be given.
 
     Raises:
         WeightsError: If it is damaged, has no record, or nobody knows how its images are prepared.
@@ -50,7 +50,6 @@ class Exported:
             raise WeightsError(
                 f"{path}: how its images are to be prepared is not in the file: export it with that known"
             )
-        interface = self.record.interface
         self.fingerprint = sha256(path)
         self.num_classes = 0 if self.record.output == "features" else self.record.outputs
         self.head_hidden_size = self.record.outputs
@@ -59,14 +58,30 @@ class Exported:
             "num_classes": self.num_classes,
             "label_names": list(self.record.labels) or None,
         }
-        self.read: Callable[[Path], Tensor] = read_whole if interface.resize else Reader(self.record.images)
+        self.dtype = self.record.interface.dtype
         self._run = kind.run(path, torch.device("cpu"))
 
     def __repr__(self) -> str:
         return f"Exported({self.path})"
 
+    def read(self, path: Path, *, orientation: bool = True) -> Tensor:
+        """Returns an image file as the uint8 pixels (3, height, width) that are to be given.
+
+        Args:
+            path: An image file.
+            orientation: Whether the image is turned as its EXIF orientation says.
+
+        Raises:
+            InputError: If it is missing, unreadable, too large, or not an image.
+        """
+        how = self.record.images
+        assert how is not None
+        if self.record.interface.resize:
+            return read_whole(path, how, orientation=orientation)
+        return Reader(how, orientation)(path)
+
     def __call__(self, pixels: Sequence[Tensor]) -> Tensor:
-        """Float32 (n, outputs) of what `read` gives; of probabilities the logarithm, which is as good as logits.
+        """Returns float32 (n, outputs) of what `read` gives; the logarithm of probabilities, which serves as logits.
 
         Raises:
             EngineError: If the runtime fails.
@@ -84,4 +99,7 @@ class Exported:
             outputs = torch.cat([self._run(batch) for batch in batches])
         except Exception as error:  # of the runtime's own kinds, which nobody can list
             raise EngineError(f"{self.path}: {first_line(error)}") from error
-        return outputs.log() if interface.softmax else outputs
+        if not interface.softmax:
+            return outputs
+        # A probability that is rounded to 0 would have no finite logarithm.
+        return outputs.clamp_min(torch.finfo(torch.float32).tiny).log()
