@@ -6,7 +6,6 @@ Threads suffice, because both run without the interpreter's lock.
 """
 
 import glob
-import hashlib
 import io
 import itertools
 import os
@@ -29,6 +28,7 @@ from torchvision.transforms.functional import resize as resize_image
 
 from effnet_zoo.errors import InputError
 from effnet_zoo.ledger import Preprocessing
+from effnet_zoo.paths import digest, path_text
 from effnet_zoo.preprocess import open_image, reading, resized_size
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -67,19 +67,9 @@ def find_images(patterns: Sequence[str], from_list: str | None = None) -> Iterat
 def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
     seen: set[bytes] = set()
     for path in paths:
-        if (key := digest(path)) not in seen:
+        if (key := digest(path_text(path))) not in seen:
             seen.add(key)
             yield path
-
-
-def digest(path: Path) -> bytes:
-    """16 bytes that stand for a path: what is remembered of a million takes some 100 MB."""
-    return hashlib.blake2b(shown(path).encode(), digest_size=16).digest()
-
-
-def shown(path: Path) -> str:
-    """A path as text that can be written anywhere: bytes of its name that are not UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _check(pattern: str) -> None:
