@@ -6,7 +6,6 @@ Threads suffice, because both run without the interpreter's lock.
 """
 
 import glob
-import hashlib
 import itertools
 import os
 import sys
@@ -27,6 +26,7 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, to_pil
 from effnet_zoo.atomic_io import file_errors, open_regular, read_bytes
 from effnet_zoo.errors import FileError, InputError, printable
 from effnet_zoo.ledger import Preprocessing
+from effnet_zoo.paths import digest, path_text
 from effnet_zoo.preprocess import (
     LARGEST_FILE,
     LARGEST_RESIZED,
@@ -116,19 +116,9 @@ def find_images(
 def _each_once(paths: Iterable[Path]) -> Iterator[Path]:
     seen: set[bytes] = set()
     for path in paths:
-        if (key := digest(path)) not in seen:
+        if (key := digest(path_text(path))) not in seen:
             seen.add(key)
             yield path
-
-
-def digest(path: Path) -> bytes:
-    """16 bytes that stand for a path: what is remembered of a million takes some 100 MB."""
-    return hashlib.blake2b(shown(path).encode(), digest_size=16).digest()
-
-
-def shown(path: Path) -> str:
-    """A path as text that can be written anywhere: bytes of its name that are not UTF-8 become escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _check(pattern: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from effnet_zoo import catalog
 from effnet_zoo.blocks import Block
+from effnet_zoo.devices import devices
 from effnet_zoo.errors import UnknownNameError, first_line
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.spec import ArchSpec
@@ -73,17 +74,6 @@ class Result:
     def passed(self) -> bool:
         """Whether it ran and is within tolerance."""
         return self.error is not None and self.error <= self.case.tolerance
-
-
-def devices() -> list[str]:
-    """The devices present: always cpu, and cuda, mps and xpu where torch finds one."""
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "xpu": hasattr(torch, "xpu") and torch.xpu.is_available(),
-    }
-    return [name for name, there in present.items() if there]
 
 
 def cases(device: str, *, modes: tuple[Mode, ...] = MODES) -> list[Case]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from effnet_zoo import EfficientNet, catalog, engine, eval_transform, preprocessing_of
 from effnet_zoo.cli import batch
+from effnet_zoo.devices import devices
 from effnet_zoo.engines import cache, core
 from effnet_zoo.engines.backends import BACKENDS, Backend
 from effnet_zoo.errors import (
@@ -31,7 +32,7 @@ from effnet_zoo.graphs.runtimes import Run
 from effnet_zoo.graphs.streams import Plan
 from effnet_zoo.model import EfficientNetFeatures
 from effnet_zoo.preprocess import open_image
-from effnet_zoo.selftest import devices, randomise, relative_error, shallow
+from effnet_zoo.selftest import randomise, relative_error, shallow
 from tests.parity.photos import PHOTOS
 
 LITE0 = "effnet_zoo_lite0.pypi_in1k"

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, catalog, optimize
+from effnet_zoo.devices import devices
 from effnet_zoo.errors import ArgumentError
 from effnet_zoo.model import EfficientNetFeatures
-from effnet_zoo.selftest import TOLERANCE, devices, randomise, relative_error, settle, shallow
+from effnet_zoo.selftest import TOLERANCE, randomise, relative_error, settle, shallow
 
 NAMES = list(catalog.models())
 

@@ -118,7 +118,7 @@ def _checked(settings: plan.Settings, out: Path | None, plot: Path | None) -> li
         results.check_writable(plot, "--plot")
         from effnet_zoo.bench import plot as drawing  # noqa: F401
     if settings.device != "cpu":
-        from effnet_zoo.selftest import devices
+        from effnet_zoo.devices import devices
 
         if settings.device not in devices():
             raise UnknownNameError(f"no device {settings.device!r} on this machine: expected {' or '.join(devices())}")

@@ -1,34 +1,28 @@
 """``effnet-zoo predict``"""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from effnet_zoo.cli import batch
-from effnet_zoo.cli.output import AsJson, print_table
-from effnet_zoo.errors import ArgumentError, InputError
+from effnet_zoo.cli.output import print_table
+from effnet_zoo.errors import ArgumentError, printable
 
 if TYPE_CHECKING:
-    from effnet_zoo.predict import Prediction
+    from effnet_zoo.draw import Pictures
+    from effnet_zoo.predict import Model, Prediction
 
 
+@batch.with_job
 def predict(
-    paths: batch.Paths = None,
-    model: batch.Model = batch.DEFAULT_MODEL,
-    topk: Annotated[int, typer.Option(min=1, help="How many classes.")] = 5,
-    as_json: AsJson = False,
+    job: batch.Job,
+    topk: Annotated[int, typer.Option(min=1, help="How many classes; all of a model that has fewer.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder for a picture of each result.", show_default=False)] = None,
-    from_list: batch.FromList = None,
-    output: batch.Output = None,
-    resume: batch.Resume = False,
-    force: batch.Force = False,
-    engine: batch.EngineOption = None,
-    dtype: batch.Dtype = "float32",
-    batch_size: batch.BatchSize = 32,
-    workers: batch.Workers = None,
 ) -> None:
     """Classify photos with pretrained weights and the preprocessing that belongs to them.
 
@@ -42,31 +36,23 @@ def predict(
 
     effnet-zoo predict bird.jpg --model mine.onnx   # what export and quantize write
     """
-    job = batch.Job(
-        paths=paths,
-        from_list=from_list,
-        model=model,
-        output=output,
-        resume=resume,
-        force=force,
-        engine=engine,
-        dtype=dtype,
-        batch_size=batch_size,
-        workers=workers,
-        as_json=as_json,
-    )
-    if out and output:
+    if out and job.output:
         raise ArgumentError("--out draws pictures of a few files, --output lists many: expected one of them")
-    name = job.name
+    pictures = None
+    if out:
+        from effnet_zoo.draw import Pictures
+
+        pictures = Pictures(out, job.name)
+    job.run(lambda model: _work(model, topk, job.name, pictures))
+
+
+def _work(model: "Model", topk: int, name: str, pictures: "Pictures | None") -> "batch.Work[Prediction]":
     from effnet_zoo import predict as predicting
-    from effnet_zoo.images import shown
     from effnet_zoo.rows import Column
 
-    images = job.find()
-    pictures = _Pictures(out, name) if out else None
-    classifier = job.load()
+    topk = min(topk, model.num_classes or topk)
     places = range(1, topk + 1)
-    columns = [Column("path", "text"), Column("error", "text")]
+    columns = []
     for place in places:
         columns += [
             Column(f"index_{place}", "whole"),
@@ -74,51 +60,26 @@ def predict(
             Column(f"probability_{place}", "real"),
         ]
 
-    def as_row(prediction: "Prediction") -> dict[str, Any]:
-        row: dict[str, Any] = {"path": shown(prediction.path), "error": prediction.error}
-        for place, guess in zip(places, prediction.guesses, strict=False):
-            row |= {f"{key}_{place}": value for key, value in dataclasses.asdict(guess).items()}
-        return row
+    def cells(prediction: "Prediction") -> dict[str, Any]:
+        pairs = zip(places, map(dataclasses.asdict, prediction.guesses), strict=True)
+        return {f"{key}_{place}": value for place, guess in pairs for key, value in guess.items()}
 
-    def as_object(prediction: "Prediction") -> dict[str, Any]:
-        answer: dict[str, Any] = {"path": shown(prediction.path), "model": name}
-        if prediction.error is not None:
-            return {**answer, "error": prediction.error}
-        if pictures:
-            answer["picture"] = str(pictures.save(prediction))
-        return {**answer, "classes": [dataclasses.asdict(guess) for guess in prediction.guesses]}
+    def answer(prediction: "Prediction") -> dict[str, Any]:
+        picture = {"picture": str(pictures.save(prediction))} if pictures else {}
+        return {**picture, "classes": [dataclasses.asdict(guess) for guess in prediction.guesses]}
 
     def show(prediction: "Prediction") -> None:
         _show(prediction, name, pictures.save(prediction) if pictures else None)
 
-    job.run(
-        classifier,
-        images,
-        lambda some, run: predicting.predict(classifier, some, topk=topk, run=run, **job.how()),
+    return batch.Work(
         doing="predicting",
-        facts={"topk": topk},
+        results=functools.partial(predicting.predict, model, topk=topk),
         columns=columns,
-        as_row=as_row,
-        as_object=as_object,
+        cells=cells,
+        answer=answer,
         show=show,
+        topk=topk,
     )
-
-
-class _Pictures:
-    def __init__(self, folder: Path, model_name: str) -> None:
-        from effnet_zoo import draw
-
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--out {folder}: expected a folder, but this is a file")
-        self.folder, self.model_name, self.names = folder, model_name, draw.PictureNames()
-
-    def save(self, prediction: "Prediction") -> Path:
-        from effnet_zoo import draw
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / self.names.of(prediction.path)
-        draw.save_picture(prediction, self.model_name, path)
-        return path
 
 
 def _show(prediction: "Prediction", name: str, picture: Path | None) -> None:
@@ -127,7 +88,7 @@ def _show(prediction: "Prediction", name: str, picture: Path | None) -> None:
     table.add_column("class", justify="right", no_wrap=True)
     table.add_column("name")
     for guess in prediction.guesses:
-        table.add_row(f"{guess.probability:.1%}", str(guess.index), guess.label)
-    typer.echo(f"{prediction.path}  ({name})")
+        table.add_row(f"{guess.probability:.1%}", str(guess.index), Text(printable(guess.label)))
+    typer.echo(printable(f"{prediction.path}  ({name})"))
     print_table(table)
-    typer.echo(f"picture: {picture}\n" if picture else "")
+    typer.echo(printable(f"picture: {picture}") + "\n" if picture else "")

@@ -23,9 +23,10 @@ def selftest(
     effnet-zoo selftest --device cuda --compiled --json
     """
     from effnet_zoo import selftest as testing
+    from effnet_zoo.devices import devices
 
     modes = tuple(mode for mode in testing.MODES if compiled or mode != "compiled")
-    wanted = [device] if device else testing.devices()
+    wanted = [device] if device else devices()
     selected = [case for name in wanted for case in testing.cases(name, modes=modes)]
     results = list(with_progress(testing.run(selected), len(selected), "testing"))
     if as_json:

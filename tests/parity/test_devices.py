@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from effnet_zoo import EfficientNet, selftest
+from effnet_zoo.devices import devices
 from effnet_zoo.selftest import Case
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")
@@ -17,7 +18,7 @@ DEVICES = ("cpu", "cuda", "mps", "xpu")
 def matrix() -> Iterator[Any]:
     """A parameter for each case of the devices here, and for each other device one that says it is missing."""
     for device in DEVICES:
-        if device not in selftest.devices():
+        if device not in devices():
             reason = f"no {device} device on this machine"
             yield pytest.param(None, marks=pytest.mark.skip(reason=reason), id=f"{device}-missing")
             continue
@@ -33,7 +34,7 @@ def test_case_is_within_tolerance(case: Case) -> None:
 
 
 def test_the_matrix_knows_every_device_that_is_here() -> None:
-    assert set(selftest.devices()) <= set(DEVICES)
+    assert set(devices()) <= set(DEVICES)
     assert len(selftest.cases("cpu")) == 2 * 3 * 2 * 4  # variants, dtypes, memory formats, modes
 
 
