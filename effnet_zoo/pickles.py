@@ -27,11 +27,11 @@ from torch import Tensor
 
 from effnet_zoo.errors import WeightsError, quoted
 
-MAX_OPERATIONS = 2_000_000
-"""Of all pickles in a file. Each takes 200 bytes of memory at most. V2 XL with three slots a weight of an optimizer has
-some 250,000."""
+MAX_OPERATIONS = 1_000_000
+"""Of all pickles in a file. Each takes some 100 bytes of memory. V2 XL, its average and four slots of an optimizer for
+each weight have 450,000."""
 
-_TENSOR_COST = 20
+_TENSOR_COST = 10
 """Operations that a tensor or a storage counts for: as an object it takes as much memory as so many others."""
 
 _ZIP = b"PK\x03\x04"

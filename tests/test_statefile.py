@@ -580,24 +580,16 @@ PROGRAMS: dict[str, bytes] = {
     "a number of 2 GB": b"\x8b" + struct.pack("<i", 2**31 - 1) + b".",
     "a frame of 8 GB": b"\x95" + struct.pack("<Q", 2**33) + b".",
     "a distant memo": b"]r\xff\xff\xff\xff.",
-    "many lists": b"]\x94" * 2**20 + b".",
-    "many sets": b"\x8f\x94" * 2**20 + b".",
-    "many marks": b"(" * 3 * 2**20 + b".",
-    "one list in itself, in itself": b"]("
-    + b"]\x94"
-    + b"".join(b"](" + b"h" + bytes([i]) * 1 + b"h" + bytes([i]) + b"e\x94" for i in range(100))
-    + b"e.",
-    "a key that is endless to hash": b"})q\x00" + b"h\x00h\x00\x86q\x00" * 200 + b"NsN.",
-    "one long list into many dicts": b"("
-    + b"]q\x01" * 1
-    + b"("
-    + b"N" * 2**16
+    "many lists": b"]\x94" * 2**19 + b".",
+    "one list in many": b"]q\x00(" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(100)) + b"t.",
+    "a key that is endless to hash": b"(Nq\x00" + b"h\x00h\x00\x86q\x00" * 200 + b"}h\x00Nst.",
+    "one long list into many dicts": b"(]q\x01("
+    + b"".join(b"M%sN\x86" % struct.pack("<H", i) for i in range(2**16))
     + b"e"
     + (global_("collections", "OrderedDict") + b"h\x01\x85R") * 2**13
     + b"t.",
     "a storage many times": b"(" + STORAGE * 2**12 + b"t.",
-    "a deep tuple": b"N" + b"\x85" * 2**20 + b".",
-    "a deep list": b"]" * 2**20 + b"a" * (2**20 - 1) + b".",
+    "a deep tuple": b"N" + b"\x85" * 2**18 + b".",
     "a shape without end": global_("torch._utils", "_rebuild_tensor")
     + b"("
     + STORAGE
