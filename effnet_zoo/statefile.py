@@ -1,11 +1,8 @@
 """Weight files into tensors by name: nothing executed, safetensors mapped, training scripts' wrappers taken off."""
 
 import hashlib
-import pickle
+import os
 import re
-import struct
-import zipfile
-from argparse import Namespace
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +13,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from effnet_zoo.errors import WeightsError
+from effnet_zoo import pickles
+from effnet_zoo.atomic_io import file_errors, open_regular
+from effnet_zoo.errors import FileError, WeightsError
+from effnet_zoo.pickles import PickleError
 
 State = dict[str, Tensor]
 
@@ -64,16 +64,35 @@ def read(path: Path, *, ema: bool = True) -> StateFile:
         WeightsError: If the file is neither, is damaged, would run code, or holds several models.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file, file_errors(path):
+            size = os.fstat(file.fileno()).st_size
             start = file.read(9)
-        content = _read_safetensors(path, start) if start[8:9] == b"{" else _read_pickle(path)
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such weight file") from None
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error}") from error
+            file.seek(0)
+            # A pickle is not mapped: torch.save writes over a file in place, and would write over the model's memory.
+            content = _read_safetensors(path, start, size) if start[8:9] == b"{" else pickles.read(file, size)
+    except FileError as error:
+        raise WeightsError(f"{error}: expected a weight file") from None
+    except PickleError as error:
+        raise WeightsError(
+            f"{path} is neither a whole safetensors file nor one of plain tensors that can be read without running "
+            f"code: {error}"
+        ) from error.__cause__
     found = unwrap(content, str(path), ema=ema)
-    _refuse_hollow(found.state, path)
+    _refuse_hollow(found.state, path, size)
     return found
+
+
+def read_safetensors(path: Path) -> State:
+    """Returns the tensors of a ``.safetensors`` file by name, on disk until they are used.
+
+    Raises:
+        WeightsError: If it is no such file, or damaged.
+    """
+    try:
+        with open_regular(path) as file, file_errors(path):
+            return _read_safetensors(path, file.read(9), os.fstat(file.fileno()).st_size)
+    except FileError as error:
+        raise WeightsError(f"{error}: expected a safetensors file") from None
 
 
 def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
@@ -97,9 +116,8 @@ def fingerprint(state: State) -> str:
     return digest.hexdigest()
 
 
-def _read_safetensors(path: Path, start: bytes) -> State:
-    (header,) = struct.unpack("<Q", start[:8])
-    size = path.stat().st_size
+def _read_safetensors(path: Path, start: bytes, size: int) -> State:
+    header = int.from_bytes(start[:8], "little")
     if header > min(size - 8, MAX_HEADER):
         raise WeightsError(
             f"{path} is not a whole safetensors file: its header is said to have {header} bytes, the file has {size}"
@@ -111,49 +129,10 @@ def _read_safetensors(path: Path, start: bytes) -> State:
         raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            if file.read(4) == b"PK\x03\x04":  # as torch.load tells an archive from its older format
-                _refuse_compressed(path)
-            file.seek(0)
-            with torch.serialization.safe_globals([Namespace]):  # timm's checkpoints hold their command line in one
-                # Not mapped: torch.save writes over a file in place, and would write over the model's own memory.
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except WeightsError:
-        raise
-    except Exception as error:  # torch.load raises whatever the zip, the unpickler or a tensor raises
-        raise WeightsError(
-            f"{path} is neither a whole safetensors file nor one of plain tensors that torch can read without running "
-            f"code: {_reason(error)}"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """Why torch would not read a file, without its advice to run what is in it."""
-    if wanted := re.search(r"Unsupported (?:global|class|operand)[^:]*: (?:GLOBAL )?(\S+)", str(error)):
-        return f"it asks for {wanted[1]}; where you trust it, save its state_dict alone"
-    line = next(iter(str(error).strip().splitlines()), "")
-    told = isinstance(error, RuntimeError | pickle.UnpicklingError) and line and "weights_only" not in line
-    return line if told else "it is damaged, or another kind of file"
-
-
-def _refuse_compressed(path: Path) -> None:
-    """torch.save never compresses: what does may unpack to any size."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    unpacked = sum(entry.file_size for entry in entries)
-    if unpacked > path.stat().st_size:
-        raise WeightsError(f"{path} unpacks to {unpacked} bytes, more than it has: torch does not write such files")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise WeightsError(f"{path} is compressed, as torch.save never does: expected what torch.save itself wrote")
-
-
-def _refuse_hollow(state: State, path: Path) -> None:
-    """A pickle can ask for any shape without having the values: by strides of 0, on no device, or sparse."""
-    size = path.stat().st_size
+def _refuse_hollow(state: State, path: Path, size: int) -> None:
+    """A pickle can ask for any shape without having the values: by strides of 0, or on no device."""
     for key, tensor in state.items():
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized or tensor.nbytes > size:
+        if tensor.is_meta or tensor.nbytes > size:
             raise WeightsError(
                 f"{path}: {key} is said to have the shape {tuple(tensor.shape)}, but its values are not all in the "
                 "file: expected plain tensors"
