@@ -82,7 +82,9 @@ class Backbone(nn.Module):
         if torch.jit.is_tracing():
             return
         if not isinstance(x, Tensor):
-            raise InputError(f"input of type {type(x).__name__}: expected a torch.Tensor (batch, channels, height, width)")
+            raise InputError(
+                f"input of type {type(x).__name__}: expected a torch.Tensor (batch, channels, height, width)"
+            )
         self._check_dtype(x)
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise InputError(
@@ -180,7 +182,9 @@ def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
         return list(range(count - indices, count))
     taken = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, str) else []
     if not taken or not all(isinstance(index, int) and -count <= index < count for index in taken):
-        raise ArgumentError(f"levels {quoted(taken or indices)}: expected some of 0 to {count - 1}, or negative from the end")
+        raise ArgumentError(
+            f"levels {quoted(taken or indices)}: expected some of 0 to {count - 1}, or negative from the end"
+        )
     return sorted({index % count for index in taken})
 
 

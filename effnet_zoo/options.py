@@ -1,5 +1,6 @@
 """The keywords of every function that builds a model, and the refusal of any other."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TypedDict, get_type_hints
 
@@ -115,6 +116,16 @@ def check_global_pool(value: str) -> None:
         raise ArgumentError(f"global_pool={quoted(value)}: expected one of {', '.join(map(repr, GLOBAL_POOLS))}")
 
 
+def check_path(name: str, value: str | os.PathLike[str] | None) -> None:
+    """Checks the type of a path, or of None.
+
+    Raises:
+        ArgumentError: If it is another.
+    """
+    if not isinstance(value, str | os.PathLike | None):
+        raise ArgumentError(f"{name}={quoted(value)}: expected a path")
+
+
 def check_place(device: torch.device | str | None, dtype: torch.dtype | None) -> None:
     """Checks that weights can be made on a device and in a dtype.
 
@@ -130,4 +141,6 @@ def check_place(device: torch.device | str | None, dtype: torch.dtype | None) ->
     try:
         torch.empty(0, device=device)
     except Exception as error:  # torch raises RuntimeError, AssertionError, ImportError and others
-        raise ArgumentError(f"device={quoted(device)}: {first_line(error)}: expected a device of this machine") from None
+        raise ArgumentError(
+            f"device={quoted(device)}: {first_line(error)}: expected a device of this machine"
+        ) from None
