@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo.blocks import Layers, Stage
-from effnet_zoo.errors import ArgumentError, InputError
+from effnet_zoo.errors import ArgumentError, InputError, quoted
+from effnet_zoo.options import check_arch, check_place, check_whole_option
 from effnet_zoo.spec import MIN_SIZE, ArchSpec
+from effnet_zoo.stages import is_whole
 
 
 class Backbone(nn.Module):
@@ -23,6 +25,7 @@ class Backbone(nn.Module):
         default_cfg: The same, as timm called it.
         pretrained_model_args: How the checkpoint's model was built, if timm read that from its config.
         load_report: What became of every tensor of the checkpoint (`effnet_zoo.loading.LoadReport`); None without one.
+        origin: Which weights it was made with (`effnet_zoo.provenance.Origin`); None for a model of your own spec.
         levels: One dict for each level of the feature pyramid, fine to coarse: ``module`` (its name), ``stage`` (0 is
             the stem, n the n-th stage), ``num_chs`` (filters) and ``reduction`` (stride).
     """
@@ -34,11 +37,14 @@ class Backbone(nn.Module):
         in_chans: int,
         output_stride: int | None,
         num_stages: int | None,
-        make: Layers,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        if isinstance(in_chans, bool) or not isinstance(in_chans, int) or in_chans < 1:
-            raise ArgumentError(f"in_chans={in_chans!r}: expected a whole number of at least 1")
+        check_arch(arch)
+        check_whole_option("in_chans", in_chans, least=1)
+        check_place(device, dtype)
+        make = Layers(arch, device, dtype)
         stages = arch.blocks(output_stride=output_stride)[:num_stages]
         self.arch = arch
         self.in_chans = in_chans
@@ -49,6 +55,7 @@ class Backbone(nn.Module):
         self.default_cfg: dict[str, Any] = {}
         self.pretrained_model_args: dict[str, Any] = {}
         self.load_report: Any = None
+        self.origin: Any = None
         self._frozen: tuple[str, ...] = ()
         self.conv_stem = make.conv(in_chans, arch.stem_filters, 3, stride=2)
         self.bn1 = make.norm(arch.stem_filters)
@@ -59,7 +66,8 @@ class Backbone(nn.Module):
         """Image to (batch, stem_filters, ceil(height / 2), ceil(width / 2)); on a CPU in channels_last layout.
 
         Raises:
-            InputError: If x has the wrong number of dimensions or channels, or is smaller than 32 pixels.
+            InputError: If x is not a tensor of the model's dtype (any floating point under autocast), has the wrong
+                number of dimensions or channels, or is smaller than 32 pixels.
         """
         if not torch.jit.is_scripting():
             self._check_image(x)
@@ -73,6 +81,11 @@ class Backbone(nn.Module):
         # A trace would turn the comparisons into constants, and warn about it.
         if torch.jit.is_tracing():
             return
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"input of type {type(x).__name__}: expected a torch.Tensor (batch, channels, height, width)"
+            )
+        self._check_dtype(x)
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise InputError(
                 f"input of shape {tuple(x.shape)}: expected (batch, {self.in_chans}, height, width); "
@@ -81,6 +94,17 @@ class Backbone(nn.Module):
         if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
             raise InputError(
                 f"input of {x.shape[2]}x{x.shape[3]} pixels: expected at least {MIN_SIZE}x{MIN_SIZE}; resize it first"
+            )
+
+    @torch.jit.unused
+    def _check_dtype(self, x: Tensor) -> None:
+        wanted = self.conv_stem.weight.dtype
+        kind = x.device.type
+        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()
+        if x.dtype != wanted and not cast:
+            raise InputError(
+                f"input of {x.dtype}: expected the model's {wanted}; pixels are scaled and normalised first, as "
+                "effnet_zoo.eval_transform does"
             )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -103,8 +127,8 @@ class Backbone(nn.Module):
             ArgumentError: If there are not that many stages.
         """
         count = len(self.blocks)
-        if stages is not None and (isinstance(stages, bool) or not 0 <= stages <= count):
-            raise ArgumentError(f"stages={stages!r}: expected a number from 0 (the stem only) to {count}")
+        if stages is not None and (not is_whole(stages) or stages > count):
+            raise ArgumentError(f"stages={quoted(stages)}: expected a number from 0 (the stem only) to {count}")
         self.unfreeze()
         last = count if stages is None else stages
         self._frozen = ("conv_stem", "bn1", *(f"blocks.{index}" for index in range(last)))
@@ -154,12 +178,14 @@ def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
     """
     if indices is None:
         return list(range(count))
-    if isinstance(indices, int):
-        indices = range(-indices, 0)
-    taken = [index + count if index < 0 else index for index in indices]
-    if not taken or any(not 0 <= index < count for index in taken):
-        raise ArgumentError(f"levels {list(indices)}: expected some of 0 to {count - 1}, or negative from the end")
-    return sorted(set(taken))
+    if is_whole(indices) and 1 <= indices <= count:
+        return list(range(count - indices, count))
+    taken = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, str) else []
+    if not taken or not all(isinstance(index, int) and -count <= index < count for index in taken):
+        raise ArgumentError(
+            f"levels {quoted(taken or indices)}: expected some of 0 to {count - 1}, or negative from the end"
+        )
+    return sorted({index % count for index in taken})
 
 
 def init_weights(module: nn.Module) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from effnet_zoo import ledger
-from effnet_zoo.errors import LedgerError, UnknownNameError, did_you_mean
+from effnet_zoo.errors import ArgumentError, LedgerError, UnknownNameError, did_you_mean, quoted
 from effnet_zoo.families import FAMILIES, Family
 from effnet_zoo.ledger import Checkpoint
 from effnet_zoo.spec import ArchSpec, variant_spec
@@ -69,12 +69,24 @@ def checkpoints(pattern: str = "*") -> Iterator[tuple[Model, Checkpoint]]:
                 yield model, checkpoint
 
 
+def check_name(name: str) -> None:
+    """Checks that a name is a text.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not isinstance(name, str):
+        raise ArgumentError(f"name={quoted(name)}: expected a model's name, such as 'effnet_zoo_b0'")
+
+
 def find_variant(name: str) -> Model:
     """A model by its timm or torch.hub name, or as efficientnet_pytorch writes it (``efficientnet-b0``).
 
     Raises:
         UnknownNameError: Suggesting near names.
+        ArgumentError: If the name is not a text.
     """
+    check_name(name)
     plain = name.lower().replace("-", "_")
     for model in models().values():
         if plain in (model.name, model.hub_name):
@@ -90,7 +102,9 @@ def find(name: str) -> tuple[Model, Checkpoint]:
 
     Raises:
         UnknownNameError: Suggesting near names or tags.
+        ArgumentError: If the name is not a text.
     """
+    check_name(name)
     bare, _, tag = name.partition(".")
     model = find_variant(bare)
     return model, find_tag(model, tag) if tag else model.default

@@ -6,16 +6,20 @@ timm's own and spells out every numeric, so that plain timm builds the same netw
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effnet_zoo import catalog
+import msgspec
+
+from effnet_zoo import atomic_io, catalog, documents
 from effnet_zoo.catalog import Model
-from effnet_zoo.errors import SpecError, WeightsError
+from effnet_zoo.errors import ArgumentError, EffnetZooError, SpecError, WeightsError
 from effnet_zoo.ledger import Preprocessing
-from effnet_zoo.options import ModelOptions
+from effnet_zoo.options import ModelOptions, check_global_pool, check_whole_option
+from effnet_zoo.preprocess import preprocessing_of
 from effnet_zoo.spec import ArchSpec
 
 FILENAME = "config.json"
@@ -34,8 +38,66 @@ PAD_TYPES = {"same": "same", "symmetric": ""}
 TIMM_NUMERICS: dict[str, Any] = {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1}
 """Of timm's models without ``tf_``: PyTorch's defaults (timm/models/_efficientnet_builder.py)."""
 
+IMAGE_FIELDS = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+"""Of timm's record what `images` writes."""
+
+MOST_BLOCKS, MOST_PARAMETERS = 1000, 2 * 10**9
+"""Of a network that a file describes, at most, so that a wrong figure does not ask for all of the memory: L2, the
+largest published one, has 88 blocks and 480 million parameters."""
+
 _LEFT_OUT = ("architecture", "hf_hub_id", "hf_hub_filename", "url", "file", "source", "state_dict", "label_names")
 """Of timm's record what is said elsewhere, or true of one machine only."""
+
+
+class _Record(msgspec.Struct):
+    """The fields of timm's pretrained_cfg that are read here. Others are kept as they are."""
+
+    architecture: str | None = None
+    source: str | None = None
+    hf_hub_id: str | None = None
+    hf_hub_filename: str | None = None
+    num_classes: int | None = None
+    input_size: tuple[int, int, int] | None = None
+    test_input_size: tuple[int, int, int] | None = None
+    crop_pct: float | None = None
+    test_crop_pct: float | None = None
+    crop_mode: str | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    label_names: tuple[str, ...] | None = None
+    tag: str | None = None
+    license: str | None = None
+    origin_url: str | None = None
+    description: str | None = None
+    paper_name: str | None = None
+    paper_ids: str | tuple[str, ...] | None = None
+    notes: tuple[str, ...] | None = None
+
+
+class _ModelArgs(msgspec.Struct):
+    arch: dict[str, Any] | None = None
+    act_layer: str | None = None
+    pad_type: str | None = None
+    padding: str | None = None
+    bn_eps: float | None = None
+    bn_momentum: float | None = None
+    drop_rate: float | None = None
+    drop_path_rate: float | None = None
+    num_classes: int | None = None
+    in_chans: int | None = None
+    global_pool: str | None = None
+    output_stride: int | None = None
+
+
+class _Document(msgspec.Struct):
+    """A ``config.json``. Old ones of timm have the fields of pretrained_cfg at the top."""
+
+    architecture: str
+    num_classes: int | None = None
+    label_names: tuple[str, ...] | None = None
+    model_args: _ModelArgs | None = None
+    pretrained_cfg: _Record | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +110,14 @@ class Config:
         options: How the saved model was built besides: ``num_classes``, ``in_chans``, ``global_pool``,
             ``output_stride``.
         pretrained_cfg: timm's record of the checkpoint.
+        images: How images are prepared; None if it does not say.
     """
 
     arch: ArchSpec
     model: Model | None
     options: ModelOptions
     pretrained_cfg: dict[str, Any]
+    images: Preprocessing | None
 
 
 def variant_of(arch: ArchSpec) -> Model | None:
@@ -117,13 +181,11 @@ def read(path: Path) -> Config:
 
     Raises:
         WeightsError: If it is not timm's format, or of a network that this package does not have.
+        FileError: If it cannot be read.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: expected a {FILENAME} beside the weights") from None
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as JSON: {error}") from None
+    if not os.path.lexists(path):
+        raise WeightsError(f"{path}: expected a {FILENAME} beside the weights")
+    content = documents.from_json(atomic_io.read_bytes(path), dict[str, Any], str(path), WeightsError)
     return parse(content, str(path))
 
 
@@ -133,22 +195,65 @@ def parse(content: Any, source: str) -> Config:
     Raises:
         WeightsError: If it is not timm's format, or of a network that this package does not have.
     """
-    if not isinstance(content, dict) or not isinstance(content.get("architecture"), str):
-        raise WeightsError(f"{source}: expected timm's config.json, with an architecture")
-    name = content["architecture"]
-    cfg = dict(content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"})
+    document = documents.from_plain(content, _Document, source, WeightsError)
+    name = document.architecture
+    args = _said(content.get("model_args") or {})
+    cfg = _said(content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"})
+    if document.pretrained_cfg is None:
+        check_record(cfg, source, WeightsError)
     cfg |= {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
-    args = dict(content.get("model_args") or {})
-    model, arch = _network(name, args.pop("arch", None), source)
-    arch = _with_numerics(arch, args, source)
-    options = ModelOptions(
-        num_classes=args.get("num_classes") or cfg.get("num_classes", 1000),
-        in_chans=args.get("in_chans", (cfg.get("input_size") or (3,))[0]),
-        global_pool=args.get("global_pool", "avg"),
-    )
-    if args.get("output_stride"):
-        options["output_stride"] = args["output_stride"]
-    return Config(arch=arch, model=model, options=options, pretrained_cfg={**cfg, "architecture": name})
+    cfg = {"crop_mode": "center", **_said(cfg), "architecture": name}  # timm's own default, which old configs rely on
+    try:
+        model, arch = _network(name, args.pop("arch", None), source)
+        arch = _with_numerics(arch, args, source)
+        options = ModelOptions(
+            num_classes=args.get("num_classes", cfg.get("num_classes", 1000)),
+            in_chans=args.get("in_chans", cfg.get("input_size", (3,))[0]),
+            global_pool=args.get("global_pool", "avg"),
+        )
+        check_whole_option("num_classes", options["num_classes"], least=0)
+        check_whole_option("in_chans", options["in_chans"], least=1)
+        check_global_pool(options["global_pool"])
+        if stride := args.get("output_stride"):
+            arch.blocks(output_stride=stride)
+            options["output_stride"] = stride
+        images = preprocessing_of(cfg) if "mean" in cfg else None
+    except (ArgumentError, SpecError) as error:
+        raise WeightsError(f"{source}: {error}") from None
+    return Config(arch=arch, model=model, options=options, pretrained_cfg=cfg, images=images)
+
+
+def check_record(cfg: Mapping[str, Any], source: str, error: type[EffnetZooError] = ArgumentError) -> None:
+    """Checks the types of the fields of timm's pretrained_cfg that are read here.
+
+    Args:
+        cfg: The record.
+        source: What to call it in errors.
+        error: The class of the error.
+
+    Raises:
+        EffnetZooError: Of the class `error`, naming the field.
+    """
+    documents.from_plain(dict(cfg), _Record, source, error)
+
+
+def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
+    """Reads the network that the model_args of a ``config.json`` describe.
+
+    Raises:
+        SpecError: If a field is missing, unknown or outside its bounds, or the network is too large.
+    """
+    arch = ArchSpec.from_dict(fields or {})
+    if (blocks := sum(stage.repeats for stage in arch.stages)) > MOST_BLOCKS:
+        raise SpecError(f"a network of {blocks} blocks: expected at most {MOST_BLOCKS}")
+    if (parameters := arch.parameters(num_classes=0)) > MOST_PARAMETERS:
+        raise SpecError(f"a network of {parameters:.1e} parameters: expected at most {MOST_PARAMETERS:.1e}")
+    return arch
+
+
+def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns fields without those that are null, which say nothing."""
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def images(how: Preprocessing, in_chans: int = 3) -> dict[str, Any]:
@@ -166,10 +271,7 @@ def images(how: Preprocessing, in_chans: int = 3) -> dict[str, Any]:
 
 def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpec]:
     if name == CUSTOM:
-        try:
-            return None, ArchSpec.from_dict(fields or {})
-        except SpecError as error:
-            raise WeightsError(f"{source}: {error}") from None
+        return None, custom_arch(fields)
     for model in catalog.models().values():
         if name in (model.name, model.upstream):
             return model, model.spec
@@ -193,7 +295,4 @@ def _with_numerics(arch: ArchSpec, args: Mapping[str, Any], source: str) -> Arch
     known = {*_NUMERIC_ARGS, "pad_type", "num_classes", "in_chans", "global_pool", "output_stride"}
     if strange := sorted(args.keys() - known):
         raise WeightsError(f"{source}: model_args {', '.join(strange)}: expected some of {', '.join(sorted(known))}")
-    try:
-        return dataclasses.replace(arch, **numerics)
-    except SpecError as error:
-        raise WeightsError(f"{source}: {error}") from None
+    return dataclasses.replace(arch, **numerics)

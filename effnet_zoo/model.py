@@ -15,11 +15,16 @@ from torch import Tensor, nn
 
 from effnet_zoo.backbone import Backbone, feature_levels, init_weights, take_levels
 from effnet_zoo.blocks import Layers
-from effnet_zoo.errors import ArgumentError
-from effnet_zoo.options import BuildOptions, ModelOptions, check_options
+from effnet_zoo.errors import ArgumentError, quoted
+from effnet_zoo.options import (
+    BuildOptions,
+    ModelOptions,
+    check_arch,
+    check_global_pool,
+    check_options,
+    check_whole_option,
+)
 from effnet_zoo.spec import ArchSpec
-
-GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
 
 
 class EfficientNet(Backbone):
@@ -35,7 +40,7 @@ class EfficientNet(Backbone):
         dtype: Of parameters and buffers.
 
     Raises:
-        ArgumentError: If a value is outside what is listed.
+        ArgumentError: If a value is of another type, or outside what is listed.
         SpecError: If output_stride is.
     """
 
@@ -50,8 +55,10 @@ class EfficientNet(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        super().__init__(
+            arch, in_chans=in_chans, output_stride=output_stride, num_stages=None, device=device, dtype=dtype
+        )
         make = Layers(arch, device, dtype)
-        super().__init__(arch, in_chans=in_chans, output_stride=output_stride, num_stages=None, make=make)
         self.feature_info = self.levels
         self.num_features = arch.head_filters
         self.drop_rate = arch.drop_rate
@@ -161,7 +168,7 @@ class EfficientNet(Backbone):
             ArgumentError: If an index does not exist, or logits are asked of a run that does not reach them.
         """
         if output_fmt != "NCHW":
-            raise ArgumentError(f"output_fmt={output_fmt!r}: expected 'NCHW'")
+            raise ArgumentError(f"output_fmt={quoted(output_fmt)}: expected 'NCHW'")
         if return_logits and (stop_early or intermediates_only):
             raise ArgumentError("return_logits needs the whole run: leave out stop_early and intermediates_only")
         wanted = {self.levels[index]["stage"] for index in take_levels(indices, len(self.levels))}
@@ -216,10 +223,8 @@ class EfficientNet(Backbone):
         return self.act2(self.bn2(self.conv_head(x)))
 
     def _set_classifier(self, num_classes: int, global_pool: str) -> None:
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
-            raise ArgumentError(f"num_classes={num_classes!r}: expected a whole number of at least 0")
-        if global_pool not in GLOBAL_POOLS:
-            raise ArgumentError(f"global_pool={global_pool!r}: expected one of {', '.join(map(repr, GLOBAL_POOLS))}")
+        check_whole_option("num_classes", num_classes, least=0)
+        check_global_pool(global_pool)
         if not global_pool and num_classes:
             raise ArgumentError(f"global_pool='' with num_classes={num_classes}: a classifier needs pooled features")
         weight = self.conv_head.weight
@@ -246,7 +251,7 @@ class EfficientNetFeatures(Backbone):
         dtype: Of parameters and buffers.
 
     Raises:
-        ArgumentError: If a level does not exist.
+        ArgumentError: If a level does not exist, or a value is of another type.
     """
 
     def __init__(
@@ -259,6 +264,7 @@ class EfficientNetFeatures(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_arch(arch)
         levels = feature_levels(arch, output_stride=output_stride)
         indices = take_levels(out_indices, len(levels))
         self_stages = tuple(levels[index]["stage"] for index in indices)
@@ -267,7 +273,8 @@ class EfficientNetFeatures(Backbone):
             in_chans=in_chans,
             output_stride=output_stride,
             num_stages=max(self_stages),
-            make=Layers(arch, device, dtype),
+            device=device,
+            dtype=dtype,
         )
         self.feature_info = FeatureInfo(self.levels, tuple(indices))
         self._out_stages = self_stages
@@ -292,6 +299,9 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNe
         SpecError: If a numeric is outside its bounds.
     """
     check_options(options, ModelOptions)
+    check_arch(arch)
+    if not isinstance(options.get("features_only", False), bool):
+        raise ArgumentError(f"features_only={quoted(options['features_only'])}: expected True or False")
     arch = dataclasses.replace(
         arch,
         activation=options.get("act_layer", arch.activation),

@@ -1,12 +1,19 @@
 """The keywords of every function that builds a model, and the refusal of any other."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TypedDict, get_type_hints
 
 import torch
 
-from effnet_zoo.errors import ArgumentError, did_you_mean
+from effnet_zoo.errors import ArgumentError, did_you_mean, first_line, quoted
 from effnet_zoo.families import Activation, Padding
+from effnet_zoo.spec import ArchSpec
+from effnet_zoo.stages import MAX_WHOLE, is_whole
+
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""What weights can be in."""
 
 RENAMED = {
     "in_channels": "in_chans",
@@ -77,3 +84,63 @@ def check_options(options: Iterable[str], known: type) -> None:
         if name not in names:
             hint = f" Here it is called {RENAMED[name]}." if name in RENAMED else did_you_mean(name, names)
             raise ArgumentError(f"unknown keyword {name!r}: expected some of {', '.join(names)}.{hint}")
+
+
+def check_arch(arch: ArchSpec) -> None:
+    """Checks that a network is described by an `ArchSpec`.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not isinstance(arch, ArchSpec):
+        raise ArgumentError(f"arch={quoted(arch)}: expected an ArchSpec, as ArchSpec.from_blocks gives")
+
+
+def check_whole_option(name: str, value: int, *, least: int) -> None:
+    """Checks a whole number that a model is built with.
+
+    Raises:
+        ArgumentError: If it is of another type, below `least` or above `MAX_WHOLE`.
+    """
+    if not is_whole(value) or value < least:
+        raise ArgumentError(f"{name}={quoted(value)}: expected a whole number of at least {least}, up to {MAX_WHOLE}")
+
+
+def check_global_pool(value: str) -> None:
+    """Checks the name of a pooling.
+
+    Raises:
+        ArgumentError: If it is none of `GLOBAL_POOLS`.
+    """
+    if not isinstance(value, str) or value not in GLOBAL_POOLS:
+        raise ArgumentError(f"global_pool={quoted(value)}: expected one of {', '.join(map(repr, GLOBAL_POOLS))}")
+
+
+def check_path(name: str, value: str | os.PathLike[str] | None) -> None:
+    """Checks the type of a path, or of None.
+
+    Raises:
+        ArgumentError: If it is another.
+    """
+    if not isinstance(value, str | os.PathLike | None):
+        raise ArgumentError(f"{name}={quoted(value)}: expected a path")
+
+
+def check_place(device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    """Checks that weights can be made on a device and in a dtype.
+
+    Raises:
+        ArgumentError: If one is of another type, the device does not exist here, or the dtype is none of `DTYPES`.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
+        raise ArgumentError(f"dtype={quoted(dtype)}: expected {', '.join(map(str, DTYPES))}")
+    if device is None:
+        return
+    if not isinstance(device, torch.device | str):
+        raise ArgumentError(f"device={quoted(device)}: expected a torch.device or its name, such as 'cpu' or 'cuda:0'")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, ImportError and others
+        raise ArgumentError(
+            f"device={quoted(device)}: {first_line(error)}: expected a device of this machine"
+        ) from None

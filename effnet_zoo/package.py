@@ -15,9 +15,9 @@ from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.loading import LoadReport, load_state
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.options import ModelOptions
-from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.provenance import InMemory, Origin, known_of
 from effnet_zoo.spec import ArchSpec
-from effnet_zoo.statefile import State
+from effnet_zoo.statefile import State, fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,8 @@ class Package:
         state: Tensors under this package's keys.
         images: How images are prepared; None if nobody said.
         labels: Class names in the order of the logits; None if nobody said.
-        record: Fields of timm's pretrained config: licence, description, origin_url, tag.
+        record: What is claimed of the weights: the fields of timm's pretrained config that
+            `effnet_zoo.provenance.CLAIMS` names.
         dropped: Tensors of the source left out on purpose, each with the reason.
         seen: What the file shows, in words.
         assumed: What it does not show, in words.
@@ -112,6 +113,8 @@ class Package:
         built = self._build("meta")
         built.load_report = load_state(built, self.state, LoadReport(source=self.source), new_head=False)
         built.pretrained_cfg = built.default_cfg = self.pretrained_cfg()
+        weights = InMemory(fingerprint=fingerprint(built.state_dict())) if self.record else None
+        built.origin = Origin.of(built.pretrained_cfg, weights)
         return built.eval()
 
     def _build(self, device: str) -> EfficientNet:
@@ -156,14 +159,13 @@ class Package:
 
 
 def of_model(model: EfficientNet) -> Package:
-    """A model as it is now.
+    """A model as it is now, with what is known of its weights as they are.
 
     Raises:
         ArgumentError: If it is not a classifier of this package's.
     """
     if not isinstance(model, EfficientNet):
         raise ArgumentError(f"{type(model).__name__}: expected an EfficientNet of this package")
-    cfg = model.pretrained_cfg
     options = ModelOptions(
         num_classes=model.num_classes, in_chans=model.in_chans, global_pool=model.global_pool.pool_type
     )
@@ -173,20 +175,14 @@ def of_model(model: EfficientNet) -> Package:
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ArgumentError("the model is on the meta device: it has no weights to save")
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-    labels = cfg.get("label_names")
-    # With another head they are other weights, with a training and perhaps a licence of their own.
-    same = cfg.get("num_classes", model.num_classes) == model.num_classes
+    known = known_of(model)
     return Package(
         source="the given model",
         variant=variant.name if variant else config.CUSTOM,
         arch=model.arch,
         options=options,
         state=state,
-        images=preprocessing_of(cfg) if "mean" in cfg else None,
-        labels=tuple(labels) if labels and len(labels) == model.num_classes else None,
-        record={key: cfg[key] for key in RECORD if cfg.get(key) and (same or key == "origin_url")},
+        images=known.images,
+        labels=known.labels,
+        record=known.claims,
     )
-
-
-RECORD = ("tag", "license", "origin_url", "description", "paper_ids", "notes")
-"""What of timm's record is true of the weights wherever they are."""

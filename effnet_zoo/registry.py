@@ -1,28 +1,38 @@
 """Families x ledger -> entry points for timm, torch.hub and `create_model`. Importing it registers with timm."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, TypeAlias, Unpack, cast, get_type_hints
 
 import torch
-from timm.models import PretrainedCfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
+from timm.models import (
+    PretrainedCfg,
+    filter_pretrained_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
 from torch import Tensor
 
-from effnet_zoo import catalog, config, hub, statefile
+from effnet_zoo import catalog, config, hub, provenance, statefile
 from effnet_zoo.catalog import Model
 from effnet_zoo.convert import LAYOUTS
 from effnet_zoo.convert.identify import Identity, identify
-from effnet_zoo.errors import ArgumentError, UnknownNameError
+from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quoted
 from effnet_zoo.ledger import Checkpoint
 from effnet_zoo.loading import LoadReport, load_state
 from effnet_zoo.model import EfficientNet, EfficientNetFeatures, build_model
-from effnet_zoo.options import BuildOptions, ModelOptions, check_options
+from effnet_zoo.options import BuildOptions, ModelOptions, check_options, check_path
+from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.provenance import InFile, InMemory, Origin
 from effnet_zoo.spec import ArchSpec
-from effnet_zoo.statefile import StateFile
+from effnet_zoo.statefile import StateFile, fingerprint
 
 AnyModel = EfficientNet | EfficientNetFeatures
+GivenCfg: TypeAlias = str | dict[str, Any] | PretrainedCfg | None
+"""What timm calls ``pretrained_cfg``: a tag, or a record."""
 
 
 def timm_config(checkpoint: Checkpoint) -> PretrainedCfg:
@@ -88,11 +98,11 @@ def create_model(
         ArgumentError: If an option does not exist or its value cannot be used.
         WeightsError: If the weights cannot be had or do not fit.
     """
+    catalog.check_name(name)
     if ":" in name:
         return _from_saved(name, pretrained=pretrained, cache_dir=cache_dir, options=options)
     model, checkpoint = catalog.find(name)
-    cfg = resolve_pretrained_cfg(model.name, pretrained_cfg=checkpoint.tag).to_dict()
-    return _create(_order(model, cfg, options), pretrained=pretrained, cache_dir=cache_dir)
+    return _create(_order(model, checkpoint.tag, None, options), pretrained=pretrained, cache_dir=cache_dir)
 
 
 def _from_saved(name: str, *, pretrained: bool, cache_dir: str | Path | None, options: ModelOptions) -> AnyModel:
@@ -128,6 +138,7 @@ def create_pretrained_classifier(
     **options: Unpack[BuildOptions],
 ) -> EfficientNet:
     """What `EfficientNet.from_pretrained` does."""
+    catalog.check_name(name)
     tag_in_name = ":" not in name and "." in name
     chosen = {"weights_path": weights_path, "advprop": advprop, "tag": tag, "a tag in the name": tag_in_name}
     if len(given := [key for key, value in chosen.items() if value]) > 1:
@@ -136,9 +147,7 @@ def create_pretrained_classifier(
         tag = "ap_in1k" if advprop else tag
         return create_classifier(f"{name}.{tag}" if tag else name, pretrained=True, **options)
     model = catalog.find_variant(name)
-    overlay = {"file": str(weights_path), "tag": None, "hf_hub_id": None, "hf_hub_filename": None, "url": None}
-    cfg = resolve_pretrained_cfg(model.name, pretrained_cfg_overlay=overlay).to_dict()
-    order = _order(model, cfg, _classifier_options(options))
+    order = _order(model, None, {"file": weights_path}, _classifier_options(options))
     return cast(EfficientNet, _create(order, pretrained=True, cache_dir=None))
 
 
@@ -152,6 +161,7 @@ class _Order:
         cfg: timm's record of the checkpoint.
         defaults: Options as the checkpoint has them.
         asked: Options as the caller wants them.
+        said: What of `cfg` the caller has said.
     """
 
     model: Model | None
@@ -159,6 +169,7 @@ class _Order:
     cfg: dict[str, Any]
     defaults: ModelOptions
     asked: ModelOptions
+    said: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def checkpoint(self) -> Checkpoint | None:
@@ -169,19 +180,71 @@ class _Order:
         return entry if same else None
 
 
-def _order(model: Model, cfg: dict[str, Any], asked: ModelOptions) -> _Order:
-    defaults = ModelOptions(num_classes=cfg["num_classes"], in_chans=cfg["input_size"][0])
-    return _Order(model=model, arch=model.spec, cfg=cfg, defaults=defaults, asked=asked)
+def _order(model: Model, given: GivenCfg, overlay: Mapping[str, Any] | None, asked: ModelOptions) -> _Order:
+    cfg, said = _record(model.name, given, overlay)
+    return _Order(model=model, arch=model.spec, cfg=cfg, defaults=_defaults(cfg), asked=asked, said=said)
+
+
+def _defaults(cfg: Mapping[str, Any]) -> ModelOptions:
+    return ModelOptions(num_classes=cfg.get("num_classes", 1000), in_chans=cfg.get("input_size", (3,))[0])
+
+
+def _record(name: str, given: GivenCfg, overlay: Mapping[str, Any] | None) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Returns timm's record of the checkpoint that is asked for, and what of it the caller has said.
+
+    Claims about weights come with the weights: where the overlay names others, those of the record below it go.
+
+    Args:
+        name: The model's.
+        given: A tag, or a record, as timm reads one from a saved config; None for the default checkpoint's.
+        overlay: What replaces parts of it.
+
+    Raises:
+        ArgumentError: If a field is of another type, or the overlay has one that timm does not know.
+    """
+    if not isinstance(given, str | Mapping | PretrainedCfg | None):
+        raise ArgumentError(f"pretrained_cfg={quoted(given)}: expected a tag, or a dict of timm's fields")
+    if not isinstance(overlay, Mapping | None):
+        raise ArgumentError(f"pretrained_cfg_overlay={quoted(overlay)}: expected a dict of timm's fields")
+    overlay, known = dict(overlay or {}), get_type_hints(PretrainedCfg)
+    said: dict[str, Any] = {}
+    if (unknown := next((key for key in overlay if key not in known), None)) is not None:
+        raise ArgumentError(f"pretrained_cfg_overlay: unknown field {unknown!r}.{did_you_mean(str(unknown), known)}")
+    if given is None or isinstance(given, str):
+        record = resolve_pretrained_cfg(name, given).to_dict()
+    else:
+        said = filter_pretrained_cfg(given.to_dict() if isinstance(given, PretrainedCfg) else given)
+        is_whole = name == config.CUSTOM or said.get("source") in config.SCHEMES
+        default = {} if is_whole else provenance.of_other_weights(resolve_pretrained_cfg(name).to_dict(), {})
+        record = {"architecture": name, **default, **said}
+        if said.get("source") not in config.SCHEMES and (said.get("hf_hub_id") or said.get("url")):
+            # A checkpoint's record with a file beside it: the file is taken, and the record is not of its weights.
+            overlay = {key: said[key] for key in ("file", "state_dict") if said.get(key)} | overlay
+    named = {key for key in provenance.PLACES if overlay.get(key)}
+    if named & {"file", "state_dict"} or any(overlay[key] != record.get(key) for key in named):
+        record, said = provenance.of_other_weights(record, {}), {}
+    cfg = filter_pretrained_cfg({**record, **overlay})
+    config.check_record(cfg, "pretrained_cfg")
+    return cfg, {**said, **overlay}
 
 
 def _create(order: _Order, *, pretrained: bool, cache_dir: str | Path | None) -> AnyModel:
     if not pretrained:
         return _build(order, order.asked.get("device"))
+    check_path("cache_dir", cache_dir)
+    check_path("file", order.cfg.get("file"))
     if given := order.cfg.get("state_dict"):
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"state_dict={quoted(given)}: expected a dict of tensors")
         own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in given.items()}
         return _loaded(order, statefile.unwrap(own, "the given state_dict"), "the given state_dict")
     source = hub.of_checkpoint(order.checkpoint) if order.checkpoint else hub.of_config(order.cfg)
-    return hub.load(source, lambda path: _loaded(order, statefile.read(path), str(path)), cache_dir)
+
+    def loaded(path: Path) -> AnyModel:
+        stamp = provenance.stamp_of(path)  # before it is read: what is written meanwhile is another file
+        return _loaded(order, statefile.read(path), str(path), stamp)
+
+    return hub.load(source, loaded, cache_dir)
 
 
 def _build(order: _Order, device: torch.device | str | None) -> AnyModel:
@@ -190,10 +253,11 @@ def _build(order: _Order, device: torch.device | str | None) -> AnyModel:
     options["device"] = device
     built = build_model(order.arch, **options)
     built.pretrained_cfg = built.default_cfg = order.cfg
+    built.origin = Origin.of(order.cfg)
     return built
 
 
-def _loaded(order: _Order, file: StateFile, source: str) -> AnyModel:
+def _loaded(order: _Order, file: StateFile, source: str, stamp: tuple[int, ...] | None = None) -> AnyModel:
     """The model with a file's tensors, built on the meta device: nothing is drawn that is replaced at once."""
     identity = None
     layout = LAYOUTS["effnet_zoo"]
@@ -209,6 +273,13 @@ def _loaded(order: _Order, file: StateFile, source: str) -> AnyModel:
     report = LoadReport(source=source, layout=layout.name, dropped=file.dropped, notes=notes)
     new_head = "num_classes" in order.asked
     built.load_report = load_state(built, state, report, new_head=new_head, device=order.asked.get("device"))
+    built.origin = dataclasses.replace(
+        built.origin,
+        weights=InFile(path=Path(source).absolute(), stamp=stamp, layout=layout.name, arch=order.arch)
+        if stamp
+        else InMemory(fingerprint=fingerprint(built.state_dict())),
+        assumed=preprocessing_of(order.cfg) if identity and _assumes_images(identity, order) else None,
+    )
     return built
 
 
@@ -216,9 +287,15 @@ def _assumed(identity: Identity, order: _Order) -> tuple[str, ...]:
     """What a file of the user's own does not show, and how its images will be prepared all the same."""
     layout = identity.layout
     convention = f"assumed from the layout: {layout.convention}"
-    if layout.preprocessing(identity.name) or not order.model:
+    if not _assumes_images(identity, order):
         return (convention,)
+    assert order.model is not None
     return (convention, f"images as for {order.model.default.name}, assumed: pretrained_cfg_overlay can say otherwise")
+
+
+def _assumes_images(identity: Identity, order: _Order) -> bool:
+    """Returns whether neither the layout nor the caller says how images are prepared."""
+    return identity.layout.preprocessing(identity.name) is None and "mean" not in order.said
 
 
 def _as_identified(order: _Order, identity: Identity) -> _Order:
@@ -230,15 +307,16 @@ def _as_identified(order: _Order, identity: Identity) -> _Order:
     defaults["global_pool"] = identity.global_pool
     cfg = {**order.cfg, "num_classes": identity.num_classes}
     if how := identity.layout.preprocessing(identity.name):
-        cfg |= config.images(how, identity.in_chans)
         cfg.pop("test_input_size", None)
+        cfg |= config.images(how, identity.in_chans)
+        cfg |= {key: order.said[key] for key in config.IMAGE_FIELDS if key in order.said}
     return dataclasses.replace(order, arch=dataclasses.replace(order.arch, **numerics), defaults=defaults, cfg=cfg)
 
 
 def _register(model: Model) -> None:
     def create(
         pretrained: bool = False,
-        pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+        pretrained_cfg: GivenCfg = None,
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         cache_dir: str | Path | None = None,
         pretrained_model_args: dict[str, Any] | None = None,
@@ -246,10 +324,8 @@ def _register(model: Model) -> None:
     ) -> AnyModel:
         if isinstance(pretrained_cfg, str):
             catalog.find_tag(model, pretrained_cfg)
-        elif isinstance(pretrained_cfg, PretrainedCfg):
-            pretrained_cfg = pretrained_cfg.to_dict()
-        cfg = resolve_pretrained_cfg(model.name, pretrained_cfg, pretrained_cfg_overlay).to_dict()
-        built = _create(_order(model, cfg, options), pretrained=bool(pretrained), cache_dir=cache_dir)
+        order = _order(model, pretrained_cfg, pretrained_cfg_overlay, options)
+        built = _create(order, pretrained=bool(pretrained), cache_dir=cache_dir)
         built.pretrained_model_args = pretrained_model_args or {}
         return built
 
@@ -295,9 +371,9 @@ def effnet_zoo_custom(
     """A network that is none of the variants, as a saved ``config.json`` describes it in `arch`."""
     if arch is None:
         raise ArgumentError(f"{config.CUSTOM} needs arch, the fields of an ArchSpec: expected a saved config.json")
-    cfg = {**(pretrained_cfg or {}), **(pretrained_cfg_overlay or {})}
-    defaults = ModelOptions(num_classes=cfg.get("num_classes", 1000), in_chans=(cfg.get("input_size") or (3,))[0])
-    order = _Order(model=None, arch=ArchSpec.from_dict(arch), cfg=cfg, defaults=defaults, asked=options)
+    spec = config.custom_arch(arch)
+    cfg, said = _record(config.CUSTOM, pretrained_cfg or {}, pretrained_cfg_overlay)
+    order = _Order(model=None, arch=spec, cfg=cfg, defaults=_defaults(cfg), asked=options, said=said)
     built = _create(order, pretrained=bool(pretrained), cache_dir=cache_dir)
     built.pretrained_model_args = pretrained_model_args or {}
     return built

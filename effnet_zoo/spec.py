@@ -19,6 +19,7 @@ from effnet_zoo.stages import (
     decode_rows,
     decode_stages,
     is_number,
+    is_whole,
 )
 
 BlockKind = Literal["mbconv", "separable", "fused", "conv"]
@@ -277,7 +278,7 @@ class ArchSpec:
         Raises:
             SpecError: If output_stride is another number.
         """
-        if output_stride is not None and output_stride not in OUTPUT_STRIDES:
+        if output_stride is not None and not (is_whole(output_stride) and output_stride in OUTPUT_STRIDES):
             raise SpecError(f"output_stride={quoted(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
         total = sum(stage.repeats for stage in self.stages)
         index, reached, dilation, filters = 0, 2, 1, self.stem_filters

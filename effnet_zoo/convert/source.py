@@ -22,8 +22,8 @@ from effnet_zoo.convert.proof import TRANSFORMERS_ACTIVATIONS, transformers_conf
 from effnet_zoo.errors import MissingFileError, UnknownNameError, WeightsError
 from effnet_zoo.ledger import Checkpoint, Preprocessing
 from effnet_zoo.options import ModelOptions
-from effnet_zoo.package import RECORD, Package
-from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.package import Package
+from effnet_zoo.provenance import claims_of
 from effnet_zoo.statefile import StateFile
 
 NAMES = (hub.FILENAME, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
@@ -98,7 +98,6 @@ def _read_checkpoint(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Pa
     model = catalog.find_variant(checkpoint.variant)
     layout = LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else "effnet_zoo"]
     file = hub.load(hub.of_checkpoint(checkpoint), statefile.read, cache_dir)
-    record = timm_config(checkpoint).to_dict()
     return Package(
         source=checkpoint.name,
         layout=layout.name,
@@ -108,7 +107,7 @@ def _read_checkpoint(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Pa
         state=layout.table.to_ours(file.state, model.spec),
         images=checkpoint.preprocessing,
         labels=None,
-        record={key: record[key] for key in RECORD if record.get(key)},
+        record=claims_of(timm_config(checkpoint).to_dict()),
         seen=(f"the ledger's entry {checkpoint.name}",),
     )
 
@@ -241,9 +240,9 @@ def _as_configured(file: StateFile, source: str, saved: Config) -> Package:
         arch=saved.arch,
         options=saved.options,
         state=LAYOUTS["effnet_zoo"].table.to_ours(file.state, saved.arch),
-        images=preprocessing_of(cfg) if "mean" in cfg else None,
+        images=saved.images,
         labels=tuple(labels) if isinstance(labels, list) and len(labels) == num_classes else None,
-        record={key: cfg[key] for key in RECORD if cfg.get(key)},
+        record=claims_of(cfg),
         dropped=file.dropped,
         seen=(
             f"config.json: {cfg['architecture']}, {saved.arch.padding} padding, eps {saved.arch.bn_eps:g}",

@@ -12,9 +12,9 @@ from effnet_zoo.errors import WeightsError
 from effnet_zoo.graphs.interface import Interface
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.model import EfficientNet
-from effnet_zoo.package import RECORD
 from effnet_zoo.predict import class_names
 from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.provenance import known_of
 from effnet_zoo.statefile import fingerprint
 
 KEY = "effnet_zoo"
@@ -54,20 +54,20 @@ class Record:
     @classmethod
     def of(cls, model: EfficientNet, interface: Interface) -> "Record":
         """What is known of a model."""
-        cfg = model.pretrained_cfg
-        names = class_names(model.num_classes, cfg.get("label_names")) if model.num_classes else []
+        known = known_of(model)
+        names = class_names(model.num_classes, known.labels) if model.num_classes else []
         numbered = bool(names) and names[0] == "class 0"
         variant = config.variant_of(model.arch)
         architecture = variant.name if variant else config.CUSTOM
         return cls(
-            model=f"{architecture}.{cfg['tag']}" if cfg.get("tag") else architecture,
+            model=".".join(filter(None, (architecture, known.claims.get("tag")))),
             weights=fingerprint(model.state_dict()),
             interface=interface,
             images=images_of(model, interface),
             output=interface.output_name(model),
             outputs=model.num_classes or model.head_hidden_size,
             labels=() if numbered else tuple(names),
-            provenance={key: cfg[key] for key in RECORD if cfg.get(key)},
+            provenance=known.claims,
         )
 
     def to_json(self) -> str:
