@@ -403,7 +403,7 @@ def test_a_file_of_somebody_elses_is_refused(tmp_path: Path) -> None:
         Exported(path)
     with pytest.raises(InputError, match="there is no such file"):
         Exported(tmp_path / "missing.onnx")
-    with pytest.raises(WeightsError, match="its record of effnet-zoo cannot be read"):
+    with pytest.raises(WeightsError, match="it: its record of effnet-zoo: model: expected str, found int"):
         Record.from_json('{"model": 1}', "it")
 
 

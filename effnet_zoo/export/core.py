@@ -1,9 +1,16 @@
-"""A model into a file for another runtime, which is run and compared with the model before it takes its place."""
+"""A model into a file for another runtime, which is run and compared with the model before it takes its place.
+
+What is published is what was proven. A file is saved without its proof, run, and compared with the model. It is saved
+again with the proof, run again, and must give the same outputs to the bit. That second file is the one that is moved
+into place: nothing is saved after it was run.
+"""
 
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +19,7 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor
 
-from effnet_zoo.atomic_io import scratch_beside
+from effnet_zoo.atomic_io import check_destination, exclusive, file_errors, scratch_beside
 from effnet_zoo.engines.core import TOLERANCE as ROUNDING
 from effnet_zoo.errors import (
     ArgumentError,
@@ -23,12 +30,14 @@ from effnet_zoo.errors import (
     UnknownNameError,
     did_you_mean,
     first_line,
+    quoted,
 )
 from effnet_zoo.export.formats import FORMATS, Format
 from effnet_zoo.export.record import Record
-from effnet_zoo.graphs.interface import Deployed, Interface, Pixels, Size, own_size
+from effnet_zoo.graphs.interface import DTYPES, Deployed, Interface, Pixels, Size, own_size
 from effnet_zoo.graphs.runtimes import Run
 from effnet_zoo.images import Reader, read_whole
+from effnet_zoo.ledger import LARGEST_SIDE
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.photos import find_photos
 from effnet_zoo.preprocess import eval_transform, open_image
@@ -69,13 +78,13 @@ def export(
     dtype: str = "float32",
     force: bool = False,
 ) -> Export:
-    """Write a model for another runtime, run the file, and compare. Batch norm is folded; the batch stays free.
+    """Writes a model for another runtime, runs the file, and compares. Batch norm is folded; the batch stays free.
 
     Args:
         model: A classifier, or one with num_classes=0 for its features; it stays as it is.
         path: The file, with the format's suffix.
         format: A key of `FORMATS`.
-        size: Side, or height and width, that the file is for; by default the checkpoint's.
+        size: Side, or height and width, that the file is for, 32 to 8192 pixels; by default the checkpoint's.
         dynamic: Whether it is right at any height and width instead.
         pixels: ``nhwc`` or ``nchw`` for a file that takes uint8 images and normalises them itself.
         resize: Whether it resizes and crops them too.
@@ -85,29 +94,53 @@ def export(
 
     Raises:
         UnknownNameError: If there is no such format.
-        ArgumentError: If options do not fit together, the format or the model.
-        InputError: If the path is taken, or has another suffix.
+        ArgumentError: If a value is of another type, or options do not fit together, the format or the model.
+        InputError: If the path is taken, has another suffix, or cannot be written to.
         MissingExtraError: If a package is missing.
+        WeightsError: If the model's ``pretrained_cfg`` has values that a record cannot hold.
         EngineError: If the file cannot be made, or computes something else than the model. Nothing is left then.
     """
-    if format not in FORMATS:
-        raise UnknownNameError(
-            f"unknown format {format!r}: expected {', '.join(FORMATS)}.{did_you_mean(format, FORMATS)}"
-        )
+    target = FORMATS[chosen(format, FORMATS, "format")]
     if not isinstance(model, EfficientNet):
         raise ArgumentError(f"export: expected a classifier of this package, found {type(model).__name__}")
+    check_flags(dynamic=dynamic, resize=resize, softmax=softmax, force=force)
     interface = interface_of(model, size, dynamic=dynamic, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
-    target = FORMATS[format]
     place = checked_path(path, target, force=force)
     target.check(interface)
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ArgumentError("export: the model is on the meta device: expected one with weights, load them first")
-    record = Record.of(model, interface)
-    training = model.training
-    try:
-        return written(target, model.eval(), record, place)
-    finally:
-        model.train(training)
+    resting = in_eval(model)
+    return written(target, resting, Record.of(resting, interface), place, force=force)
+
+
+def in_eval(model: EfficientNet) -> EfficientNet:
+    """Returns a copy of a model in eval mode, with the same tensors in memory: the model itself may be in use."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
+
+
+def chosen(name: str, known: Iterable[str], what: str) -> str:
+    """Checks that a name is one of those known.
+
+    Raises:
+        UnknownNameError: If it is not.
+    """
+    names = list(known)
+    if name not in names:
+        hint = did_you_mean(name, names) if isinstance(name, str) else ""
+        raise UnknownNameError(f"unknown {what} {quoted(name)}: expected {', '.join(names)}.{hint}")
+    return name
+
+
+def check_flags(**flags: bool) -> None:
+    """Checks that arguments are True or False.
+
+    Raises:
+        ArgumentError: If one is not.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ArgumentError(f"{name}={quoted(value)}: expected True or False")
 
 
 def interface_of(
@@ -120,109 +153,196 @@ def interface_of(
     softmax: bool,
     dtype: str = "float32",
 ) -> Interface:
-    """What goes in and comes out, as `export` is asked for it.
+    """Returns what goes in and comes out, as `export` is asked for it.
 
     Raises:
-        ArgumentError: If options do not fit together or the model.
+        ArgumentError: If a value is of another type, or options do not fit together or the model.
     """
     if size is not None and dynamic:
         raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
     if pixels is not None and pixels not in get_args(Pixels):
-        raise ArgumentError(f"pixels={pixels!r}: expected {' or '.join(get_args(Pixels))}")
+        raise ArgumentError(f"pixels={quoted(pixels)}: expected {' or '.join(get_args(Pixels))}")
+    if dtype not in list(DTYPES):  # a list, because what is asked for may be no key at all
+        raise ArgumentError(f"dtype={quoted(dtype)}: expected {', '.join(DTYPES)}")
     if softmax and not model.num_classes:
         raise ArgumentError("softmax: this model gives features: expected a classifier")
     if not model.num_classes and not model.global_pool.pool_type:
         raise ArgumentError("export: this model pools nothing: expected logits or pooled features")
-    sides = None
-    if not dynamic:
-        sides = own_size(model) if size is None else (size, size) if isinstance(size, int) else tuple(size)
-        if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
-            raise ArgumentError(f"size={size!r}: expected a side, or height and width, in pixels")
-    return Interface(
-        size=cast("Size | None", sides),
-        pixels=cast("Pixels | None", pixels),
-        resize=resize,
-        softmax=softmax,
-        dtype=dtype,
-    )
+    sides = None if dynamic else own_size(model) if size is None else _sides(size)
+    return Interface(size=sides, pixels=cast("Pixels | None", pixels), resize=resize, softmax=softmax, dtype=dtype)
+
+
+def _sides(size: Any) -> Size:
+    sides = size if isinstance(size, tuple | list) else (size, size)
+    if len(sides) != 2 or not all(type(side) is int and side <= LARGEST_SIDE for side in sides):
+        raise ArgumentError(
+            f"size={quoted(size)}: expected a side, or height and width, in pixels, of at most {LARGEST_SIDE}"
+        )
+    return sides[0], sides[1]
 
 
 def checked_path(path: str | Path, target: Format, *, force: bool) -> Path:
-    """A path that a file of a format can be written to.
+    """Checks that a file of a format can be written at a path.
 
     Raises:
-        InputError: If it is taken, or has another suffix, or its folder is a file.
+        ArgumentError: If it is no path.
+        InputError: If it is taken, has another suffix, or cannot be written to.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(f"path={quoted(path)}: expected a path")
     place = Path(path)
     if place.suffix != target.suffix:
         raise InputError(f"{place}: expected a name that ends in {target.suffix}, for format {target.name}")
+    if target.companions and place.is_symlink():
+        raise InputError(
+            f"{place}: a symbolic link, and {target.name} writes files that lie side by side: name the file itself"
+        )
     for suffix in (target.suffix, *target.companions):
-        if (taken := place.with_suffix(suffix)).is_dir() or (taken.exists() and not force):
+        taken = place.with_suffix(suffix)
+        check_destination(taken)
+        if taken.is_dir() or (taken.exists() and not force):
             raise InputError(f"{taken}: there is something already: name another, or replace a file with --force")
-    for folder in place.absolute().parents:
-        if folder.exists():
-            if not folder.is_dir():
-                raise InputError(f"{place}: {folder} is a file: expected a folder")
-            break
     return place
 
 
-def written(target: Format, model: EfficientNet, record: Record, path: Path) -> Export:
-    """A model's file: built, written beside its place, run, compared, and moved there with what was found."""
+@contextmanager
+def destination(path: Path, target: Format, *, force: bool) -> Iterator[Path]:
+    """Holds a path for this process alone, and yields an empty folder beside it.
+
+    Raises:
+        InputError: If another process writes it, has written it meanwhile, or the system refuses.
+    """
+    with exclusive(path), scratch_beside(path) as scratch, file_errors(path):
+        checked_path(path, target, force=force)
+        yield scratch
+
+
+@contextmanager
+def runtime_errors(what: str) -> Iterator[None]:
+    """Turns what a runtime raises into an `EngineError`: its kinds of errors are its own, and nobody can list them."""
+    try:
+        yield
+    except (EffnetZooError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise EngineError(f"{what} failed: {first_line(error)}: nothing was written") from error
+
+
+def written(target: Format, model: EfficientNet, record: Record, path: Path, *, force: bool) -> Export:
+    """Writes a model's file: see above for how it is proven.
+
+    Args:
+        target: Its format.
+        model: In eval mode.
+        record: What the file says of itself, without a proof.
+        path: Where the file shall be.
+        force: Replace the file if it is there.
+
+    Returns:
+        What was written, with the proof in its record.
+    """
     device = model.conv_stem.weight.device
-    with scratch_beside(path) as beside:
-        draft = beside / path.name
-        try:
-            built = target.build(model, record)
-            target.save(built, record, draft)
-            run = target.run(draft, device)
-            proof = prove(model, record, run, target)
-        except (EffnetZooError, OSError):
-            raise
-        except Exception as error:  # of the runtime's own kinds, which nobody can list
-            raise EngineError(f"export to {target.name} failed: {first_line(error)}: nothing was written") from error
+    with destination(path, target, force=force) as scratch, runtime_errors(f"export to {target.name}"):
+        draft, final, work = (scratch / name for name in (f"draft{target.suffix}", f"final{target.suffix}", "work"))
+        work.mkdir()
+        built = target.build(model, record, work)
+        target.save(built, record, draft)
+        images = list(_drawn(model, record.interface))
+        run = target.run(draft, device)
+        outputs = _outputs(run, images, target, device)
+        proof = prove(model, record, run, target, images, outputs)
         del run  # a runtime may have the file mapped
         record = dataclasses.replace(record, proof=proof)
-        target.save(built, record, draft)
-        moved = moved_into_place(draft, path, target)
+        target.save(built, record, final)
+        again = _outputs(target.run(final, device), images, target, device)
+        # On a GPU, PyTorch may be set to choose algorithms by their time, so that two runs round differently.
+        check_same(again, outputs, target.name, TOLERANCE[record.interface.dtype] if device.type != "cpu" else 0.0)
+        moved = moved_into_place(final, path, target)
     return Export(path=path, format=target.name, bytes=moved, record=record)
 
 
+def check_same(outputs: Sequence[Tensor], proven: Sequence[Tensor], what: str, tolerance: float = 0.0) -> None:
+    """Checks that the file that is to be published gives the outputs of the file that was proven.
+
+    Raises:
+        EngineError: If it does not.
+    """
+    for ours, theirs in zip(outputs, proven, strict=True):
+        if ours.shape != theirs.shape or not relative_error(ours, theirs) <= tolerance:
+            raise EngineError(
+                f"{what}: the file with its proof computes something else than the file that was proven: nothing was "
+                "written"
+            )
+
+
 def moved_into_place(draft: Path, path: Path, target: Format) -> int:
-    """Put a file, and those that belong to it, where they shall be; how many bytes they have."""
+    """Moves a file, and those that belong to it, to where they shall be, and returns how many bytes they have."""
     files = [draft.with_suffix(suffix) for suffix in (*target.companions, target.suffix)]
-    total = sum(file.stat().st_size for file in files)
+    total = 0
+    for file in files:
+        with file.open("rb") as content:
+            os.fsync(content.fileno())  # else a crash of the machine could leave an empty file of the right name
+            total += os.fstat(content.fileno()).st_size
+    if target.companions:
+        path.unlink(missing_ok=True)  # an old graph must not be found beside new weights
     for file in files:  # the one that people open comes last
-        file.replace(path.with_suffix(file.suffix))
+        file.replace(os.path.realpath(path.with_suffix(file.suffix)))
     return total
 
 
-def prove(model: EfficientNet, record: Record, run: Run, target: Format) -> dict[str, Any]:
-    """Compare what a file computes with the model, on drawn images of every size that matters and on real photos.
+def _outputs(run: Run, images: Sequence[Tensor], target: Format, device: torch.device) -> list[Tensor]:
+    """Returns what a file computes of batches, on the processor; it is given them where it wants them."""
+    with torch.inference_mode():
+        return [run(batch.to(device) if target.follows_device else batch).cpu().clone() for batch in images]
+
+
+def prove(
+    model: EfficientNet,
+    record: Record,
+    run: Run,
+    target: Format,
+    images: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+) -> dict[str, Any]:
+    """Compares what a file computes with the model, on drawn images of every size that matters and on real photos.
+
+    Args:
+        model: In eval mode.
+        record: What the file says of itself.
+        run: What computes the file's outputs.
+        target: Its format.
+        images: Batches of drawn images.
+        outputs: The file's, of these.
 
     Returns:
         ``error`` (the largest relative one), ``sizes`` of the drawn images, ``photos``, ``same_label`` of these and
         what ``ran`` the file.
 
     Raises:
-        EngineError: If outputs are further off than `TOLERANCE`, or in float32 a photo gets another label.
+        EngineError: If outputs are further off than `TOLERANCE`, in float32 a photo gets another label, or the model's
+            own outputs are not finite.
     """
     interface = record.interface
     device = model.conv_stem.weight.device
     plain = model if model.conv_stem.weight.dtype == torch.float32 else copy.deepcopy(model).float()
     reference = Deployed(plain, interface.computing_in("float32"), record.images).to(device).eval()
 
-    def error_of(images: Tensor) -> tuple[float, bool]:
+    def error_of(batch: Tensor, theirs: Tensor) -> tuple[float, bool]:
         with torch.inference_mode():
-            ours = reference(images).cpu()
-            theirs = run(images if target.follows_device else images.cpu()).cpu()
+            ours = reference(batch.to(device)).cpu()
+        if not ours.isfinite().all():
+            raise EngineError(
+                "export: the model's own outputs are not finite: expected weights without NaN: see verify"
+            )
         if ours.shape != theirs.shape:
             raise EngineError(f"{target.name}: outputs of shape {tuple(theirs.shape)}: expected {tuple(ours.shape)}")
         return relative_error(theirs, ours), bool((theirs.argmax(1) == ours.argmax(1)).all())
 
-    sizes = list(_sizes(model, interface))
-    errors = [error_of(_drawn(model, interface, size, count).to(device))[0] for size in sizes for count in (1, 3)]
-    photos = {name: error_of(image[None].to(device)) for name, image in _photos(model, record)}
+    errors = [error_of(batch, theirs)[0] for batch, theirs in zip(images, outputs, strict=True)]
+    photos = {
+        name: error_of(image[None], *_outputs(run, [image[None]], target, device))
+        for name, image in _photos(model, record)
+    }
     error = max([*errors, *(error for error, _ in photos.values())])
     if not error <= TOLERANCE[interface.dtype]:
         raise EngineError(
@@ -236,16 +356,21 @@ def prove(model: EfficientNet, record: Record, run: Run, target: Format) -> dict
         )
     return {
         "error": error,
-        "sizes": [list(size) for size in sizes],
+        "sizes": [list(size) for size in _sizes(model, interface)],
         "photos": len(photos),
         "same_label": len(photos) - len(others) if model.num_classes else None,
-        "ran": [f"{package} {metadata.version(package)}" for package in target.packages]
-        or [f"torch {torch.__version__}"],
+        "ran": [_version(package) for package in target.packages] or [f"torch {torch.__version__}"],
     }
 
 
+def _version(module: str) -> str:
+    """Returns the distribution that a module is of, and its version: onnxruntime-gpu has onnxruntime's module."""
+    name = metadata.packages_distributions().get(module, [module])[0]
+    return f"{name} {metadata.version(name)}"
+
+
 def _sizes(model: EfficientNet, interface: Interface) -> Iterator[Size]:
-    """Height and width of images that show a wrong padding, or a wrong crop: odd, even, and neither square."""
+    """Yields height and width of images that show a wrong padding, or a wrong crop: odd, even, and neither square."""
     height, width = interface.size or own_size(model)
     if interface.resize:
         yield 2 * height + 1, width + 34
@@ -256,16 +381,20 @@ def _sizes(model: EfficientNet, interface: Interface) -> Iterator[Size]:
         yield from ((height, width), (65, 98), (MIN_SIZE + 2, MIN_SIZE + 1))
 
 
-def _drawn(model: EfficientNet, interface: Interface, size: Size, count: int) -> Tensor:
-    shape = (count, *interface.image_shape(model.in_chans, size))
-    draw = torch.Generator().manual_seed(count)
-    if interface.pixels:
-        return torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
-    return torch.randn(shape, generator=draw)
+def _drawn(model: EfficientNet, interface: Interface) -> Iterator[Tensor]:
+    """Yields a batch of one and a batch of three of each size."""
+    for size in _sizes(model, interface):
+        for count in (1, 3):
+            shape = (count, *interface.image_shape(model.in_chans, size))
+            draw = torch.Generator().manual_seed(count)
+            if interface.pixels:
+                yield torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
+            else:
+                yield torch.randn(shape, generator=draw)
 
 
 def _photos(model: EfficientNet, record: Record) -> Iterator[tuple[str, Tensor]]:
-    """The real photos that are installed, as the file takes them; none for other images than theirs."""
+    """Yields the real photos that are installed, as the file takes them; none for other images than theirs."""
     if record.images is None or model.in_chans != 3:
         return
     try:
@@ -278,7 +407,7 @@ def _photos(model: EfficientNet, record: Record) -> Iterator[tuple[str, Tensor]]
 
 
 def image_reader(record: Record) -> Callable[[Path], Tensor]:
-    """What reads an image file to what an exported file takes, without batch.
+    """Returns what reads an image file to what an exported file takes, without batch.
 
     Raises:
         ArgumentError: If nobody knows how images are prepared.

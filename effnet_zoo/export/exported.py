@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from effnet_zoo import config
-from effnet_zoo.atomic_io import sha256
+from effnet_zoo.atomic_io import open_regular, sha256
 from effnet_zoo.errors import EngineError, InputError, WeightsError, first_line
-from effnet_zoo.export.formats import FORMATS, Onnx, OpenVinoIr
+from effnet_zoo.export.formats import FORMATS, Declared, Readable, Shape
+from effnet_zoo.export.record import Record
 from effnet_zoo.images import Reader, read_whole
 from effnet_zoo.preprocess import normalised
 
-READABLE = {one.suffix: one for one in FORMATS.values() if isinstance(one, Onnx | OpenVinoIr)}
+READABLE = {one.suffix: one for one in FORMATS.values() if isinstance(one, Readable)}
 """By suffix, the formats that are data: PyTorch's files are programs, which run whatever they please when loaded."""
 
 
@@ -30,27 +31,31 @@ class Exported:
         head_hidden_size: Features of an image, if it gives these.
         pretrained_cfg: Preprocessing and class names, as a model has them.
         dtype: What it computes in.
-        fingerprint: Of the whole file.
+        fingerprint: SHA-256, in hex, of the file, and of the files that belong to it.
 
     Raises:
-        WeightsError: If it is damaged, has no record, or nobody knows how its images are prepared.
-        InputError: If there is no such file, or of another kind.
+        WeightsError: If it is damaged, has no record or one that is not true of its graph, or nobody knows how its
+            images are prepared.
+        InputError: If there is no such file, or it is of another kind, or no regular file.
         MissingExtraError: If its runtime is not installed.
     """
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise InputError(f"{path}: there is no such file")
         if path.suffix not in READABLE:
             raise InputError(f"{path}: expected {' or '.join(READABLE)}, as export writes them")
         kind = READABLE[path.suffix]
+        files = [path.with_suffix(suffix) for suffix in (kind.suffix, *kind.companions)]
+        for file in files:
+            open_regular(file).close()  # a runtime would wait for a FIFO's writer for ever
         kind.check_installed()
-        self.path, self.record = path, kind.read_record(path)
+        declared = kind.declared(path)
+        self.path, self.record = path, Record.from_json(declared.record, str(path))
         if self.record.images is None:
             raise WeightsError(
                 f"{path}: how its images are to be prepared is not in the file: export it with that known"
             )
-        self.fingerprint = sha256(path)
+        _check_declared(path, self.record, declared)
+        self.fingerprint = "".join(sha256(file) for file in files)
         self.num_classes = 0 if self.record.output == "features" else self.record.outputs
         self.head_hidden_size = self.record.outputs
         self.pretrained_cfg: dict[str, Any] = {
@@ -103,3 +108,25 @@ class Exported:
             return outputs
         # A probability that is rounded to 0 would have no finite logarithm.
         return outputs.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _check_declared(path: Path, record: Record, declared: Declared) -> None:
+    """Checks that a graph takes and gives what its record says, before anything is made of a size in the record.
+
+    Raises:
+        WeightsError: If it does not.
+    """
+    sides: Shape = record.interface.size if not record.interface.any_size and record.interface.size else (None, None)
+    given: Shape = (*sides, 3) if record.interface.pixels == "nhwc" else (3, *sides)
+    for what, said, found in (
+        ("images", given, declared.given[1:]),
+        ("outputs", (record.outputs,), declared.wanted[1:]),
+    ):
+        if said != found:
+            raise WeightsError(
+                f"{path}: its record says {what} of shape {_shown(said)}, its graph {_shown(found)}: export it again"
+            )
+
+
+def _shown(shape: Shape) -> str:
+    return "x".join("any" if side is None else str(side) for side in shape)

@@ -3,10 +3,10 @@
 import copy
 import importlib
 import importlib.util
-import os
-import warnings
+import shutil
 import zipfile
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,16 +14,38 @@ import numpy
 import torch
 from torch import Tensor
 
-from effnet_zoo.errors import ArgumentError, EngineError, MissingExtraError, WeightsError, first_line
+from effnet_zoo.errors import ArgumentError, MissingExtraError, WeightsError, first_line
 from effnet_zoo.export.record import KEY, Record
 from effnet_zoo.folding import optimize
-from effnet_zoo.graphs.interface import DTYPES, Deployed, Interface, own_size
+from effnet_zoo.graphs.child import in_child, store, stored
+from effnet_zoo.graphs.interface import DTYPES, Deployed, Interface, Size, own_size
 from effnet_zoo.graphs.runtimes import Run, onnxruntime_run, openvino_core, openvino_model, openvino_run
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.spec import MIN_SIZE
 
 EXAMPLES = 2
 """Images that a model is exported with: with one, exporters take the batch for fixed."""
+
+PLACE = f"{KEY}.place"
+"""An empty file in PyTorch's archives, beside which the record goes: where that is differs between torch's versions."""
+
+Shape = tuple[int | None, ...]
+"""What a graph declares of a tensor, the batch first; None where it takes any size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What a file says before it is run.
+
+    Attributes:
+        record: Its record, as JSON; None if it has none.
+        given: The shape of its images.
+        wanted: The shape of its outputs.
+    """
+
+    record: str | None
+    given: Shape
+    wanted: Shape
 
 
 class Format(ABC):
@@ -50,7 +72,7 @@ class Format(ABC):
     follows_device: ClassVar[bool] = False
 
     def check(self, interface: Interface) -> None:
-        """Whether such a file can be made here.
+        """Checks that such a file can be made here.
 
         Raises:
             MissingExtraError: If a package is missing.
@@ -61,7 +83,7 @@ class Format(ABC):
         self.check_installed()
 
     def check_installed(self) -> None:
-        """Whether its packages are there.
+        """Checks that its packages are there.
 
         Raises:
             MissingExtraError: If one is not.
@@ -73,19 +95,37 @@ class Format(ABC):
                 )
 
     @abstractmethod
-    def build(self, model: EfficientNet, record: Record) -> Any:
-        """The model in the format, in memory."""
+    def build(self, model: EfficientNet, record: Record, folder: Path) -> Any:
+        """Returns the model in the format, without its record, from which files can be saved.
+
+        Args:
+            model: In eval mode; it stays as it is.
+            record: What goes in and comes out.
+            folder: An empty folder, which is there as long as files are saved.
+        """
 
     @abstractmethod
     def save(self, built: Any, record: Record, path: Path) -> None:
-        """Write what was built, with its record, to a path with the format's suffix."""
+        """Writes what was built, with its record, to a path with the format's suffix."""
 
     @abstractmethod
     def run(self, path: Path, device: torch.device) -> Run:
-        """What computes the outputs of a file."""
+        """Returns what computes the outputs of a file."""
 
 
-class Onnx(Format):
+class Readable(Format):
+    """A format that is data: other programs' files of it can be opened without running what is in them."""
+
+    @abstractmethod
+    def declared(self, path: Path) -> Declared:
+        """Returns what a file says of itself.
+
+        Raises:
+            WeightsError: If its runtime cannot read it.
+        """
+
+
+class Onnx(Readable):
     """ONNX, with short operator lists and padding inside each Conv."""
 
     name = "onnx"
@@ -94,7 +134,7 @@ class Onnx(Format):
     packages = ("onnx", "onnxruntime")
     extra = "onnxruntime"
 
-    def build(self, model: EfficientNet, record: Record) -> Any:
+    def build(self, model: EfficientNet, record: Record, folder: Path) -> Any:  # noqa: ARG002
         writer = importlib.import_module("effnet_zoo.graphs.writer")
         proto = writer.onnx_model(model, record.interface, record.images)
         importlib.import_module("onnx").checker.check_model(proto, full_check=True)
@@ -106,12 +146,7 @@ class Onnx(Format):
     def run(self, path: Path, device: torch.device) -> Run:  # noqa: ARG002
         return onnxruntime_run(path, torch.get_num_threads())
 
-    def read_record(self, path: Path) -> Record:
-        """What a file says of itself; its weights are not read twice.
-
-        Raises:
-            WeightsError: If it is damaged, or no file of ours.
-        """
+    def declared(self, path: Path) -> Declared:
         runtime = importlib.import_module("onnxruntime")
         try:
             options = runtime.SessionOptions()
@@ -119,18 +154,23 @@ class Onnx(Format):
             session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's own kinds, which have no base
             raise WeightsError(f"{path}: not an ONNX file that ONNX Runtime reads: {first_line(error)}") from None
-        return Record.from_json(session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+        given, wanted = (
+            tuple(side if isinstance(side, int) else None for side in ends[0].shape)
+            for ends in (session.get_inputs(), session.get_outputs())
+        )
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        return Declared(record=text, given=given, wanted=wanted)
 
 
 def write_onnx(proto: Any, record: Record, path: Path) -> None:
-    """Write a graph with its record, and what other readers look for under names of their own."""
+    """Writes a graph with its record, and what other readers look for under names of their own."""
     helper = importlib.import_module("onnx").helper
     plain = {"license": record.provenance.get("license"), "origin_url": record.provenance.get("origin_url")}
     helper.set_model_props(proto, {KEY: record.to_json(), **{key: value for key, value in plain.items() if value}})
     path.write_bytes(proto.SerializeToString())
 
 
-class OpenVinoIr(Format):
+class OpenVinoIr(Readable):
     """OpenVINO's own format, a graph and its weights in two files."""
 
     name = "openvino"
@@ -147,7 +187,7 @@ class OpenVinoIr(Format):
                 "openvino reads no antialiased resizing from a graph: expected images resized before, or --format onnx"
             )
 
-    def build(self, model: EfficientNet, record: Record) -> Any:
+    def build(self, model: EfficientNet, record: Record, folder: Path) -> Any:  # noqa: ARG002
         writer = importlib.import_module("effnet_zoo.graphs.writer")
         interface = record.interface.computing_in("float32")
         return openvino_model(writer.onnx_model(model, interface, record.images))
@@ -160,36 +200,72 @@ class OpenVinoIr(Format):
     def run(self, path: Path, device: torch.device) -> Run:  # noqa: ARG002
         return openvino_run(path, torch.get_num_threads())
 
-    def read_record(self, path: Path) -> Record:
-        """What a file says of itself.
-
-        Raises:
-            WeightsError: If it is damaged, or no file of ours.
-        """
+    def declared(self, path: Path) -> Declared:
         try:
             graph = openvino_core().read_model(str(path))
         except RuntimeError as error:
             raise WeightsError(f"{path}: not an OpenVINO IR that OpenVINO reads: {first_line(error)}") from None
         text = graph.get_rt_info([KEY]).astype(str) if graph.has_rt_info([KEY]) else None
-        return Record.from_json(text, str(path))
+        given, wanted = (
+            tuple(side.get_length() if side.is_static else None for side in ends[0].partial_shape)
+            for ends in (graph.inputs, graph.outputs)
+        )
+        return Declared(record=text, given=given, wanted=wanted)
 
 
 class _Torch(Format):
-    """What PyTorch itself runs."""
+    """A format that PyTorch writes, in a process of its own: see `effnet_zoo.graphs.child`."""
 
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "bfloat16", "float16")
     follows_device = True
 
-    def deployed(self, model: EfficientNet, record: Record) -> tuple[Deployed, tuple[Tensor]]:
-        """The folded model behind its interface, and images to export it with."""
-        interface = record.interface
-        # Not channels last, of which torch.export warns; convolutions follow the images' layout anyway.
-        faster = optimize(model, DTYPES[interface.dtype]).to(memory_format=torch.contiguous_format)
-        deployed = Deployed(faster, interface, record.images).eval().to(model.conv_stem.weight.device)
-        size = interface.size or own_size(model)
-        shape = (EXAMPLES, *interface.image_shape(model.in_chans, size))
-        dtype = torch.uint8 if interface.pixels else torch.float32
-        return deployed, (torch.zeros(shape, dtype=dtype, device=model.conv_stem.weight.device),)
+    def build(self, model: EfficientNet, record: Record, folder: Path) -> Any:
+        """Returns the path of a file without a record."""
+        interface, program = record.interface, folder / f"program{self.suffix}"
+        store(optimize(model, DTYPES[interface.dtype]), folder)
+        in_child(
+            _write_program,
+            {
+                "format": self.name,
+                "folder": str(folder),
+                "record": record.to_json(),
+                "size": interface.size or own_size(model),
+                "path": str(program),
+            },
+            what=f"export to {self.name}",
+        )
+        return program
+
+    @abstractmethod
+    def write(self, deployed: Deployed, images: tuple[Tensor], interface: Interface, path: Path) -> None:
+        """Writes a model's program: what the child does.
+
+        Args:
+            deployed: The folded model behind its interface.
+            images: Some to export it with.
+            interface: What goes in and comes out.
+            path: The file.
+        """
+
+    def save(self, built: Any, record: Record, path: Path) -> None:
+        shutil.copyfile(built, path)
+        with zipfile.ZipFile(path, "a") as archive:
+            place = next(name for name in archive.namelist() if name.endswith(f"/{PLACE}"))
+            archive.writestr(f"{place.removesuffix(PLACE)}{KEY}", record.to_json())
+
+
+def _write_program(format: str, folder: str, record: str, size: Size, path: str) -> None:  # noqa: A002
+    """Writes a format's program of the model in a folder. It runs in a child, and is given JSON's types."""
+    kind, known = FORMATS[format], Record.from_json(record, format)
+    assert isinstance(kind, _Torch)
+    interface, model = known.interface, stored(Path(folder))
+    device = model.conv_stem.weight.device
+    # Not channels last, of which torch.export warns; convolutions follow the images' layout anyway.
+    deployed = Deployed(model, interface, known.images).eval().to(device)
+    shape = (EXAMPLES, *interface.image_shape(model.in_chans, (size[0], size[1])))
+    images = torch.zeros(shape, dtype=torch.uint8 if interface.pixels else torch.float32, device=device)
+    with torch.no_grad():
+        kind.write(deployed, (images,), interface, Path(path))
 
 
 class TorchExport(_Torch):
@@ -208,11 +284,8 @@ class TorchExport(_Torch):
                 "resized before, or a newer torch"
             )
 
-    def build(self, model: EfficientNet, record: Record) -> Any:
-        return exported_program(*self.deployed(model, record), record.interface)
-
-    def save(self, built: Any, record: Record, path: Path) -> None:
-        torch.export.save(built, path, extra_files={KEY: record.to_json()})
+    def write(self, deployed: Deployed, images: tuple[Tensor], interface: Interface, path: Path) -> None:
+        torch.export.save(exported_program(deployed, images, interface), path, extra_files={PLACE: ""})
 
     def run(self, path: Path, device: torch.device) -> Run:  # noqa: ARG002
         return torch.export.load(path).module()
@@ -233,21 +306,12 @@ class AotInductor(_Torch):
                 "format"
             )
 
-    def build(self, model: EfficientNet, record: Record) -> Any:
-        with torch.no_grad():
-            program = exported_program(*self.deployed(model, record), record.interface)
-        try:
-            return torch._inductor.aoti_compile_and_package(program, inductor_configs={"freezing": True})
-        except Exception as error:  # whatever the compiler stumbles over: no C++ compiler, no header
-            raise EngineError(
-                f"aotinductor: cannot compile here: {first_line(error)}: expected a C++ compiler"
-            ) from error
-
-    def save(self, built: Any, record: Record, path: Path) -> None:
-        path.write_bytes(Path(built).read_bytes())
+    def write(self, deployed: Deployed, images: tuple[Tensor], interface: Interface, path: Path) -> None:
+        program = exported_program(deployed, images, interface)
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
         with zipfile.ZipFile(path, "a") as archive:
             top = archive.namelist()[0].partition("/")[0]
-            archive.writestr(f"{top}/extra/{KEY}", record.to_json())
+            archive.writestr(f"{top}/extra/{PLACE}", "")
 
     def run(self, path: Path, device: torch.device) -> Run:  # noqa: ARG002
         return torch._inductor.aoti_load_package(str(path))
@@ -260,21 +324,11 @@ class TorchScript(_Torch):
     help = "TorchScript, for torch.jit.load and libtorch; PyTorch itself now prefers torch.export"
     suffix = ".ts"
 
-    def build(self, model: EfficientNet, record: Record) -> Any:
-        deployed, _ = self.deployed(model, record)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
-            return torch.jit.freeze(torch.jit.script(deployed))
-
-    def save(self, built: Any, record: Record, path: Path) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
-            torch.jit.save(built, str(path), _extra_files={KEY: record.to_json()})
+    def write(self, deployed: Deployed, images: tuple[Tensor], interface: Interface, path: Path) -> None:  # noqa: ARG002
+        torch.jit.save(torch.jit.freeze(torch.jit.script(deployed)), str(path), _extra_files={PLACE: ""})
 
     def run(self, path: Path, device: torch.device) -> Run:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.* is deprecated")
-            return torch.jit.load(str(path), map_location=device)
+        return torch.jit.load(str(path), map_location=device)
 
 
 class LiteRt(_Torch):
@@ -293,15 +347,17 @@ class LiteRt(_Torch):
         if interface.any_size:
             raise ArgumentError("litert converts for one size: expected images of that size, resized before")
 
-    def build(self, model: EfficientNet, record: Record) -> Any:
-        deployed, (images,) = self.deployed(copy.deepcopy(model).cpu(), record)
-        os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
-        return importlib.import_module("litert_torch").convert(deployed, (images[:1],)).model_content()
+    def build(self, model: EfficientNet, record: Record, folder: Path) -> Any:
+        return super().build(copy.deepcopy(model).cpu(), record, folder)
+
+    def write(self, deployed: Deployed, images: tuple[Tensor], interface: Interface, path: Path) -> None:  # noqa: ARG002
+        (some,) = images
+        path.write_bytes(importlib.import_module("litert_torch").convert(deployed, (some[:1],)).model_content())
 
     def save(self, built: Any, record: Record, path: Path) -> None:
         schema = importlib.import_module("ai_edge_litert.schema_py_generated")
         tools = importlib.import_module("ai_edge_litert.tools.flatbuffer_utils")
-        content = tools.read_model_from_bytearray(bytearray(built))
+        content = tools.read_model_from_bytearray(bytearray(built.read_bytes()))
         text = schema.BufferT()
         text.data = numpy.frombuffer(record.to_json().encode(), numpy.uint8)
         content.buffers.append(text)
@@ -325,15 +381,14 @@ class LiteRt(_Torch):
 
 
 def exported_program(deployed: Deployed, images: tuple[Tensor], interface: Interface) -> Any:
-    """torch.export's program, with any batch, and any height and width if the interface takes them."""
+    """Returns torch.export's program, with any batch, and any height and width if the interface takes them."""
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
     if interface.any_size:
         rows, columns = (1, 2) if interface.pixels == "nhwc" else (2, 3)
         # From 33: torch takes a size of 1 for special, and 32 pixels are one cell in the end.
         smallest = MIN_SIZE + 1
         axes |= {rows: torch.export.Dim("height", min=smallest), columns: torch.export.Dim("width", min=smallest)}
-    with torch.no_grad():
-        return torch.export.export(deployed, images, dynamic_shapes=(axes,))
+    return torch.export.export(deployed, images, dynamic_shapes=(axes,))
 
 
 FORMATS: dict[str, Format] = {

@@ -4,11 +4,13 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 import effnet_zoo
-from effnet_zoo import config
-from effnet_zoo.errors import WeightsError
+from effnet_zoo import config, documents
+from effnet_zoo.errors import ArgumentError, WeightsError, first_line
 from effnet_zoo.graphs.interface import Interface
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.model import EfficientNet
@@ -18,12 +20,18 @@ from effnet_zoo.provenance import known_of
 from effnet_zoo.statefile import fingerprint
 
 KEY = "effnet_zoo"
-"""Under which it stands in the file's metadata, as JSON."""
+"""The record's name in the file's metadata, where it stands as JSON."""
+
+MOST_OUTPUTS = 1_000_000
+"""Outputs at most, because each gets a name in memory. ImageNet-21k has 21,843 classes, and the classifier of a million
+alone would be larger than the 2 GB that an ONNX file can hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What an exported file says of itself.
+    """What an exported file says of itself: the one schema, for writing and for reading.
+
+    Fields that are not listed are ignored when a file is read, because later versions may add some.
 
     Attributes:
         model: The checkpoint's name, or the variant's.
@@ -31,35 +39,51 @@ class Record:
         interface: What goes in and comes out.
         images: How images become the network's input, with its size; None if nobody knows.
         output: ``logits``, ``probabilities`` or ``features``.
-        outputs: How many of them an image gets.
-        labels: Class names in the order of the outputs; empty for features.
+        outputs: How many of them an image gets, 1 to `MOST_OUTPUTS`.
+        labels: A class name for each output, in their order; empty for features, and if classes have no names.
         provenance: What of timm's record is true of the weights: licence, origin, training data.
         proof: How far outputs are from the model's, and on what they were compared; empty before they were.
         quantization: How it was quantized, and what that cost; empty if it was not.
         made_by: This package's version.
+
+    Raises:
+        ArgumentError: If fields do not fit together.
     """
 
     model: str
     weights: str
     interface: Interface
     images: Preprocessing | None
-    output: str
-    outputs: int
+    output: Literal["logits", "probabilities", "features"]
+    outputs: Annotated[int, Meta(ge=1, le=MOST_OUTPUTS)]
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     proof: Mapping[str, Any] = field(default_factory=dict)
     quantization: Mapping[str, Any] = field(default_factory=dict)
     made_by: str = effnet_zoo.__version__
 
+    def __post_init__(self) -> None:
+        if len(self.labels) not in (0, self.outputs):
+            raise ArgumentError(f"{len(self.labels)} labels for {self.outputs} outputs: expected one for each, or none")
+        if self.interface.softmax != (self.output == "probabilities"):
+            raise ArgumentError(f"output {self.output}: expected probabilities if, and only if, softmax is inside")
+        size = self.interface.size
+        if self.images is not None and size is not None and self.images.size != size:
+            raise ArgumentError(f"images of {self.images.size} for an input of {size}: expected one size")
+
     @classmethod
     def of(cls, model: EfficientNet, interface: Interface) -> "Record":
-        """What is known of a model."""
+        """Returns what is known of a model, as it will be read back.
+
+        Raises:
+            WeightsError: If the model's ``pretrained_cfg`` has values that a record cannot hold.
+        """
         known = known_of(model)
         names = class_names(model.num_classes, known.labels) if model.num_classes else []
         numbered = bool(names) and names[0] == "class 0"
         variant = config.variant_of(model.arch)
         architecture = variant.name if variant else config.CUSTOM
-        return cls(
+        made = cls(
             model=".".join(filter(None, (architecture, known.claims.get("tag")))),
             weights=fingerprint(model.state_dict()),
             interface=interface,
@@ -69,38 +93,33 @@ class Record:
             labels=() if numbered else tuple(names),
             provenance=known.claims,
         )
+        return cls.from_json(made.to_json(), made.model)
 
     def to_json(self) -> str:
-        """As it stands in the file."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+        """Returns the record as JSON.
+
+        Raises:
+            WeightsError: If a value is not one of JSON's, such as NaN.
+        """
+        try:
+            return json.dumps(dataclasses.asdict(self), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise WeightsError(f"the record of {self.model} cannot be written as JSON: {first_line(error)}") from None
 
     @classmethod
     def from_json(cls, text: str | None, source: str) -> "Record":
-        """What a file says.
+        """Reads the record of a file.
 
         Raises:
-            WeightsError: If it says nothing, or not in this form.
+            WeightsError: If there is none, or it is not of this schema. The message names the file and the field.
         """
         if not text:
             raise WeightsError(f"{source}: no record of effnet-zoo in its metadata: expected a file that export wrote")
-        try:
-            values = json.loads(text)
-            interface = values["interface"]
-            if interface["size"] is not None:
-                interface["size"] = tuple(interface["size"])
-            images = values["images"]
-            if images is not None:
-                images = Preprocessing(**{**images, **{key: tuple(images[key]) for key in ("size", "mean", "std")}})
-            labels = tuple(values["labels"])
-            return cls(**{**values, "interface": Interface(**interface), "images": images, "labels": labels})
-        except (ValueError, TypeError, KeyError) as error:
-            raise WeightsError(
-                f"{source}: its record of effnet-zoo cannot be read ({error!r}): export it again with this version"
-            ) from None
+        return documents.from_json(text, cls, f"{source}: its record of effnet-zoo", WeightsError)
 
 
 def images_of(model: EfficientNet, interface: Interface) -> Preprocessing | None:
-    """How the checkpoint's images are prepared, at the size that was asked for."""
+    """Returns how the checkpoint's images are prepared, at the size that was asked for; None if nobody knows."""
     if "mean" not in model.pretrained_cfg:
         return None
     how = preprocessing_of(model.pretrained_cfg)
