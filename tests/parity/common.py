@@ -32,8 +32,8 @@ Processors add up in another order with channels last, as ours computes, than wi
 rounding from layer to layer: float32 loses up to 2e-4 (B4), float64 stays within its bound.
 """
 
-SIZES: tuple[Size, ...] = ((224, 224), (97, 130), (65, 96), (33, 47))
-"""The usual size, then odd beside even in both directions: SAME padding differs with the parity of every map."""
+SIZES: tuple[Size, ...] = ((128, 128), (97, 130), (65, 96), (33, 47))
+"""Even in every map, then odd beside even in both directions: SAME padding differs with the parity of every map."""
 
 SETTLING: Size = (128, 128)
 SMALL: Size = (65, 96)
