@@ -4,7 +4,7 @@ import itertools
 from pathlib import Path
 
 from effnet_zoo.atomic_io import written_whole
-from effnet_zoo.errors import MissingExtraError
+from effnet_zoo.errors import MissingExtraError, printable
 from effnet_zoo.predict import Prediction
 from effnet_zoo.preprocess import open_image
 
@@ -19,30 +19,35 @@ except ImportError:
 BAR, SURFACE, INK, MUTED = "#2a6fb0", "#ffffff", "#1c1f24", "#6b7280"
 
 
-def save_picture(prediction: Prediction, model_name: str, path: Path) -> None:
-    """Write a PNG of a prediction, whole or not at all.
+def save_picture(prediction: Prediction, model_name: str, path: Path, *, orientation: bool = True) -> None:
+    """Writes a PNG of a prediction, whole or not at all.
 
     Args:
         prediction: One with guesses.
         model_name: For the caption.
-        path: Where to; its folder must exist.
+        path: Where to.
+        orientation: Whether the photo is turned as its EXIF orientation says, as it was for the prediction.
+
+    Raises:
+        InputError: If the photo cannot be read, or the picture cannot be written.
     """
     figure = Figure(figsize=(11, 4.6), dpi=120, facecolor=SURFACE, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     photo, bars = figure.subplots(1, 2, width_ratios=(1, 1))
-    photo.imshow(open_image(prediction.path))
+    photo.imshow(open_image(prediction.path, orientation=orientation))
     photo.set_axis_off()
-    labels = [_shortened(guess.label) for guess in prediction.guesses]
+    labels = [_shortened(printable(guess.label)) for guess in prediction.guesses]
     shares = [guess.probability for guess in prediction.guesses]
     places = range(len(shares))
     bars.barh(places, shares, height=0.55, color=BAR)
     for place, share, label in zip(places, shares, labels, strict=True):
-        bars.text(0, place - 0.36, label, ha="left", va="bottom", color=INK, fontsize=10)
+        bars.text(0, place - 0.36, label, ha="left", va="bottom", color=INK, fontsize=10, parse_math=False)
         bars.text(share + 0.012, place, f"{share:.1%}", ha="left", va="center", color=INK, fontsize=10)
     bars.set_xlim(0, 1.12)
     bars.set_ylim(len(shares) - 0.4, -0.8)
     bars.set_axis_off()
-    bars.set_title(f"{prediction.path.name}  ·  {model_name}", loc="left", color=MUTED, fontsize=9)
+    title = printable(f"{prediction.path.name}  ·  {model_name}")
+    bars.set_title(title, loc="left", color=MUTED, fontsize=9, parse_math=False)
     with written_whole(path) as beside:
         canvas.print_figure(beside, format="png")
 

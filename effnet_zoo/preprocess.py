@@ -105,7 +105,7 @@ def resized(image: Image.Image, how: Preprocessing) -> Image.Image:
     upper, lower = top * down, min((top + kept_height) * down, image.height)
     first, last = left * across, min((left + kept_width) * across, image.width)
     method = Image.Resampling[how.interpolation.upper()]
-    if image.width < kept_width:  # down first, or what lies between would have the whole height
+    if kept_width * (lower - upper) > LARGEST_RESIZED:  # Pillow goes across first: here down must come first
         image = image.resize((image.width, kept_height), method, (0, upper, image.width, lower))
         upper, lower = 0, kept_height
     return image.resize((kept_width, kept_height), method, (first, upper, last, lower))
