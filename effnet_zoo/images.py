@@ -76,7 +76,7 @@ class Skipped:
 
     def __str__(self) -> str:
         """Returns a line such as "skipped 3 entries of folders: 2 .txt, 1 broken link"."""
-        reasons = sorted(self.counts.items(), key=lambda item: -item[1])
+        reasons = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
         return printable(f"skipped {self.total} {'entry' if self.total == 1 else 'entries'} of folders: {listed}")
 
@@ -249,7 +249,7 @@ class Reader:
     """
 
     how: Preprocessing
-    orientation: bool = True
+    orientation: bool = field(default=True, kw_only=True)
 
     def __call__(self, path: Path) -> Tensor:
         """Returns the image as uint8 (channels, height, width), channels last in memory, of the preprocessing's size.
