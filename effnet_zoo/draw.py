@@ -21,18 +21,22 @@ except ImportError:
 BAR, SURFACE, INK, MUTED = "#2a6fb0", "#ffffff", "#1c1f24", "#6b7280"
 
 
-def save_picture(prediction: Prediction, model_name: str, path: Path) -> None:
+def save_picture(prediction: Prediction, model_name: str, path: Path, *, orientation: bool = True) -> None:
     """Writes a PNG of a prediction, whole or not at all.
 
     Args:
         prediction: One with guesses.
         model_name: For the caption.
         path: Where to.
+        orientation: Whether the photo is turned as its EXIF orientation says, as it was for the prediction.
+
+    Raises:
+        InputError: If the photo cannot be read, or the picture cannot be written.
     """
     figure = Figure(figsize=(11, 4.6), dpi=120, facecolor=SURFACE, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     photo, bars = figure.subplots(1, 2, width_ratios=(1, 1))
-    photo.imshow(open_image(prediction.path))
+    photo.imshow(open_image(prediction.path, orientation=orientation))
     photo.set_axis_off()
     labels = [_shortened(printable(guess.label)) for guess in prediction.guesses]
     shares = [guess.probability for guess in prediction.guesses]

@@ -76,7 +76,7 @@ class Skipped:
 
     def __str__(self) -> str:
         """Returns a line such as "skipped 3 entries of folders: 2 .txt, 1 broken link"."""
-        reasons = sorted(self.counts.items(), key=lambda item: -item[1])
+        reasons = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
         return printable(f"skipped {self.total} {'entry' if self.total == 1 else 'entries'} of folders: {listed}")
 
@@ -125,9 +125,8 @@ def _check(pattern: str) -> None:
     skipped = Skipped()
     if os.path.isdir(pattern):
         if next(_walk(Path(pattern), skipped), None) is None:
-            raise InputError(
-                f"{pattern}: no image in this folder ({skipped}): expected {', '.join(sorted(suffixes()))}"
-            )
+            left_out = f", {skipped}" if skipped.total else ""
+            raise InputError(f"{pattern}: no image in this folder{left_out}: expected files such as .jpg, .png or .tif")
         return
     try:
         with file_errors(pattern):
@@ -240,7 +239,7 @@ class Reader:
     """
 
     how: Preprocessing
-    orientation: bool = True
+    orientation: bool = field(default=True, kw_only=True)
 
     def __call__(self, path: Path) -> Tensor:
         """Returns the image as uint8 (channels, height, width), channels last in memory, of the preprocessing's size.
@@ -270,19 +269,21 @@ class Reader:
         if operator is None or image.format not in ("JPEG", "MPO") or image.mode not in ("RGB", "L"):
             return None
         orientation = orientation_of(image) if self.orientation else 1
-        width, height = image.size if orientation < 5 else image.size[::-1]
-        size = resized_size(self.how, height, width)
-        if self.how.interpolation == "nearest" or min(height / size[0], width / size[1]) < _EXACT_REDUCTION:
+        lies = orientation >= 5  # on its side
+        size = resized_size(self.how, *(image.size if lies else image.size[::-1]))
+        height, width = size[::-1] if lies else size
+        if self.how.interpolation == "nearest" or min(image.height / height, image.width / width) < _EXACT_REDUCTION:
             return None
         try:
             pixels = operator(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB.value, False)
         except RuntimeError:
             return None
-        if orientation >= 5:
+        # Turned last, as it is then small. What is across first in the upright image is down first in one on its side.
+        for step in ((height, image.width), (height, width)) if lies else ((height, width),):
+            pixels = F.interpolate(pixels[None], step, mode=self.how.interpolation, antialias=True)[0]
+        if lies:
             pixels = pixels.transpose(1, 2)
-        pixels = pixels.flip(_FLIPPED[orientation]) if _FLIPPED[orientation] else pixels
-        pixels = F.interpolate(pixels[None], size, mode=self.how.interpolation, antialias=True)[0]
-        return center_crop(pixels, list(self.how.size))
+        return center_crop(pixels.flip(_FLIPPED[orientation]), list(self.how.size))
 
 
 _FLIPPED = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from effnet_zoo.atomic_io import file_errors, read_text
 from effnet_zoo.errors import InputError
 
 
@@ -18,12 +19,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
         InputError: If it is none of these, or has gaps.
     """
     if path.is_dir():
-        found = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+        with file_errors(path):
+            found = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     else:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read as a list of class names: {error}") from None
+        text = read_text(path)
         found = _from_json(text, path) if path.suffix == ".json" else text.rstrip().splitlines()
         found = [name.strip() for name in found]
     if not found or not all(found):

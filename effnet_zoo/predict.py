@@ -194,7 +194,7 @@ def _outputs(
         weight, network = model.conv_stem.weight, model.eval() if run is None else run
         # Engines take float32, whatever they compute in.
         taken = weight.dtype if run is None else torch.float32
-        read = Reader(how, orientation)
+        read = Reader(how, orientation=orientation)
         compute = lambda pixels: network(normalised(pixels, how, device=weight.device, dtype=taken))  # noqa: E731
         dtype = str(getattr(run, "dtype", weight.dtype)).removeprefix("torch.")
     else:

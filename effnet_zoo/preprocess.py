@@ -105,7 +105,7 @@ def resized(image: Image.Image, how: Preprocessing) -> Image.Image:
     upper, lower = top * down, min((top + kept_height) * down, image.height)
     first, last = left * across, min((left + kept_width) * across, image.width)
     method = Image.Resampling[how.interpolation.upper()]
-    if image.width < kept_width:  # down first, or what lies between would have the whole height
+    if kept_width * (lower - upper) > LARGEST_RESIZED:  # Pillow goes across first: here down must come first
         image = image.resize((image.width, kept_height), method, (0, upper, image.width, lower))
         upper, lower = 0, kept_height
     return image.resize((kept_width, kept_height), method, (first, upper, last, lower))
@@ -187,6 +187,7 @@ def opened(data: bytes) -> ImageFile.ImageFile:
         UnidentifiedImageError: If it is of no format that is read.
         InputError: If it has more than `LARGEST_IMAGE` pixels, or `LARGEST_SIDE` on a side.
     """
+    data, exif = _exif_aside(data)
     for name in _formats():
         kind, accepts = Image.OPEN[name]
         try:
@@ -201,8 +202,30 @@ def opened(data: bytes) -> ImageFile.ImageFile:
                 f"an image of {width}x{height} pixels: expected at most {LARGEST_IMAGE}, and {LARGEST_SIDE} on a "
                 "side: make it smaller first"
             )
+        if exif:
+            image.info["exif"] = exif
         return image
     raise UnidentifiedImageError
+
+
+def _exif_aside(data: bytes) -> tuple[bytes, bytes]:
+    """Returns a JPEG file's content without its EXIF block, and that block.
+
+    Pillow looks into the block for the resolution as it opens the file, and warns of a damaged one.
+    """
+    place = 2
+    try:
+        while data[:2] == b"\xff\xd8":
+            marker, length = struct.unpack_from(">HH", data, place)
+            start, end = place + 4, place + 2 + length
+            if marker == 0xFFE1 and data.startswith(_EXIF, start):
+                return data[:start] + bytes(len(_EXIF)) + data[start + len(_EXIF) :], data[start:end]
+            if not (0xFFE0 <= marker <= 0xFFEF or marker == 0xFFFE):  # the picture begins
+                break
+            place = end
+    except struct.error:
+        pass
+    return data, b""
 
 
 def open_image(path: Path, *, orientation: bool = True) -> Image.Image:
@@ -261,6 +284,9 @@ _TURNS = {
 }
 """What brings an image of an EXIF orientation upright."""
 
+_EXIF = b"Exif\0\0"
+"""What an EXIF block begins with."""
+
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106
 """Numbers of TIFF tags."""
 
@@ -287,7 +313,7 @@ def _exif_of_old_png(image: Image.Image) -> bytes:
 
 
 def _exif_orientation(block: bytes) -> int | None:
-    block = block.removeprefix(b"Exif\0\0")
+    block = block.removeprefix(_EXIF)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
     if order is None:
         return None

@@ -341,7 +341,7 @@ def test_a_private_repository_a_branch_and_a_pull_request(run: Shell, folder: Pa
     [
         (["--classes", "{tmp}/four.txt"], "4 class names for 5 classes"),
         (["--classes", "{tmp}/gap.json"], "without gaps"),
-        (["--classes", "{tmp}/none.txt"], "cannot be read as a list of class names"),
+        (["--classes", "{tmp}/none.txt"], "none.txt: there is no such file"),
         (["--license", "Apache 2.0"], "license 'Apache 2.0': expected an SPDX identifier in lower case"),
         (["--measured", "top1=912"], "expected a name and a percentage"),
         (["--mean", "0.5"], ""),

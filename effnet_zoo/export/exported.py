@@ -83,7 +83,7 @@ class Exported:
         assert how is not None
         if self.record.interface.resize:
             return read_whole(path, how, orientation=orientation)
-        return Reader(how, orientation)(path)
+        return Reader(how, orientation=orientation)(path)
 
     def __call__(self, pixels: Sequence[Tensor]) -> Tensor:
         """Returns float32 (n, outputs) of what `read` gives; the logarithm of probabilities, which serves as logits.

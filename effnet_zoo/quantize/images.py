@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.errors import InputError
-from effnet_zoo.images import find_images
+from effnet_zoo.images import Skipped, find_images
 
 FEWEST = 8
 """Images on each side below which nothing can be said."""
@@ -54,14 +54,15 @@ class Images:
             InputError: If there are too few that can be read, the folders share files, or a folder is of no class.
         """
         root = calib if evaluation is None else evaluation
-        calibration, bad = _readable(calib, read, most if evaluation else most * 5)
+        skipped = Skipped()
+        calibration, bad = _readable(calib, read, most if evaluation else most * 5, skipped)
         if evaluation is None:
             # A fifth at least to calibrate with, of few images a half.
             count = min(most, max(len(calibration) // 5, min(len(calibration) // 2, most // 2)))
             every = list(calibration.items())
             calibration, comparison = dict(every[:count]), dict(every[count:])
         else:
-            comparison, worse = _readable(evaluation, read, most * 4)
+            comparison, worse = _readable(evaluation, read, most * 4, skipped)
             bad += worse
             if shared := {path.resolve() for path in calibration} & {path.resolve() for path in comparison}:
                 raise InputError(
@@ -69,9 +70,10 @@ class Images:
                 )
         for folder, part, use in ((calib, calibration, "calibrate with"), (root, comparison, "compare on")):
             if len(part) < FEWEST:
+                left_out = f", {skipped}" if skipped.total else ""
                 raise InputError(
-                    f"{folder}: {len(part)} images to {use}, {bad} cannot be read: expected at least {FEWEST} "
-                    "of them, and some hundreds for figures to trust"
+                    f"{folder}: {len(part)} images to {use}, {bad} cannot be read{left_out}: expected at least "
+                    f"{FEWEST} of them, and some hundreds for figures to trust"
                 )
         labels = _labels(comparison, root, classes) if classes is not None else None
         return cls(calibration=calibration, comparison=comparison, labels=labels, unreadable=bad)
@@ -85,11 +87,13 @@ class Images:
         return [torch.stack(images[start : start + size]) for start in range(0, len(images), size)]
 
 
-def _readable(folder: Path, read: Callable[[Path], Tensor], most: int) -> tuple[dict[Path, Tensor], int]:
+def _readable(
+    folder: Path, read: Callable[[Path], Tensor], most: int, skipped: Skipped
+) -> tuple[dict[Path, Tensor], int]:
     """Up to so many readable images of a folder, in an order drawn once and for all, and how many others were met."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images")
-    paths = sorted(find_images([str(folder)]))
+    paths = sorted(find_images([str(folder)], skipped=skipped))
     random.Random(0).shuffle(paths)
     found, bad = dict[Path, Tensor](), 0
     for path in paths:
