@@ -16,7 +16,7 @@ from effnet_zoo.convert import LAYOUTS
 from effnet_zoo.convert.identify import Identity, identify
 from effnet_zoo.errors import ArgumentError, UnknownNameError
 from effnet_zoo.ledger import Checkpoint
-from effnet_zoo.loading import LoadReport, load_state
+from effnet_zoo.loading import LoadReport, load_state, replaced_head
 from effnet_zoo.model import EfficientNet, EfficientNetFeatures, build_model
 from effnet_zoo.options import BuildOptions, ModelOptions, check_options
 from effnet_zoo.spec import ArchSpec
@@ -203,6 +203,8 @@ def _loaded(order: _Order, file: StateFile, source: str) -> AnyModel:
     elif order.model and order.cfg.get("source") not in config.SCHEMES:
         identity = identify(file.state, source, among=[order.model.name])
         order, layout = _as_identified(order, identity), identity.layout
+    if "num_classes" in order.asked:
+        file = replaced_head(file, layout.table, order.asked["num_classes"], source)
     state = layout.table.to_ours(file.state, order.arch)
     built = _build(order, "meta")
     notes = (*file.notes, *(_assumed(identity, order) if identity else ()))
