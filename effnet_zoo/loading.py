@@ -108,7 +108,10 @@ def load_state(
         dropped=dropped,
     )
     if report.missing or report.unexpected or misfits:
-        raise WeightsError(f"{report.source} does not fit the model: {_misfit(report, misfits, model)}")
+        raise WeightsError(
+            f"{report.source} does not fit the model: {_misfit(report, misfits)}"
+            f"{'' if new_head else _advice(report, misfits, wanted)}"
+        )
     if fresh:
         assert isinstance(model, EfficientNet)
         model.classifier.to_empty(device=device or "cpu")
@@ -183,13 +186,16 @@ OTHER_HEAD = "part of a head of another kind"
 """Why a tensor was left out."""
 
 
-def _misfit(report: LoadReport, misfits: list[str], model: Backbone) -> str:
+def _misfit(report: LoadReport, misfits: list[str]) -> str:
     counts = {"missing": report.missing, "left over": report.unexpected, "of another shape": misfits}
-    said = "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
-    classifies = isinstance(model, EfficientNet) and model.num_classes > 0
-    if classifies and all(key.startswith("classifier.") for key in (*report.missing, *misfits)):
-        return f"{said}. Its backbone is whole: num_classes=0 takes it without the head"
-    return said
+    return "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
+
+
+def _advice(report: LoadReport, misfits: list[str], wanted: State) -> str:
+    backbone = tuple({f"{key.partition('.')[0]}." for key in wanted} - {"classifier."})
+    if any(key.startswith(backbone) for key in (*report.missing, *report.unexpected, *misfits)):
+        return ""
+    return ". Its backbone is whole: num_classes=0 takes it without the head"
 
 
 def _unneeded(model: Backbone, state: State, *, new_head: bool) -> dict[str, str]:
