@@ -13,9 +13,9 @@ import socket
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -30,9 +30,11 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
+from msgspec import Meta
 
-from effnet_zoo.atomic_io import sha256, written_whole
-from effnet_zoo.errors import HubError, MissingFileError
+from effnet_zoo.atomic_io import explained, file_errors, read_text, scratch_beside, sha256, user_path, write_text
+from effnet_zoo.documents import from_json
+from effnet_zoo.errors import FileError, HubError, MissingFileError, first_line
 
 Answer = TypeVar("Answer")
 
@@ -86,11 +88,41 @@ class Pin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Lock:
+    """The content of a lock file."""
+
+    revision: str | None
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """A file on this machine, and the SHA-256 it must have, None where nobody has said one."""
+    """A file on this machine, and the SHA-256 it must have.
+
+    Attributes:
+        path: The file.
+        pin: Its commit, and the SHA-256 it must have; None where nobody has said one.
+        told_by: Who has said it.
+    """
 
     path: Path
     pin: Pin
+    told_by: str
+
+    def check(self, got: str) -> None:
+        """Compares the file's SHA-256 with the one it must have.
+
+        Raises:
+            WrongFileError: If it is another.
+        """
+        if self.pin.sha256 not in (None, got):
+            raise WrongFileError(
+                f"{self.path} is not the file that {self.told_by} names: expected sha256 {self.pin.sha256}, got {got}"
+            )
+
+
+class WrongFileError(HubError):
+    """A file that is there, and is not the one it must be."""
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -98,7 +130,7 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     if cache_dir is not None:
         return Path(cache_dir)
     if home := os.environ.get(HOME):
-        return Path(home).expanduser() / "hub"
+        return user_path(home, HOME) / "hub"
     return Path(constants.HF_HUB_CACHE)
 
 
@@ -120,16 +152,30 @@ def cached(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched | N
         return None
     path = Path(found)
     commit = path.parents[file.filename.count("/")].name
-    return Fetched(path=path, pin=Pin(revision=commit, sha256=pin.sha256 or _hash_in_name(path)))
+    if pin.sha256:
+        return Fetched(path=path, pin=Pin(revision=commit, sha256=pin.sha256), told_by=_told_by(file, folder))
+    name = "the name that the client gave its content"
+    return Fetched(path=path, pin=Pin(revision=commit, sha256=_hash_in_name(path)), told_by=name)
 
 
-def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched:
-    """The file from the first mirror that has it and has it right, or from the Hub.
+def fetch(
+    file: RemoteFile,
+    use: Callable[[Fetched], Answer],
+    cache_dir: str | Path | None = None,
+    *,
+    instead_of: Fetched | None = None,
+) -> Answer:
+    """Returns what is made of a file from the first mirror that has it and has it right, or from the Hub.
+
+    What is in the cache is never removed before there is a right file to take its place.
 
     Args:
         file: What to fetch. Where its commit or hash is not known, the lock file's are enforced, and where there is no
             lock file yet the hash that the server itself names.
+        use: What to make of it; raises a `WrongFileError` if it is not the file it must be. It may be called for
+            several files.
         cache_dir: See `cache_folder`.
+        instead_of: The file in the cache that was found to be wrong, if there is one.
 
     Raises:
         HubError: If no place has it; names the file, each place, what it said, and how to bring the file by hand.
@@ -137,12 +183,17 @@ def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched:
     """
     folder = cache_folder(cache_dir)
     pin = known_pin(file, folder)
+    told_by = _told_by(file, folder) if pin.sha256 else None
     said: list[HubError] = []
     for place in (*mirrors(), constants.ENDPOINT):
         try:
             if place.startswith(("http://", "https://")):
-                return _download(file, pin, place, folder)
-            return _from_folder(file, pin, Path(place).expanduser())
+                return _from_hub(_Request(file, pin, told_by, place), folder, use, instead_of)
+            request = _Request(file, pin, told_by, str(user_path(place, MIRRORS)))
+            answer = _from_folder(request, use)
+            if instead_of is not None:
+                _remove(instead_of.path)
+            return answer
         except HubError as error:
             said.append(error)
     url = _public(hf_hub_url(file.repository, file.filename, revision=pin.revision))
@@ -155,31 +206,11 @@ def fetch(file: RemoteFile, cache_dir: str | Path | None = None) -> Fetched:
 
 def lock(file: RemoteFile, pin: Pin, cache_dir: str | Path | None = None) -> None:
     """Write down what a file is, to hold it to that from now on."""
-    path = _lock_path(file, cache_folder(cache_dir))
+    path = lock_path(file, cache_dir)
     try:
-        with written_whole(path) as beside:
-            beside.write_text(json.dumps({"revision": pin.revision, "sha256": pin.sha256}) + "\n", encoding="utf-8")
-    except OSError as error:  # a cache that is read only, or full: the file itself is right
-        warnings.warn(f"{path}: {error.strerror}: {file} is not held to this content next time", stacklevel=3)
-
-
-def discard(path: Path, cache_dir: str | Path | None = None) -> None:
-    """Remove a file from the cache: its entry, and the content that the entry points to. Outside of it, do nothing.
-
-    Raises:
-        HubError: If the cache cannot be written to.
-    """
-    if not path.is_relative_to(cache_folder(cache_dir)):
-        return
-    content = path.resolve()
-    try:
-        path.unlink(missing_ok=True)
-        content.unlink(missing_ok=True)
-    except OSError as error:
-        raise HubError(
-            f"{path} is not the expected file and cannot be removed: {error.strerror}: remove it, or set {HOME} to "
-            "another folder"
-        ) from None
+        write_text(path, json.dumps({"revision": pin.revision, "sha256": pin.sha256}) + "\n")
+    except FileError as error:  # a cache that is read only, or full: the file itself is right
+        warnings.warn(f"{error}: {file} is not held to this content next time", stacklevel=3)
 
 
 def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
@@ -207,7 +238,7 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
     if isinstance(cause, EntryNotFoundError):
         return f"{place}: the repository has no such file"
     if isinstance(cause, HFValidationError):
-        return f"not a repository's name: {_first_line(cause)}"
+        return f"not a repository's name: {first_line(cause).rstrip('.')}"
     if status == 401:
         return f"{place}: the token is missing or not valid (HTTP 401): log in with `hf auth login`, or unset HF_TOKEN"
     if status == 403:
@@ -222,7 +253,7 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
         return _disk_full(needed, folder)
     if isinstance(cause, OSError) and cause.filename is not None:
         return f"{cause.filename}: {cause.strerror}: set {HOME} to a folder that can be written to"
-    return f"{place}: {_first_line(_root(cause))}: check the network"
+    return f"{place}: {first_line(_root(cause)).rstrip('.')}: check the network"
 
 
 def retrying(action: Callable[[], Answer]) -> Answer:
@@ -255,19 +286,76 @@ def is_transient(error: Exception) -> bool:
     return isinstance(cause, HTTPError | OSError) and not isinstance(cause, EntryNotFoundError | FileNotFoundError)
 
 
-def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A file to fetch from one place.
+
+    Attributes:
+        file: The file.
+        pin: The commit and the SHA-256 it must have, where they are known.
+        told_by: Who has said the SHA-256, if somebody has.
+        place: An address or a folder.
+    """
+
+    file: RemoteFile
+    pin: Pin
+    told_by: str | None
+    place: str
+
+
+def _from_hub(request: _Request, folder: Path, use: Callable[[Fetched], Answer], instead_of: Fetched | None) -> Answer:
+    """Fetches a file into the cache, and once more if it is wrong: a cache may have held it, or a bit have flipped."""
+    if instead_of is not None:
+        return use(_replaced(request, folder, instead_of))
+    found, fresh = _downloaded(request, folder)
+    try:
+        return use(found)
+    except WrongFileError:
+        try:
+            found = _replaced(request, folder, found)
+        except HubError:
+            if fresh:  # it was not in the cache before
+                _remove(found.path)
+            raise
+    return use(found)
+
+
+def _replaced(request: _Request, folder: Path, wrong: Fetched) -> Fetched:
+    """Fetches a file to a place of its own, and puts it in the place of a wrong one if it is right."""
+    request = replace(request, pin=wrong.pin, told_by=wrong.told_by)
+    try:
+        with scratch_beside(_repository(request.file, folder)) as scratch:
+            found, _ = _downloaded(request, scratch)
+            if (got := sha256(found.path)) != wrong.pin.sha256:
+                raise WrongFileError(
+                    f"{_public(request.place)}: twice another file than {wrong.told_by} names: "
+                    f"expected sha256 {wrong.pin.sha256}, got {got}"
+                )
+            with file_errors(wrong.path):
+                os.replace(found.path.resolve(), wrong.path.resolve())
+    except FileError as error:
+        raise HubError(f"{error}: {wrong.path} is not the expected file, and was left there") from None
+    return wrong
+
+
+def _downloaded(request: _Request, folder: Path) -> tuple[Fetched, bool]:
+    """Fetches a file into a cache, and says whether the cache did not have its content before."""
+    file, pin, place = request.file, request.pin, request.place
     token = None if place == constants.ENDPOINT else False  # a mirror never sees the Hub's token
     # To connect, and to read: requests and httpx both take two, where the client's annotation knows of one.
     timeout: Any = (min(CONNECT, constants.HF_HUB_ETAG_TIMEOUT), constants.HF_HUB_ETAG_TIMEOUT)
-    size = 0
+    size, fresh = 0, True
 
     def attempt() -> Fetched:
-        nonlocal size
+        nonlocal size, fresh
         url = hf_hub_url(file.repository, file.filename, revision=pin.revision, endpoint=place)
         head = get_hf_file_metadata(url, token=token, timeout=timeout)
         if head.commit_hash is None or head.etag is None:
             raise HubError(f"{_public(place)}: this is not a Hub's answer: check the address, and for a proxy's login")
         size = head.size or 0
+        repository = _repository(file, folder)
+        kept = (repository / "blobs" / head.etag, repository / "snapshots" / head.commit_hash / file.filename)
+        fresh = fresh and not any(path.exists() for path in kept)
         path = hf_hub_download(
             file.repository,
             file.filename,
@@ -277,16 +365,16 @@ def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
             token=token,
         )
         told = head.etag if _is_sha256(head.etag) else None
-        return Fetched(path=Path(path), pin=Pin(revision=head.commit_hash, sha256=pin.sha256 or told))
+        return Fetched(
+            path=Path(path),
+            pin=Pin(revision=head.commit_hash, sha256=pin.sha256 or told),
+            told_by=request.told_by or _public(place),
+        )
 
     try:
         if constants.HF_HUB_OFFLINE:
             raise OfflineModeIsEnabled
-        found = retrying(attempt)
-        if _wrong(found):  # once more: a cache may have held it, or a bit flipped on the way
-            discard(found.path, folder)
-            found = retrying(attempt)
-        got = _wrong(found)
+        return retrying(attempt), fresh
     except HubError:
         raise
     except Exception as error:  # the client has many, its HTTP library's and its storage's among them
@@ -294,35 +382,28 @@ def _download(file: RemoteFile, pin: Pin, place: str, folder: Path) -> Fetched:
         missing = isinstance(cause, EntryNotFoundError) and not isinstance(cause, LocalEntryNotFoundError)
         reason = explain(error, place, needed=size, folder=folder)
         raise (MissingFileError if missing else HubError)(reason) from error
-    if got:
-        discard(found.path, folder)
-        raise HubError(
-            f"{_public(place)}: twice another file: expected sha256 {found.pin.sha256}, got {got} at {found.path}, "
-            "which was removed"
-        )
-    return found
 
 
-def _from_folder(file: RemoteFile, pin: Pin, folder: Path) -> Fetched:
-    path = folder / file.repository / file.filename
-    found = Fetched(path=path, pin=pin)
+def _remove(path: Path) -> None:
+    """Removes a wrong file from the cache: its entry, and the content that the entry points to."""
+    content = path.resolve()
     try:
-        if not path.is_file():
-            raise MissingFileError(f"{path}: there is no such file")
-        got = _wrong(found)
+        path.unlink(missing_ok=True)
+        content.unlink(missing_ok=True)
     except OSError as error:
-        raise HubError(f"{path}: {error.strerror}") from None
-    if got:
-        raise HubError(f"{path}: another file: expected sha256 {pin.sha256}, got {got}")
-    return found
+        raise HubError(f"{explained(error, path)}: {path} is not the expected file: remove it") from None
 
 
-def _wrong(found: Fetched) -> str | None:
-    """The hash of a file if it is not the one that it must have."""
-    if found.pin.sha256 is None:
-        return None
-    got = sha256(found.path)
-    return got if got != found.pin.sha256 else None
+def _from_folder(request: _Request, use: Callable[[Fetched], Answer]) -> Answer:
+    path = Path(request.place) / request.file.repository / request.file.filename
+    try:
+        with file_errors(path):
+            there = path.is_file()
+        if there:
+            return use(Fetched(path=path, pin=request.pin, told_by=request.told_by or "nobody"))
+    except FileError as error:
+        raise HubError(str(error)) from None
+    raise MissingFileError(f"{path}: there is no such file")
 
 
 def known_pin(file: RemoteFile, cache_dir: str | Path | None = None) -> Pin:
@@ -331,28 +412,38 @@ def known_pin(file: RemoteFile, cache_dir: str | Path | None = None) -> Pin:
     Raises:
         HubError: If the lock file is damaged.
     """
-    path = _lock_path(file, cache_folder(cache_dir))
+    locked = _locked(file, cache_dir)
+    revision, sha256 = (locked.revision, locked.sha256) if locked else (None, None)
+    return Pin(revision=revision or file.revision, sha256=file.sha256 or sha256)
+
+
+def _locked(file: RemoteFile, cache_dir: str | Path | None) -> _Lock | None:
+    path = lock_path(file, cache_dir)
+    if not os.path.lexists(path):
+        return None
     try:
-        match json.loads(path.read_text(encoding="utf-8")):
-            case {"revision": str() | None as revision, "sha256": str(sha256)} if _is_sha256(sha256):
-                locked = Pin(revision=revision, sha256=sha256)
-            case _:
-                raise ValueError
-    except FileNotFoundError:
-        locked = Pin(revision=None, sha256=None)
-    except OSError as error:
-        raise HubError(f"{path}: {error.strerror}: make it readable, or set {HOME} to another folder") from None
-    except ValueError:  # JSON's and Unicode's errors are ones too
+        return from_json(read_text(path), _Lock, f"{path} is damaged", HubError)
+    except (FileError, HubError) as error:
         raise HubError(
-            f"{path} is damaged: expected a commit and a sha256 in JSON; delete it to record {file} anew"
+            f"{error}: expected a commit and a sha256 in JSON; delete it to record {file} anew, or set {HOME} to "
+            "another folder"
         ) from None
-    return Pin(revision=locked.revision or file.revision, sha256=file.sha256 or locked.sha256)
 
 
-def _lock_path(file: RemoteFile, folder: Path) -> Path:
-    repository = folder / repo_folder_name(repo_id=file.repository, repo_type="model")
+def _told_by(file: RemoteFile, cache_dir: str | Path | None) -> str:
+    """Who says what the hash of a file is, where `known_pin` has one."""
+    return "the ledger" if file.sha256 else f"the lock file {lock_path(file, cache_dir)}"
+
+
+def lock_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
+    """Returns where what a file was when it was first fetched is written down."""
     name = f"{file.revision or 'main'}--{file.filename}.json".replace("/", "--")
-    return repository / "effnet-zoo" / name
+    return _repository(file, cache_folder(cache_dir)) / "effnet-zoo" / name
+
+
+def _repository(file: RemoteFile, folder: Path) -> Path:
+    """Where the client keeps a repository in a cache."""
+    return folder / repo_folder_name(repo_id=file.repository, repo_type="model")
 
 
 def _hash_in_name(path: Path) -> str | None:
@@ -412,7 +503,3 @@ def _disk_full(needed: int, folder: Path | None) -> str:
 def _public(place: str) -> str:
     """An address without the name and password in it."""
     return re.sub(r"//[^/@]*@", "//", place)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

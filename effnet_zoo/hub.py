@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from effnet_zoo import atomic_io, fetch
 from effnet_zoo.errors import HubError, MissingExtraError, WeightsError
-from effnet_zoo.fetch import Pin, RemoteFile
+from effnet_zoo.fetch import Fetched, Pin, RemoteFile, WrongFileError
 from effnet_zoo.ledger import Checkpoint, Shipped
 
 Loaded = TypeVar("Loaded")
@@ -91,9 +91,10 @@ def obtain(source: Source, cache_dir: str | Path | None = None) -> Path:
 
 
 def load(source: Source, use: Callable[[Path], Loaded], cache_dir: str | Path | None = None) -> Loaded:
-    """Do something with a file while its hash is computed, and return it only if the hash is right.
+    """Does something with a file while its hash is computed, and returns it only if the hash is right.
 
-    A fetched file with a wrong hash is removed, fetched once more, and `use` is called again.
+    A file in the cache with a wrong hash is replaced by a right one, for which `use` is called again. Where no right
+    one can be had it stays in the cache, because what says its hash may be wrong, and it is not loaded.
 
     Args:
         source: The file.
@@ -101,54 +102,51 @@ def load(source: Source, use: Callable[[Path], Loaded], cache_dir: str | Path | 
         cache_dir: Instead of the usual cache.
 
     Raises:
-        WeightsError: If the file cannot be had, or the second one is wrong too; nothing wrong is left in the cache.
+        WeightsError: If the file cannot be had, or no place has it right.
     """
     remote = source.remote
     if remote is None:
         assert source.path is not None
-        return _checked(source, source.path, source.sha256, use)[0]
-    found = fetch.cached(remote, cache_dir) or fetch.fetch(remote, cache_dir)
-    try:
-        loaded, got = _checked(source, found.path, found.pin.sha256, use)
-    except _WrongFileError as wrong:
-        fetch.discard(found.path, cache_dir)
+        if source.sha256 is None:
+            return use(source.path)
+        pin = Pin(revision=None, sha256=source.sha256)
+        return _checked(Fetched(path=source.path, pin=pin, told_by="the ledger"), use)[0]
+    found, wrong = fetch.cached(remote, cache_dir), None
+    if found:
         try:
-            found = fetch.fetch(remote, cache_dir)
+            loaded, pin = _checked(found, use)
+        except WrongFileError as error:
+            wrong = error
+    if not found or wrong:
+        try:
+            loaded, pin = fetch.fetch(remote, lambda file: _checked(file, use), cache_dir, instead_of=found)
         except HubError as error:
-            raise HubError(f"{wrong}; it was removed, and there is no other: {error}") from None
-        loaded, got = _checked(source, found.path, found.pin.sha256, use)
-    pin = Pin(revision=found.pin.revision, sha256=got)
+            if wrong is None:
+                raise
+            lock = fetch.lock_path(remote, cache_dir)
+            advice = f" If {lock} is wrong, correct it, or delete it with a network." if remote.sha256 is None else ""
+            raise HubError(f"{wrong}; it was left there, not loaded.{advice} There is no other: {error}") from None
     if pin != fetch.known_pin(remote, cache_dir):
         fetch.lock(remote, pin, cache_dir)
     return loaded
 
 
-class _WrongFileError(WeightsError):
-    """A file that is not the expected one."""
+def _checked(file: Fetched, use: Callable[[Path], Loaded]) -> tuple[Loaded, Pin]:
+    """Returns what `use` made of a file, and what the file is; its hash is computed meanwhile.
 
-
-def _checked(source: Source, path: Path, expected: str | None, use: Callable[[Path], Loaded]) -> tuple[Loaded, str]:
-    """What `use` made of a file, and the file's hash, computed side by side."""
-    if expected is None and source.remote is None:
-        return use(path), ""
+    Raises:
+        WrongFileError: If it is not the file it must be, whatever `use` met in it.
+    """
     with ThreadPoolExecutor(1) as side:
-        hashing = side.submit(atomic_io.sha256, path)
+        hashing = side.submit(atomic_io.sha256, file.path)
         try:
-            loaded = use(path)
+            loaded = use(file.path)
         except Exception:
-            _compare(source, path, expected, hashing.result())  # a damaged file explains whatever use() met
+            file.check(hashing.result())  # a damaged file explains whatever use() met
             raise
         got = hashing.result()
-    _compare(source, path, expected, got)
-    return loaded, got
-
-
-def _compare(source: Source, path: Path, expected: str | None, got: str) -> None:
-    if expected is not None and got != expected:
-        raise _WrongFileError(
-            f"{path} is not the file that {source.name} was declared or recorded as: "
-            f"expected sha256 {expected}, got {got}"
-        )
+    file.check(got)
+    return loaded, Pin(revision=file.pin.revision, sha256=got)
 
 
 def _shipped(shipped: Shipped, name: str) -> Path:

@@ -22,7 +22,7 @@ from effnet_zoo.convert import LAYOUTS
 from effnet_zoo.convert.identify import Identity, identify
 from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quoted
 from effnet_zoo.ledger import Checkpoint
-from effnet_zoo.loading import LoadReport, load_state
+from effnet_zoo.loading import LoadReport, load_state, replaced_head
 from effnet_zoo.model import EfficientNet, EfficientNetFeatures, build_model
 from effnet_zoo.options import BuildOptions, ModelOptions, check_options, check_path
 from effnet_zoo.preprocess import preprocessing_of
@@ -267,6 +267,8 @@ def _loaded(order: _Order, file: StateFile, source: str, stamp: tuple[int, ...] 
     elif order.model and order.cfg.get("source") not in config.SCHEMES:
         identity = identify(file.state, source, among=[order.model.name])
         order, layout = _as_identified(order, identity), identity.layout
+    if "num_classes" in order.asked:
+        file = replaced_head(file, layout.table, order.asked["num_classes"], source)
     state = layout.table.to_ours(file.state, order.arch)
     built = _build(order, "meta")
     notes = (*file.notes, *(_assumed(identity, order) if identity else ()))

@@ -51,9 +51,6 @@ def against_cache(checkpoints: Iterable[Checkpoint], cache_dir: str | Path | Non
             yield _on_this_machine(checkpoint, cache_dir)
         except EffnetZooError as error:
             yield Verdict(checkpoint=checkpoint, state="failed", detail=str(error))
-        except OSError as error:
-            detail = f"{error.filename}: {error.strerror}"
-            yield Verdict(checkpoint=checkpoint, state="failed", detail=detail)
 
 
 def _on_this_machine(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
@@ -126,14 +123,13 @@ def write_pins(verdicts: Iterable[Verdict], folder: Path) -> list[str]:
     }
     written: list[str] = []
     for path in sorted(folder.glob("*.toml")):
-        text = path.read_text(encoding="utf-8")
+        before = text = atomic_io.read_text(path)
         for name, verdict in pins.items():
             if f"[{name}]\n" in text:
                 text, changed = _pinned(text, verdict)
                 written += [name] if changed else []
-        if text != path.read_text(encoding="utf-8"):
-            with atomic_io.written_whole(path) as beside:
-                beside.write_text(text, encoding="utf-8")
+        if text != before:
+            atomic_io.write_text(path, text)
     if lost := sorted(name for name in pins if name not in written and _needs_pin(pins[name].checkpoint)):
         raise LedgerError(f"{folder}: no entry [{lost[0]}] to pin: expected the ledger that this package reads")
     return written

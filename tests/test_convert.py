@@ -129,8 +129,9 @@ def test_layout_variant_classes_and_channels_are_told_from_keys_and_shapes(
 def test_files_from_before_batch_norm_counted_are_known_and_the_count_is_0(layout: str) -> None:
     name = next(iter(TORCH[layout].archs()))
     whole = meta_state(layout, name)
-    found = identify({key: value for key, value in whole.items() if "num_batches" not in key}, "a file")
-    ours = found.to_ours({key: value for key, value in whole.items() if "num_batches" not in key})
+    old = {key: value for key, value in whole.items() if "num_batches" not in key}
+    found = identify(old, "a file")
+    ours = found.layout.table.to_ours(old, found.arch)
     assert found.name == name
     assert ours.keys() == EfficientNet(found.arch, device="meta").state_dict().keys()
     assert {value.item() for key, value in ours.items() if "num_batches" in key} == {0}

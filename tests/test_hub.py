@@ -77,7 +77,7 @@ except errors.WeightsError as error:
     ("sha256", "outcome"),
     [
         ("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "b'test'"),  # of b"test"
-        ("0" * 64, f"twice another file: expected sha256 {'0' * 64}, got 9f86d081"),
+        ("0" * 64, f"twice another file than the ledger names: expected sha256 {'0' * 64}, got 9f86d081"),
     ],
 )
 def test_a_pinned_checkpoint_is_fetched_by_commit_and_its_whole_hash_checked(

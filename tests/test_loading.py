@@ -1,6 +1,7 @@
 """Weights into models: strictly, with nothing random in the place of something saved, and without running anything."""
 
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from effnet_zoo import EfficientNet, create_model, statefile
 from effnet_zoo.convert import LAYOUTS
 from effnet_zoo.convert.identify import identify
+from effnet_zoo.convert.source import open_package
 from effnet_zoo.errors import ArgumentError, MissingExtraError, UnknownNameError, WeightsError
-from effnet_zoo.loading import adapt_stem
+from effnet_zoo.loading import adapt_stem, check_values
 from effnet_zoo.selftest import randomise, relative_error
 
 LITE0 = "effnet_zoo_lite0.pypi_in1k"
@@ -319,3 +321,101 @@ def test_models_load_into_timm_and_back(saved: tuple[EfficientNet, Path]) -> Non
     back = create_model("effnet_zoo_b0", num_classes=10).eval()
     back.load_state_dict(theirs.state_dict())
     assert torch.equal(back(images(3)), model(images(3)))
+
+
+# Files of other people.
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_files_from_before_batch_norm_counted_load(
+    saved: tuple[EfficientNet, Path], tmp_path: Path, suffix: str
+) -> None:
+    model, _ = saved
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    path = tmp_path / f"old.{suffix}"
+    save: Any = save_file if suffix == "safetensors" else torch.save
+    save(state, path)
+    for loaded in (
+        EfficientNet.from_pretrained("efficientnet-b0", str(path)).eval(),
+        timm.create_model("effnet_zoo_b0", num_classes=10, **overlay(path)).eval(),
+    ):
+        assert_same(loaded(images(3)), model(images(3)))
+        assert {tensor.item() for key, tensor in loaded.state_dict().items() if key.endswith("tracked")} == {0}
+
+
+HEADS: dict[str, dict[str, tuple[int, ...]]] = {
+    "after a dropout": {"classifier.1.weight": (6, 1280), "classifier.1.bias": (6,)},
+    "no bias": {"classifier.weight": (6, 1280)},
+    "an MLP": {"classifier.0.weight": (64, 1280), "classifier.0.bias": (64,), "classifier.2.weight": (6, 64)},
+    "a head": {"head.weight": (6, 1280), "head.bias": (6,)},
+    "fc": {"fc.weight": (6, 1280), "fc.bias": (6,)},
+    "beside a classifier": {"classifier.weight": (6, 1280), "classifier.bias": (6,), "aux.weight": (3, 1280)},
+}
+
+
+def with_head(model: EfficientNet, head: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    backbone = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("classifier.")}
+    return {**backbone, **{key: torch.randn(shape) for key, shape in head.items()}}
+
+
+@pytest.mark.parametrize(
+    ("head", "layout"),
+    [*((head, "effnet_zoo") for head in HEADS.values()), (HEADS["after a dropout"], "efficientnet_pytorch")],
+    ids=[*HEADS, "another layout"],
+)
+def test_the_backbone_under_a_head_of_another_kind_is_taken_only_when_asked_for(
+    saved: tuple[EfficientNet, Path], tmp_path: Path, head: dict[str, tuple[int, ...]], layout: str
+) -> None:
+    model, _ = saved
+    state = with_head(model, {})
+    theirs = LAYOUTS[layout].table.to_theirs(state, model.arch)
+    head = {key.replace("classifier.", "_fc.") if layout != "effnet_zoo" else key: size for key, size in head.items()}
+    path = tmp_path / "tuned.safetensors"
+    save_file(theirs | {key: torch.randn(shape) for key, shape in head.items()}, path)
+    with pytest.raises(WeightsError, match="Its backbone is whole: num_classes=0 takes it without the head") as refused:
+        EfficientNet.from_pretrained("efficientnet-b0", str(path))
+    assert "tuned.safetensors does not fit the model" in str(refused.value)
+    features = model.forward_head(model.forward_features(images(3)), pre_logits=True)
+    for num_classes in (0, 4):
+        loaded = EfficientNet.from_pretrained("efficientnet-b0", str(path), num_classes=num_classes).eval()
+        assert_same(loaded.forward_head(loaded.forward_features(images(3)), pre_logits=True), features)
+        assert loaded.load_report.dropped.keys() == head.keys()
+        assert not loaded.load_report.unexpected
+        drawn = ("classifier.bias", "classifier.weight") if num_classes else ()
+        assert loaded.load_report.reinitialised == drawn
+    if "aux.weight" not in head:  # a classifier of six classes is what was asked for
+        with pytest.raises(WeightsError, match="has a head of its own for perhaps 6 classes"):
+            EfficientNet.from_pretrained("efficientnet-b0", str(path), num_classes=6)
+
+
+def test_more_blocks_than_the_network_has_are_no_head(saved: tuple[EfficientNet, Path], tmp_path: Path) -> None:
+    save_file({**saved[0].state_dict(), "blocks.7.0.bn1.weight": torch.ones(3)}, tmp_path / "more.safetensors")
+    with pytest.raises(WeightsError, match=r"1 left over \(blocks.7.0.bn1.weight"):
+        EfficientNet.from_pretrained("efficientnet-b0", str(tmp_path / "more.safetensors"), num_classes=0)
+
+
+BROKEN: dict[str, tuple[str, float, str]] = {
+    "NaN": ("blocks.1.0.conv_pw.weight", float("nan"), "has 1 values that are NaN or infinite"),
+    "infinity": ("classifier.bias", float("inf"), "has 1 values that are NaN or infinite, of 10"),
+    "minus infinity": ("bn2.running_mean", -float("inf"), "has 1 values that are NaN or infinite"),
+    "a negative variance": ("blocks.2.1.bn3.running_var", -0.5, "has a variance of -0.5: expected none below 0"),
+}
+
+
+@pytest.mark.parametrize(("key", "value", "message"), BROKEN.values(), ids=BROKEN)
+def test_values_that_no_network_computes_with_are_refused_by_the_tensors_name(
+    saved: tuple[EfficientNet, Path], tmp_path: Path, key: str, value: float, message: str
+) -> None:
+    state = saved[0].state_dict()
+    state[key].view(-1)[-1] = value
+    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16):
+        with pytest.raises(WeightsError, match=f"a file: {key} {message}"):
+            check_values({key: state[key].to(dtype)}, "a file")
+    save_file(state, tmp_path / "broken.safetensors")
+    for read in (partial(EfficientNet.from_pretrained, "efficientnet-b0"), open_package):
+        with pytest.raises(WeightsError, match=f"broken.safetensors: {key} {message}"):
+            read(str(tmp_path / "broken.safetensors"))
+
+
+def test_large_values_whose_sum_overflows_are_values() -> None:
+    check_values({"a.weight": torch.full((4,), 3e38), "b.weight": torch.full((4,), 6e4, dtype=torch.float16)}, "a file")

@@ -188,9 +188,7 @@ CASES = [
     Case("a body cut short under a length that fits it", BODY, Truncate(missing=7), 1, None, "cdn"),
     Case("bodies cut short for ever", BODY, Truncate(missing=7), None, "Consistency check failed", "cdn"),
     Case("a flipped byte", BODY, Flip(offset=99_999), 1, None, "cdn"),
-    Case(
-        "flipped bytes for ever", BODY, Flip(offset=9), None, f"twice another file: expected sha256 {GOOD}, got", "cdn"
-    ),
+    Case("flipped bytes for ever", BODY, Flip(offset=9), None, f"names: expected sha256 {GOOD}, got", "cdn"),
     Case("429 once", HEAD, Status(429), 1, None),
     Case("429 once from the CDN", BODY, Status(429, retry_after=0), 1, None, "cdn"),
     Case("429 for ever", HEAD, Status(429), None, "too many requests (HTTP 429)"),
@@ -240,7 +238,7 @@ def test_a_fault_ends_in_the_weights_or_in_its_own_error_and_neither_keeps_bad_n
         assert case.error in first.error
         assert first.error.startswith(f"cannot get {FILE} of {REPO} (revision main): {place.hub.url}: ")
         assert f"put {place.hub.url}/{REPO}/resolve/main/{FILE} at FOLDER/{REPO}/{FILE}" in first.error
-        assert first.path is None, "something was loaded"
+        assert first.loaded is None, "something was loaded"
     else:
         assert first.loaded == GOOD
     assert again.loaded == warm.loaded == GOOD
@@ -375,7 +373,8 @@ def test_a_checkpoint_without_a_pin_is_locked_to_the_first_download(place: Place
     shutil.rmtree(place.cache / "models--org--model" / "snapshots")
     (other,) = place.run("pull()")
     assert other.error is not None
-    assert f"expected sha256 {GOOD}, got {sha256(NEWER)} at {place.cache}" in other.error
+    assert f"twice another file than the lock file {lock_file(place.cache)} names: " in other.error
+    assert f"expected sha256 {GOOD}, got {sha256(NEWER)}" in other.error
     assert json.loads(lock_file(place.cache).read_text()) == {"revision": commit, "sha256": GOOD}
 
 
@@ -420,24 +419,82 @@ pull(*{of})
 
 @pytest.mark.parametrize("damage", ["flip(path)", "os.truncate(path, 500)"])
 @pytest.mark.parametrize("pinned", [False, True])
-def test_a_cached_file_gone_bad_is_removed_and_fetched_again_or_without_a_network_an_error(
+def test_a_cached_file_gone_bad_is_replaced_or_without_a_network_an_error_and_never_loaded(
     place: Place, damage: str, pinned: bool
 ) -> None:
     commit = place.hub.put(REPO, {FILE: WEIGHTS})
     of = (f"{REPO}@{commit}", FILE, GOOD) if pinned else ()
-    cold, again, bad, there, gone = place.run(ROTTEN.format(of=of, damage=damage))
+    cold, again, bad, there, still = place.run(ROTTEN.format(of=of, damage=damage))
     assert cold.loaded == again.loaded == GOOD
     assert place.asked("GET", "cdn") == 2
-    for error in (bad.error, gone.error):
+    for error in (bad.error, still.error):
         assert error is not None
         assert f"cannot get {FILE} of {REPO}" in error
     assert bad.error is not None
-    assert f"{cold.path} is not the file that" in bad.error
-    assert f"expected sha256 {GOOD}, got" in bad.error
-    assert "it was removed, and there is no other" in bad.error
+    told_by = "the ledger" if pinned else f"the lock file {lock_file(place.cache)}"
+    assert f"{cold.path} is not the file that {told_by} names: expected sha256 {GOOD}, got" in bad.error
+    assert "it was left there, not loaded." in bad.error
+    assert (f"If {lock_file(place.cache)} is wrong, correct it, or delete it with a network." in bad.error) == (
+        not pinned
+    )
     assert bad.touched, "no other file was looked for"
-    assert (there.error, gone.path) == ("False", None)
-    assert kept(place.cache) == set()
+    assert there.error == "True"
+    assert not [path for path in place.cache.iterdir() if path.name.startswith(".effnet-zoo")]
+
+
+WRONG_DIGIT = """
+pull()
+[lock] = Path(fetch.cache_folder()).glob("*/effnet-zoo/*.json")
+right = lock.read_text()
+lock.write_text(right.replace(json.loads(right)["sha256"], "0" * 64))
+if {offline}:
+    block()
+pull()
+if {offline}:
+    lock.write_text(right)
+else:
+    lock.unlink()
+pull()
+"""
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_wrong_digit_in_a_lock_file_costs_no_weights(place: Place, offline: bool) -> None:
+    place.hub.put(REPO, {FILE: WEIGHTS})
+    first, refused, again = place.run(WRONG_DIGIT.format(offline=offline))
+    lock = lock_file(place.cache)
+    assert refused.error is not None
+    assert f"is not the file that the lock file {lock} names: expected sha256 {'0' * 64}, got {GOOD}" in refused.error
+    assert (
+        f"it was left there, not loaded. If {lock} is wrong, correct it, or delete it with a network" in refused.error
+    )
+    assert first.loaded == again.loaded == GOOD
+    assert kept(place.cache) == {GOOD}
+    assert place.asked("GET", "cdn") == (1 if offline else 2), "only to compare"
+
+
+COUNTED = """
+from effnet_zoo import atomic_io
+plain, hashed = atomic_io.sha256, []
+def counting(path):
+    hashed.append(path)
+    return plain(path)
+atomic_io.sha256 = fetch.sha256 = counting
+for _ in range(2):
+    pull()
+    assert len(hashed) == 1, hashed
+    hashed.clear()
+"""
+
+
+def test_a_file_is_hashed_once_a_load_whether_new_cached_or_a_mirrors(place: Place, tmp_path: Path) -> None:
+    place.hub.put(REPO, {FILE: WEIGHTS})
+    (tmp_path / "mirror" / REPO).mkdir(parents=True)
+    (tmp_path / "mirror" / REPO / FILE).write_bytes(WEIGHTS)
+    for mirrors, home in (("", "one"), (str(tmp_path / "mirror"), "two")):
+        pulled = place.run(COUNTED, EFFNET_ZOO_MIRRORS=mirrors, EFFNET_ZOO_HOME=str(tmp_path / home))
+        assert [one.loaded for one in pulled] == [GOOD, GOOD]
+        assert json.loads(lock_file(tmp_path / home / "hub").read_text())["sha256"] == GOOD
 
 
 @pytest.mark.parametrize(
@@ -459,7 +516,8 @@ def test_a_damaged_lock_file_is_an_error_that_names_it_until_it_is_deleted(place
     path.write_text(content, encoding="latin1")
     damaged, anew = place.run(f"pull()\nos.unlink({str(path)!r})\npull()")
     assert damaged.error is not None
-    assert damaged.error.startswith(f"{path} is damaged: expected a commit and a sha256 in JSON; delete it")
+    assert damaged.error.startswith(str(path))
+    assert f"expected a commit and a sha256 in JSON; delete it to record {FILE} of {REPO}" in damaged.error
     assert anew.loaded == GOOD
     assert json.loads(path.read_text())["sha256"] == GOOD
 
@@ -469,13 +527,14 @@ def test_a_lock_that_cannot_be_written_is_a_warning_and_the_weights_are_loaded(p
     (pulled,) = place.run(
         """
 import errno, warnings
-def read_only(path):
+from effnet_zoo import atomic_io
+def read_only(path, text, **_):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-fetch.written_whole = read_only
+Path.write_text = read_only
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     pull()
-assert any("Read-only file system" in str(warning.message) for warning in caught), caught
+assert any("the file system is read-only" in str(warning.message) for warning in caught), caught
 """
     )
     assert pulled.loaded == GOOD
@@ -572,7 +631,8 @@ def test_cold_and_offline_is_soon_an_error_that_says_how_to_bring_the_file_and_t
     assert brought.loaded == GOOD
     assert brought.touched == 0
     assert other.error is not None
-    assert f"by hand/{REPO}/{FILE}: another file: expected sha256 {GOOD}, got {sha256(NEWER)}" in other.error
+    assert f"by hand/{REPO}/{FILE} is not the file that the lock file " in other.error
+    assert f"names: expected sha256 {GOOD}, got {sha256(NEWER)}" in other.error
     assert (tmp_path / "by hand" / REPO / FILE).read_bytes() == NEWER
 
 
@@ -633,21 +693,21 @@ def test_a_server_that_asks_for_a_pause_gets_it(place: Place) -> None:
     assert 1 <= pulled.seconds < 5
 
 
-def test_a_bad_file_that_cannot_be_removed_is_an_error_and_is_not_loaded(place: Place) -> None:
+def test_a_bad_file_that_cannot_be_replaced_is_an_error_and_is_not_loaded(place: Place) -> None:
     place.hub.put(REPO, {FILE: WEIGHTS})
     first, bad = place.run(
         """
 import errno
 pull()
 flip(next(Path(fetch.cache_folder()).glob("*/blobs/*")))
-def unlink(path, missing_ok=False):
-    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-Path.unlink = unlink
+def refuse(source, target):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
+fetch.os = types.SimpleNamespace(**{**vars(os), "replace": refuse})
 pull()
 """
     )
     assert bad.error is not None
-    assert f"{first.path} is not the expected file and cannot be removed: Read-only file system" in bad.error
+    assert f"the file system is read-only: name another place: {first.path} is not the expected file" in bad.error
 
 
 def test_hf_hub_offline_loads_what_is_there_and_names_what_is_not_without_any_connection(place: Place) -> None:
@@ -665,9 +725,9 @@ def test_hf_hub_offline_loads_what_is_there_and_names_what_is_not_without_any_co
     )
     assert bad.error is not None
     assert f"expected sha256 {GOOD}, got" in bad.error
+    assert "it was left there, not loaded" in bad.error
     assert (warm.touched, cold.touched, bad.touched) == (0, 0, 0)
     assert not place.hub.requests
-    assert kept(place.cache) == set()
 
 
 def test_the_cache_is_the_given_folder_or_effnet_zoo_home_or_the_clients(place: Place, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import zipfile
 from argparse import Namespace
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -326,7 +327,7 @@ def test_tensors_are_bit_for_bit_those_that_torch_reads(tmp_path: Path, protocol
         ours = found[key]
         assert (ours.dtype, ours.shape, ours.stride()) == (tensor.dtype, tensor.shape, tensor.stride()), key
         assert ours.storage_offset() == tensor.storage_offset(), key
-        assert bytes(ours.untyped_storage()) == bytes(tensor.detach().untyped_storage()), key  # type: ignore[call-overload]
+        assert bytes(ours.untyped_storage()) == bytes(tensor.detach().untyped_storage()), key
     assert found["whole"].untyped_storage().data_ptr() == found["turned"].untyped_storage().data_ptr()
 
 
@@ -610,7 +611,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "an endless header": lambda: SAFETENSORS["an endless header"],
     "an endless tensor": lambda: SAFETENSORS["an endless tensor"],
     "deep JSON": lambda: SAFETENSORS["deep JSON"],
-    **{name: lambda program=program: zipped(b"\x80\x02" + program) for name, program in PROGRAMS.items()},
+    **{name: partial(zipped, b"\x80\x02" + program) for name, program in PROGRAMS.items()},
 }
 
 PROBE = """

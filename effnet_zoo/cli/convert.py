@@ -21,6 +21,9 @@ def convert(
     ] = "effnet_zoo",
     variant: options.Variant = None,
     no_ema: options.NoEma = False,
+    backbone_only: Annotated[
+        bool, typer.Option("--backbone-only", help="Leave the head out, whatever it is: the result has 0 classes.")
+    ] = False,
     like: options.Like = None,
     mean: options.Mean = None,
     std: options.Std = None,
@@ -59,6 +62,7 @@ def convert(
         labels=options.labels(classes),
         golden=golden,
         licence=licence,
+        backbone_only=backbone_only,
     )
     summary = {**conversion.summary(package), "out": str(out)}
     if as_json:

@@ -95,6 +95,7 @@ def convert(
     labels: tuple[str, ...] | None = None,
     golden: Path | None = None,
     licence: str | None = None,
+    backbone_only: bool = False,
 ) -> Package:
     """Convert weights to a layout, and write them with what belongs to them to a folder.
 
@@ -112,6 +113,7 @@ def convert(
         labels: Class names in the order of the logits.
         golden: A safetensors file with an ``image`` and its ``logits``, to compare with.
         licence: Of the weights.
+        backbone_only: Leave the head out, whatever it is.
 
     Returns:
         The package that was written, with its proof.
@@ -125,7 +127,8 @@ def convert(
     """
     target = layout_of(to)
     with atomic_io.folder_written_whole(out) as folder:
-        package = told(open_package(place, variant=variant, ema=ema), images, padding, bn_eps, labels, licence)
+        source = open_package(place, variant=variant, ema=ema, backbone_only=backbone_only)
+        package = told(source, images, padding, bn_eps, labels, licence)
         if target == KERAS_V1.name and any(stage.fused for stage in package.arch.stages):
             target = KERAS_V2.name  # one library, two generations of names
         if target != "effnet_zoo":

@@ -35,17 +35,11 @@ class Identity:
     in_chans: int
     global_pool: str
 
-    def to_ours(self, state: Mapping[str, Tensor]) -> State:
-        """The state dict under our keys, batch norm's counters 0 where it has none.
 
-        Raises:
-            WeightsError: If a key is not of the layout.
-        """
-        ours = self.layout.table.to_ours(state, self.arch)
-        counters = (key for key in self.layout.table.keys(self.arch) if is_counter(key))
-        for key in counters:
-            ours.setdefault(key, torch.tensor(0))
-        return ours
+def without_head(state: Mapping[str, Tensor]) -> State:
+    """Returns the backbone of a state dict in any layout of PyTorch: no classifier, and nothing that stands beside."""
+    heads = [layout.table.head(state) for layout in _layouts(state)]
+    return {key: tensor for key, tensor in state.items() if not all(key in head for head in heads)}
 
 
 def identify(state: Mapping[str, Tensor], source: str, *, among: Iterable[str] | None = None) -> Identity:
@@ -59,7 +53,7 @@ def identify(state: Mapping[str, Tensor], source: str, *, among: Iterable[str] |
     Raises:
         WeightsError: If it is none, naming the nearest and how it differs, or if several fit.
     """
-    layouts = [layout for layout in LAYOUTS.values() if _stem_of(layout) in state]
+    layouts = _layouts(state)
     if not layouts:
         raise WeightsError(
             f"{source}: the keys ({', '.join(sorted(state)[:3])}, ...) are of no known layout: "
@@ -85,9 +79,12 @@ def identify(state: Mapping[str, Tensor], source: str, *, among: Iterable[str] |
     if not exact:
         (layout, name, _), differences, _ = min(compared, key=lambda row: len(row[1]))
         some = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
+        backbone = without_head(state)
+        whole = any(not _compared(backbone, candidate)[0] for candidate, *_ in compared)
+        advice = "; its backbone is whole: convert --backbone-only takes it without the head" if whole else ""
         raise WeightsError(
             f"{source} is none of the networks of {layout.name}: the nearest, {name}, differs in {len(differences)} "
-            f"tensors ({some})"
+            f"tensors ({some}){advice}"
         )
     return _identity(*exact[0])
 
@@ -102,6 +99,10 @@ def _identity(candidate: "Candidate", sizes: "Sizes") -> Identity:
         in_chans=sizes.in_chans,
         global_pool=sizes.global_pool,
     )
+
+
+def _layouts(state: Mapping[str, Tensor]) -> list[Layout]:
+    return [layout for layout in LAYOUTS.values() if _stem_of(layout) in state]
 
 
 def _stem_of(layout: Layout) -> str:

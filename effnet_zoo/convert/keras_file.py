@@ -13,7 +13,9 @@ An archive has checksums, an HDF5 file has none, and the HDF5 library itself can
 take ``.h5`` files from where you would take a program.
 """
 
+import dataclasses
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -24,17 +26,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from effnet_zoo import catalog
-from effnet_zoo.atomic_io import written_whole
+from effnet_zoo.atomic_io import open_regular, written_whole
 from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2, MODELS
 from effnet_zoo.convert.keytable import KeyTable, Role, role_of
-from effnet_zoo.errors import MissingExtraError, WeightsError
+from effnet_zoo.documents import from_plain
+from effnet_zoo.errors import FileError, MissingExtraError, WeightsError
 from effnet_zoo.spec import ArchSpec
 from effnet_zoo.statefile import State
 
@@ -45,11 +48,15 @@ Dataset = Any
 """An h5py.Dataset: h5py has no types."""
 
 Config = Mapping[str, Any]
+Document = TypeVar("Document")
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel of an image scaled to 0..1."""
 
 MAX_BYTES = 2 << 30
 """Of all tensors in a file together; the largest network, V2 L, has 0.9 GiB in float64."""
+
+MAX_CONFIG = 32 << 20
+"""Bytes of a configuration; V2 L's has 1 MB."""
 
 MAX_ENTRIES = 100_000
 """Of an HDF5 file; V2 L saved with an optimizer of three slots a weight has some 6,000."""
@@ -92,6 +99,7 @@ TRAINING = {
 AVERAGES = "; its moving averages (use_ema) are part of it, which Keras copies into the layers at the end of fit"
 PREPARES = "part of how images are prepared"
 RANDOM = "state of a random generator"
+NOT_BACKBONE = "not of the backbone"
 
 _NETWORK = re.compile(r"stem_(conv|conv_pad|bn|activation)|block\d+._\w+|top_(conv|bn|activation)")
 """Layers of the network itself: the letter of a block leaves the alphabet after its 26th repeat."""
@@ -150,11 +158,12 @@ class _Layer:
 Variables = dict[str, dict[str, Dataset]]
 
 
-def read(path: Path) -> KerasFile:
+def read(path: Path, *, backbone_only: bool = False) -> KerasFile:
     """The network in one of Keras' files, found by the names of its layers.
 
     Args:
         path: A ``.keras``, ``.h5`` or ``.weights.h5`` file; what it is, its content tells.
+        backbone_only: Leave the head out, whatever it is.
 
     Raises:
         MissingExtraError: If h5py is not installed.
@@ -164,11 +173,11 @@ def read(path: Path) -> KerasFile:
     h5py = _h5py()
     try:
         with _opened(path, h5py) as (file, config, training):
-            return _read(file, config, training, h5py)
+            return _read(file, config, training, h5py, backbone_only=backbone_only)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
-    except FileNotFoundError:
-        raise WeightsError(f"{path}: there is no such weight file") from None
+    except FileError as error:
+        raise WeightsError(f"{error}: expected a weight file") from None
     except Exception as error:  # h5py, zipfile and json raise whatever a damaged file makes of them
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
@@ -224,54 +233,69 @@ def _h5py() -> ModuleType:
 
 
 @contextmanager
-def _opened(path: Path, h5py: ModuleType) -> Iterator[tuple[Any, Config | None, Config]]:
+def _opened(path: Path, h5py: ModuleType) -> Iterator[tuple[Any, "_Declared | None", Config]]:
     """The HDF5 file, the model's configuration if there is one, and that of its training."""
     if path.is_dir():
         raise WeightsError("a folder: expected a file; a SavedModel is saved as one by model.save('model.keras')")
-    with path.open("rb") as file:
-        start = file.read(8)
+    with open_regular(path) as file:
+        start, size = file.read(8), os.fstat(file.fileno()).st_size
     if start.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive, TemporaryFile() as weights:
-            config = _json(archive.read(_member(archive, "config.json", path)))
-            with archive.open(_member(archive, "model.weights.h5", path)) as member:
+            config = _json(archive.read(_member(archive, "config.json", MAX_CONFIG)), _Declared)
+            with archive.open(_member(archive, "model.weights.h5", MAX_EXPANSION * size)) as member:
                 shutil.copyfileobj(member, weights)
             with h5py.File(weights, "r") as file:
-                yield file, config, config.get("compile_config") or {}
+                yield file, config, config.compile_config or {}
     elif start == HDF5:
         with h5py.File(path, "r") as file:
             config, training = file.attrs.get("model_config"), file.attrs.get("training_config")
-            yield file, _json(config) if config else None, _json(training) if training else {}
+            yield (
+                file,
+                _json(config, _Declared) if config else None,
+                _json(training, dict[str, Any]) if training else {},
+            )
     else:
         raise WeightsError("neither a zip nor an HDF5 file: expected .keras, .h5 or .weights.h5 as Keras writes them")
 
 
-def _member(archive: zipfile.ZipFile, name: str, path: Path) -> zipfile.ZipInfo:
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> zipfile.ZipInfo:
     if name not in archive.namelist():
         raise WeightsError(f"an archive without {name}: expected what model.save('model.keras') writes")
     member = archive.getinfo(name)
-    if member.file_size > MAX_EXPANSION * path.stat().st_size:
-        raise WeightsError(f"{name} in it would unpack to {member.file_size} bytes, which Keras' archives never do")
+    if member.file_size > limit:
+        raise WeightsError(f"{name} in it would unpack to {member.file_size} bytes: expected {limit} at most")
     return member
 
 
-def _json(text: str | bytes) -> Config:
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        raise WeightsError("its configuration is not a model's: expected a JSON object")
-    return value
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Declared:
+    """A model or a layer as a configuration has it. Keras 3 has a name here too, of an operation that is no layer."""
+
+    class_name: str = ""
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    name: str | None = None
+    compile_config: dict[str, Any] | None = None
 
 
-def _declared(model: Config, folder: str = "") -> Iterator[_Layer]:
+def _json(text: str | bytes, kind: type[Document]) -> Document:
+    if len(text) > MAX_CONFIG:
+        raise WeightsError(f"a configuration of {len(text)} bytes: expected {MAX_CONFIG} at most")
+    # Not msgspec's reader: Keras writes NaN and Infinity.
+    return from_plain(json.loads(text), kind, "its configuration", WeightsError)
+
+
+def _declared(model: _Declared, folder: str = "") -> Iterator[_Layer]:
     """The layers of a model in order, those of nested models in their place."""
     used: Counter[str] = Counter()
-    for layer in model["config"]["layers"]:
-        kind, config = layer["class_name"], layer["config"]
-        inside = f"{folder}layers/{_numbered(_snake_case(kind), used)}"
-        if "layers" in config:
+    for layer in from_plain(model.config["layers"], list[_Declared], "its configuration: layers", WeightsError):
+        inside = f"{folder}layers/{_numbered(_snake_case(layer.class_name), used)}"
+        if "layers" in layer.config:
+            if folder.count("/") > MAX_DEPTH:
+                raise WeightsError(f"more than {MAX_DEPTH // 2} models inside each other: expected one model")
             yield from _declared(layer, f"{inside}/")
         else:
-            # Keras 3 keeps the name of an operation that is no layer beside its configuration.
-            yield _Layer(name=config.get("name") or layer.get("name", ""), kind=kind, config=config, folder=inside)
+            name = layer.config.get("name") or layer.name or ""
+            yield _Layer(name=str(name), kind=layer.class_name, config=layer.config, folder=inside)
 
 
 def _snake_case(kind: str) -> str:
@@ -289,8 +313,8 @@ def _numbered(group: str, used: Counter[str]) -> str:
 # Variables by layer: each data set of the file is one, or is left out for a reason.
 
 
-def _read(file: Any, config: Config | None, training: Config, h5py: ModuleType) -> KerasFile:
-    layers = list(_declared(config)) if config and "layers" in config.get("config", {}) else None
+def _read(file: Any, config: _Declared | None, training: Config, h5py: ModuleType, *, backbone_only: bool) -> KerasFile:
+    layers = list(_declared(config)) if config and "layers" in config.config else None
     found = dict(_datasets(file, h5py))
     dropped = _dropped(found, training)
     kept = {key: dataset for key, dataset in found.items() if key not in dropped}
@@ -298,7 +322,7 @@ def _read(file: Any, config: Config | None, training: Config, h5py: ModuleType) 
         variables = _named_variables(kept)
     else:
         variables = _numbered_variables(file, kept, layers)
-    return _understood(variables, layers, dropped)
+    return _understood(variables, layers, dropped, backbone_only=backbone_only)
 
 
 def _dropped(found: Iterable[str], training: Config) -> dict[str, str]:
@@ -443,7 +467,9 @@ def layers_by_class(table: KeyTable, arch: ArchSpec) -> dict[str, list[str]]:
 # Understanding: the network, its head, and what stands in front.
 
 
-def _understood(variables: Variables, layers: Sequence[_Layer] | None, dropped: dict[str, str]) -> KerasFile:
+def _understood(
+    variables: Variables, layers: Sequence[_Layer] | None, dropped: dict[str, str], *, backbone_only: bool
+) -> KerasFile:
     network = {name: found for name, found in variables.items() if _NETWORK.fullmatch(name)}
     if "stem_conv" not in network:
         some = ", ".join(list(variables)[:3]) or "none"
@@ -458,11 +484,15 @@ def _understood(variables: Variables, layers: Sequence[_Layer] | None, dropped: 
         if name not in network and found.keys() == {"kernel", "bias"} and found["kernel"].ndim == 2
     }
     others = variables.keys() - network.keys() - normalizations.keys() - classifiers.keys()
+    if backbone_only:
+        left = sorted(others | classifiers.keys())
+        dropped.update({f"{name}/{variable}": NOT_BACKBONE for name in left for variable in variables[name]})
+        classifiers, others = {}, set()
     if others or len(classifiers) > 1:
         names = ", ".join(sorted(others or classifiers))
         raise WeightsError(
             f"layers beside the network that ours has no place for ({names}): expected one dense layer, the "
-            "classifier, or none"
+            "classifier, or none; convert --backbone-only leaves them out"
         )
     dropped.update({f"{name}/{variable}": PREPARES for name, found in normalizations.items() for variable in found})
     for found in classifiers.values():
@@ -540,7 +570,10 @@ def _classifier_activation(head: Sequence[_Layer]) -> str:
     rest = [layer for layer in head if layer.kind not in _DROPOUT]
     if tuple(layer.kind for layer in rest) not in _HEAD:
         shown = ", ".join(f"{layer.name} ({layer.kind})" for layer in head)
-        raise WeightsError(f"its head is {shown}: expected GlobalAveragePooling2D, dropout or none, and one Dense")
+        raise WeightsError(
+            f"its head is {shown}: expected GlobalAveragePooling2D, dropout or none, and one Dense; convert "
+            "--backbone-only leaves it out"
+        )
     dense, last = next(layer for layer in rest if layer.kind == "Dense"), rest[-1]
     activation = _activation(dense.config.get("activation"))
     if last is dense:

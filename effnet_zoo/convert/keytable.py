@@ -131,7 +131,7 @@ class KeyTable:
         }
 
     def to_ours(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
-        """Their state dict under our keys, in their order. What they do not have, batch norm's counter, is 0.
+        """Returns their state dict under our keys, in their order. A counter of batch norm that is not there is 0.
 
         A key that is not of this layout for this network stays as it is, for the loader to refuse with all the others.
 
@@ -147,11 +147,16 @@ class KeyTable:
                     f"{our_key!r} is there twice, in this package's layout and as {key!r} of {self.name}"
                 )
             renamed[our_key] = form.to_ours(tensor)
-        if COUNTER not in self.forms["norm"]:
-            for ours in self.modules(arch):
-                if role_of(ours) == "norm":
-                    renamed[f"{ours}.{COUNTER}"] = torch.tensor(0)
+        for ours in self.modules(arch):
+            if role_of(ours) == "norm":
+                renamed.setdefault(f"{ours}.{COUNTER}", torch.tensor(0))
         return renamed
+
+    def head(self, state: Mapping[str, Tensor]) -> State:
+        """Returns what is of no part of the backbone: the classifier, in whatever form, and what stands beside it."""
+        names = (self.block, *(theirs for ours, theirs in self.network.items() if ours != "classifier"))
+        backbone = tuple({f"{name.partition('.')[0]}." for name in names})
+        return {key: tensor for key, tensor in state.items() if not key.startswith(backbone)}
 
     def to_theirs(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
         """Our state dict under their keys, in our order. What they do not have, batch norm's counter, is left out.

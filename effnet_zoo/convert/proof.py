@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from effnet_zoo import config
@@ -30,6 +28,7 @@ from effnet_zoo.families import Activation
 from effnet_zoo.package import Package, Proof
 from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import ArchSpec
+from effnet_zoo.statefile import read_safetensors
 
 TOLERANCE = 1e-6
 """Largest relative error that passes: far above float64's rounding, far below what a wrong constant changes."""
@@ -128,9 +127,9 @@ def prove_by_golden(package: Package, path: Path) -> Proof:
         WeightsError: If the file is not that, or the logits differ.
     """
     try:
-        golden = load_file(path)
+        golden = read_safetensors(path)
         image, logits = golden["image"].double(), golden["logits"]
-    except (OSError, SafetensorError, KeyError) as error:
+    except (WeightsError, KeyError) as error:
         raise WeightsError(f"{path}: expected a safetensors file with 'image' and 'logits': {error}") from None
     in_chans, outputs = package.options["in_chans"], package.num_classes or package.arch.head_filters
     if image.dim() != 4 or image.shape[1] != in_chans or logits.shape != (len(image), outputs):

@@ -2,34 +2,40 @@
 
 import dataclasses
 import importlib.util
-import json
 import math
 import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from effnet_zoo import catalog, config, hub, statefile
+from effnet_zoo.atomic_io import file_errors, open_regular, read_text
 from effnet_zoo.config import Config
 from effnet_zoo.convert import keras_file
-from effnet_zoo.convert.identify import Identity, identify
+from effnet_zoo.convert.identify import Identity, identify, without_head
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import TRANSFORMERS_ACTIVATIONS, transformers_config
-from effnet_zoo.errors import MissingFileError, UnknownNameError, WeightsError
+from effnet_zoo.documents import from_json
+from effnet_zoo.errors import FileError, MissingFileError, UnknownNameError, WeightsError
 from effnet_zoo.ledger import Checkpoint, Preprocessing
 from effnet_zoo.options import ModelOptions
 from effnet_zoo.package import Package
 from effnet_zoo.provenance import claims_of
 from effnet_zoo.statefile import StateFile
 
+Document = TypeVar("Document")
+
 NAMES = (hub.FILENAME, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Weight files of a folder or repository, best first."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".keras", ".h5")
 PROCESSOR = "preprocessor_config.json"
+
+_STRIDES = (1, 2, 2, 2, 1, 2, 1)
+"""Of EfficientNet's stages, which transformers' configs may leave out."""
 
 _REPOSITORY = re.compile(r"(hf-hub:)?(?P<id>[\w.-]+/[\w.-]+(@[\w./-]+)?)")
 RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
@@ -39,39 +45,97 @@ _PROCESSORS = ("EfficientNetImageProcessor", "CLIPImageProcessor", "BitImageProc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What the caller of `open_package` says."""
+
+    variant: str | None
+    ema: bool
+    backbone_only: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """What tells transformers' ``config.json`` from timm's."""
+
+    model_type: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformersConfig:
+    """What is read of transformers' ``config.json``; what it leaves out is the default of its EfficientNetConfig."""
+
+    strides: tuple[int, ...] = _STRIDES
+    depthwise_padding: tuple[int, ...] = ()
+    hidden_act: str = "swish"
+    pooling_type: str = "mean"
+    batch_norm_eps: float | None = None
+    dropout_rate: float | None = None
+    drop_connect_rate: float | None = None
+    id2label: dict[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processor:
+    """What is read of transformers' ``preprocessor_config.json``."""
+
+    image_processor_type: str | None = None
+    do_resize: bool = True
+    do_rescale: bool = True
+    do_normalize: bool = True
+    do_center_crop: bool | None = None
+    include_top: bool = True
+    rescale_offset: bool | None = None
+    rescale_factor: float = 1 / 255
+    resample: int = -1
+    size: dict[str, int] | int | None = None
+    crop_size: dict[str, int] | int | None = None
+    image_mean: tuple[float, ...] = ()
+    image_std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Beside:
     """What lies beside a weight file: timm's config, or transformers' with its image processor's."""
 
     timm: Config | None = None
-    transformers: Mapping[str, Any] | None = None
-    processor: Mapping[str, Any] | None = None
+    transformers: TransformersConfig | None = None
+    processor: Processor | None = None
 
 
 def open_package(
-    place: str, *, variant: str | None = None, ema: bool = True, cache_dir: str | Path | None = None
+    place: str,
+    *,
+    variant: str | None = None,
+    ema: bool = True,
+    backbone_only: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> Package:
-    """Read weights and tell what they are.
+    """Reads weights and tells what they are.
 
     Args:
         place: A weight file; a folder or Hub repository with one, and perhaps a ``config.json``; or a checkpoint of the
             ledger.
         variant: The architecture's name, if it is known better than the file tells.
         ema: Take moving averages where a file has both.
+        backbone_only: Leave the head out, whatever it is; what is left out is in the package's `dropped`.
         cache_dir: Where fetched files are kept.
 
     Raises:
         WeightsError: If there are none, they are damaged, or they are not an EfficientNet's.
         UnknownNameError: If `place` is nothing of that kind.
     """
-    path, variant = Path(place), _known_variant(variant) if variant else None
-    if path.exists():
-        return _read_path(path, variant, ema=ema).checked()
+    path = Path(place)
+    wish = _Wish(variant=_known_variant(variant) if variant else None, ema=ema, backbone_only=backbone_only)
+    with file_errors(place):
+        there = path.exists()
+    if there:
+        return _read_path(path, wish).checked()
     if checkpoint := _checkpoint(place):
-        return _read_checkpoint(checkpoint, cache_dir).checked()
+        return _read_checkpoint(checkpoint, wish, cache_dir).checked()
     match = _REPOSITORY.fullmatch(place)
     # In a folder that exists, or with a weight file's suffix, a file is what was meant.
     if match and (match[1] or not (path.parent.exists() or path.suffix in SUFFIXES)):
-        return _read_repository(match["id"], variant, cache_dir, ema=ema).checked()
+        return _read_repository(match["id"], wish, cache_dir).checked()
     raise UnknownNameError(
         f"{place}: expected a weight file, a folder with one, a repository as owner/name, or a checkpoint that "
         "`effnet-zoo list` shows"
@@ -92,45 +156,58 @@ def _checkpoint(name: str) -> Checkpoint | None:
         return None
 
 
-def _read_checkpoint(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Package:
+def _read_checkpoint(checkpoint: Checkpoint, wish: _Wish, cache_dir: str | Path | None) -> Package:
     from effnet_zoo.registry import timm_config
 
     model = catalog.find_variant(checkpoint.variant)
     layout = LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else "effnet_zoo"]
-    file = hub.load(hub.of_checkpoint(checkpoint), statefile.read, cache_dir)
+    file = _wanted(hub.load(hub.of_checkpoint(checkpoint), statefile.read, cache_dir), wish)
     return Package(
         source=checkpoint.name,
         layout=layout.name,
         variant=model.name,
         arch=model.spec,
-        options=ModelOptions(num_classes=checkpoint.num_classes, in_chans=3, global_pool="avg"),
+        options=ModelOptions(
+            num_classes=0 if wish.backbone_only else checkpoint.num_classes, in_chans=3, global_pool="avg"
+        ),
         state=layout.table.to_ours(file.state, model.spec),
         images=checkpoint.preprocessing,
         labels=None,
         record=claims_of(timm_config(checkpoint).to_dict()),
+        dropped=file.dropped,
         seen=(f"the ledger's entry {checkpoint.name}",),
     )
 
 
-def _read_path(path: Path, variant: str | None, *, ema: bool) -> Package:
+def _wanted(file: StateFile, wish: _Wish) -> StateFile:
+    """What is wanted of a file: all, or the backbone alone."""
+    if not wish.backbone_only:
+        return file
+    backbone = without_head(file.state)
+    head = dict.fromkeys(file.state.keys() - backbone.keys(), keras_file.NOT_BACKBONE)
+    return dataclasses.replace(file, state=backbone, dropped={**file.dropped, **dict(sorted(head.items()))})
+
+
+def _read_path(path: Path, wish: _Wish) -> Package:
     file = _in_folder(path) if path.is_dir() else path
     known = file.parent if path.is_dir() or file.name in NAMES else None
     beside = _beside(lambda name: known / name if known and (known / name).is_file() else None)
-    return _read_file(file, str(path), beside, variant, ema=ema)
+    return _read_file(file, str(path), beside, wish)
 
 
 def _in_folder(folder: Path) -> Path:
     for name in NAMES:
         if (folder / name).is_file():
             return folder / name
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+    with file_errors(folder):
+        found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise WeightsError(f"{folder}: expected {NAMES[0]} or one weight file, found {names}: name the file itself")
     return found[0]
 
 
-def _read_repository(hub_id: str, variant: str | None, cache_dir: str | Path | None, *, ema: bool) -> Package:
+def _read_repository(hub_id: str, wish: _Wish, cache_dir: str | Path | None) -> Package:
     def fetched(name: str) -> Path | None:
         try:
             return hub.obtain(hub.of_repository(hub_id, name), cache_dir)
@@ -139,41 +216,42 @@ def _read_repository(hub_id: str, variant: str | None, cache_dir: str | Path | N
 
     for name in NAMES[:2]:
         if file := fetched(name):
-            return _read_file(file, hub_id, _beside(fetched), variant, ema=ema)
+            return _read_file(file, hub_id, _beside(fetched), wish)
     raise WeightsError(f"{hub_id}: expected {' or '.join(NAMES[:2])} in the repository")
 
 
-def _beside(find: Any) -> Beside:
+def _beside(find: Callable[[str], Path | None]) -> Beside:
     path = find(config.FILENAME)
     if path is None:
         return Beside()
-    content = _json(path)
-    if content.get("model_type") == "efficientnet":
-        processor = find(PROCESSOR)
-        return Beside(transformers=content, processor=_json(processor) if processor else None)
-    return Beside(timm=config.parse(content, str(path)))
+    if _document(path, _Kind).model_type != "efficientnet":
+        return Beside(timm=config.read(path))
+    processor = find(PROCESSOR)
+    return Beside(
+        transformers=_document(path, TransformersConfig),
+        processor=_document(processor, Processor) if processor else None,
+    )
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _document(path: Path, kind: type[Document]) -> Document:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path}: expected a JSON object")
-    return content
+        return from_json(read_text(path), kind, str(path), WeightsError)
+    except FileError as error:
+        raise WeightsError(str(error)) from None
 
 
-def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, ema: bool) -> Package:
+def _read_file(path: Path, source: str, beside: Beside, wish: _Wish) -> Package:
     if _is_keras(path):
-        return _read_keras(path, source, variant)
-    file = statefile.read(path, ema=ema)
+        return _read_keras(path, source, wish)
+    file = _wanted(statefile.read(path, ema=wish.ema), wish)
     if beside.timm:
-        package = _as_configured(file, source, beside.timm)
-        if variant not in (None, package.variant):
-            raise WeightsError(f"{source}: its config.json says {package.variant}, not {variant}: remove one of them")
+        package = _as_configured(file, source, beside.timm, wish)
+        if wish.variant not in (None, package.variant):
+            raise WeightsError(
+                f"{source}: its config.json says {package.variant}, not {wish.variant}: remove one of them"
+            )
         return package
-    identity = identify(file.state, source, among=[variant] if variant else None)
+    identity = identify(file.state, source, among=[wish.variant] if wish.variant else None)
     package = _as_identified(file, source, identity)
     if beside.transformers:
         package = _as_transformers_says(package, beside.transformers, beside.processor)
@@ -183,7 +261,7 @@ def _read_file(path: Path, source: str, beside: Beside, variant: str | None, *, 
 def _is_keras(path: Path) -> bool:
     """Whether a file is HDF5, or an archive with a Keras model in it."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(8)
         if start == keras_file.HDF5:
             return True
@@ -191,12 +269,17 @@ def _is_keras(path: Path) -> bool:
             return False
         with zipfile.ZipFile(path) as archive:
             return "model.weights.h5" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):  # for whoever reads it to say
+    except (FileError, OSError, zipfile.BadZipFile):  # for whoever reads it to say
         return False
 
 
 _WALK = """
 import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
+except (ImportError, ValueError, OSError):
+    pass  # a system without such a limit
 import h5py
 
 def visit(name, item):
@@ -206,17 +289,38 @@ with h5py.File(sys.argv[1], "r") as file:
     visit("", file)
     file.visititems(visit)
 """
+WALK_SECONDS = 120.0
+"""Seconds that a walk through an HDF5 file may take: V2 L's takes one, most of it to import h5py."""
+WALK_BYTES = 4 << 30
+"""Bytes of address space of the process that walks: h5py takes under 1 GiB, and no value of a tensor is read."""
 
 
-def _read_keras(path: Path, source: str, variant: str | None) -> Package:
+def _walk(path: Path) -> None:
+    """Opens a file in another process first: HDF5's library does not survive every damaged file.
+
+    Raises:
+        WeightsError: If that process does not end well, or not in time.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", _WALK, str(path), str(WALK_BYTES)]
+    try:
+        walk = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WALK_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise WeightsError(
+            f"{path}: reading it takes more than {WALK_SECONDS:g} s: expected a file of Keras; download it again"
+        ) from None
+    if walk.returncode < 0:
+        raise WeightsError(f"{path} is not a whole HDF5 file: reading it crashes HDF5; save or download it again")
+    if walk.returncode:
+        reason = (walk.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise WeightsError(f"{path} is not a whole HDF5 file: {reason}; save or download it again")
+
+
+def _read_keras(path: Path, source: str, wish: _Wish) -> Package:
     if importlib.util.find_spec("h5py") and not zipfile.is_zipfile(path):  # an archive has checksums
-        # HDF5's library does not survive every damaged file, so another process opens it first.
-        walk = subprocess.run([sys.executable, "-c", _WALK, str(path)], capture_output=True, check=False)
-        if walk.returncode < 0:
-            raise WeightsError(f"{path} is not a whole HDF5 file: reading it crashes HDF5; save or download it again")
-    file = keras_file.read(path)
+        _walk(path)
+    file = keras_file.read(path, backbone_only=wish.backbone_only)
     state = StateFile(state=file.state, dropped=file.dropped)
-    identity = identify(file.state, source, among=[variant] if variant else None)
+    identity = identify(file.state, source, among=[wish.variant] if wish.variant else None)
     package = _as_identified(state, source, identity)
     side = identity.arch.image_size
     images = None
@@ -230,15 +334,18 @@ def _read_keras(path: Path, source: str, variant: str | None) -> Package:
     return dataclasses.replace(package, images=images, seen=seen)
 
 
-def _as_configured(file: StateFile, source: str, saved: Config) -> Package:
+def _as_configured(file: StateFile, source: str, saved: Config, wish: _Wish) -> Package:
     """Own keys, and everything else from ``config.json``."""
-    cfg, num_classes = saved.pretrained_cfg, saved.options["num_classes"]
+    options = ModelOptions(**saved.options)
+    if wish.backbone_only:
+        options["num_classes"] = 0
+    cfg, num_classes = saved.pretrained_cfg, options["num_classes"]
     labels = cfg.get("label_names")
     return Package(
         source=source,
         variant=saved.model.name if saved.model else config.CUSTOM,
         arch=saved.arch,
-        options=saved.options,
+        options=options,
         state=LAYOUTS["effnet_zoo"].table.to_ours(file.state, saved.arch),
         images=saved.images,
         labels=tuple(labels) if isinstance(labels, list) and len(labels) == num_classes else None,
@@ -261,7 +368,7 @@ def _as_identified(file: StateFile, source: str, identity: Identity) -> Package:
         options=ModelOptions(
             num_classes=identity.num_classes, in_chans=identity.in_chans, global_pool=identity.global_pool
         ),
-        state=identity.to_ours(file.state),
+        state=layout.table.to_ours(file.state, identity.arch),
         images=images,
         dropped=file.dropped,
         seen=(
@@ -275,88 +382,92 @@ def _as_identified(file: StateFile, source: str, identity: Identity) -> Package:
     )
 
 
-def _as_transformers_says(package: Package, content: Mapping[str, Any], processor: Mapping[str, Any] | None) -> Package:
+def _as_transformers_says(package: Package, content: TransformersConfig, processor: Processor | None) -> Package:
     model = config.variant_of(package.arch)
     if package.layout != "transformers" or model is None:
         raise WeightsError(
             f"{package.source}: config.json is transformers', but the weights have the keys of {package.layout}: "
             "name the weight file alone, under another name"
         )
-    ours = transformers_config(package, model)
+    padding = tuple(transformers_config(package, model)["depthwise_padding"])
     activations = {theirs: ours for ours, theirs in TRANSFORMERS_ACTIVATIONS.items()} | {"silu": "silu"}
     pools = {"mean": "avg", "max": "max"}
-    for field, known, default in (
+    for field, value, known in (
         # What no tensor shows: where a network strides, and how it pads there.
-        ("strides", [_STRIDES], _STRIDES),
-        ("depthwise_padding", [ours["depthwise_padding"]], []),
-        ("hidden_act", activations, "swish"),
-        ("pooling_type", pools, "mean"),
+        ("strides", content.strides, [_STRIDES]),
+        ("depthwise_padding", content.depthwise_padding, [padding]),
+        ("hidden_act", content.hidden_act, activations),
+        ("pooling_type", content.pooling_type, pools),
     ):
-        if (value := content.get(field, default)) not in known:
+        if value not in known:
             raise WeightsError(
-                f"{package.source}: {field} {value} of config.json: expected {' or '.join(map(str, known))}"
+                f"{package.source}: {field} {_shown(value)} of config.json: expected {' or '.join(map(_shown, known))}"
             )
+
+    def said(value: float | None, otherwise: float) -> float:
+        return otherwise if value is None else value
+
     arch = dataclasses.replace(
         package.arch,
-        bn_eps=content.get("batch_norm_eps", package.arch.bn_eps),
-        activation=activations[content.get("hidden_act", "swish")],
-        drop_rate=content.get("dropout_rate", package.arch.drop_rate),
-        drop_path_rate=content.get("drop_connect_rate", package.arch.drop_path_rate),
+        bn_eps=said(content.batch_norm_eps, package.arch.bn_eps),
+        activation=activations[content.hidden_act],
+        drop_rate=said(content.dropout_rate, package.arch.drop_rate),
+        drop_path_rate=said(content.drop_connect_rate, package.arch.drop_path_rate),
     )
     options = ModelOptions(**package.options)
-    options["global_pool"] = pools[content.get("pooling_type", "mean")]
-    said = "config.json and preprocessor_config.json" if processor else "config.json"
+    options["global_pool"] = pools[content.pooling_type]
+    files = "config.json and preprocessor_config.json" if processor else "config.json"
     return dataclasses.replace(
         package,
         arch=arch,
         options=options,
-        labels=_transformers_labels(content.get("id2label"), package.num_classes),
+        labels=_transformers_labels(content.id2label or {}, package.num_classes),
         images=_processor_images(processor) if processor else package.images,
-        seen=(*package.seen, said),
+        seen=(*package.seen, files),
     )
 
 
-_STRIDES = [1, 2, 2, 2, 1, 2, 1]
-"""Of EfficientNet's stages, which transformers' configs may leave out."""
+def _shown(value: Any) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
-def _transformers_labels(names: Any, num_classes: int) -> tuple[str, ...] | None:
+def _transformers_labels(names: Mapping[str, str], num_classes: int) -> tuple[str, ...] | None:
     """Class names, unless they are the numbers that transformers puts where it knows none."""
     keys = [str(index) for index in range(num_classes)]
-    if not isinstance(names, dict) or sorted(names) != sorted(keys):
+    if not names or sorted(names) != sorted(keys):
         return None
-    labels = tuple(str(names[key]) for key in keys)
+    labels = tuple(names[key] for key in keys)
     return None if labels == tuple(f"LABEL_{key}" for key in keys) else labels
 
 
-def _processor_images(processor: Mapping[str, Any]) -> Preprocessing | None:
+def _processor_images(processor: Processor) -> Preprocessing | None:
     """What an image processor does: resize, perhaps crop, normalise, perhaps twice; None if it does anything else.
 
     EfficientNet's ignores the aspect, and with ``include_top`` it divides by the standard deviation once more
     (image_processing_efficientnet.py).
     """
-    kind = str(processor.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
-    steps = all(processor.get(step, True) for step in ("do_resize", "do_rescale", "do_normalize"))
-    from_zero_to_one = not processor.get("rescale_offset") and math.isclose(
-        processor.get("rescale_factor", 1 / 255), 1 / 255
-    )
-    interpolation = RESAMPLE.get(processor.get("resample", -1))
+    kind = str(processor.image_processor_type).removesuffix("Fast").removesuffix("Pil")
+    steps = processor.do_resize and processor.do_rescale and processor.do_normalize
+    from_zero_to_one = not processor.rescale_offset and math.isclose(processor.rescale_factor, 1 / 255)
+    interpolation = RESAMPLE.get(processor.resample)
     if kind not in _PROCESSORS or not steps or not from_zero_to_one or not interpolation:
         return None
     of_efficientnet = kind == "EfficientNetImageProcessor"
-    try:
-        size, mean, std = processor["size"], tuple(processor["image_mean"]), tuple(processor["image_std"])
-        crop = processor["crop_size"] if processor.get("do_center_crop", not of_efficientnet) else size
-        side, resized = (crop["height"], crop["width"]), size.get("shortest_edge") or size["height"]
-    except (KeyError, TypeError, AttributeError):
+    crops = not of_efficientnet if processor.do_center_crop is None else processor.do_center_crop
+    size, crop = processor.size, processor.crop_size if crops else processor.size
+    mean, std = processor.image_mean, processor.image_std
+    if not isinstance(size, dict) or not isinstance(crop, dict) or not mean or not std:
+        return None
+    side, resized = (crop.get("height"), crop.get("width")), size.get("shortest_edge") or size.get("height")
+    if not side[0] or not side[1] or not resized:
         return None
     return Preprocessing(
-        size=side,
-        crop_pct=1.0 if crop is size else _share(side[0], resized),
+        size=(side[0], side[1]),
+        crop_pct=_share(side[0], resized) if crops else 1.0,
         crop_mode="center" if "shortest_edge" in size else "squash",
         interpolation=interpolation,
         mean=mean,
-        std=tuple(value * value for value in std) if of_efficientnet and processor.get("include_top", True) else std,
+        std=tuple(value * value for value in std) if of_efficientnet and processor.include_top else std,
     )
 
 

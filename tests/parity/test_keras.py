@@ -723,8 +723,11 @@ STEM = {"stem_conv/kernel": np.zeros((3, 3, 3, 4), np.float32)}
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="missing.h5: there is no such weight file"):
+    with pytest.raises(WeightsError, match="missing.h5: there is no such file or folder: expected a weight file"):
         read(tmp_path / "missing.h5")
+    os.mkfifo(tmp_path / "pipe.h5")
+    with pytest.raises(WeightsError, match="pipe.h5: expected a regular file, found a FIFO"):
+        read(tmp_path / "pipe.h5")
     with pytest.raises(WeightsError, match=r"a folder: expected a file; a SavedModel .*model.save\('model.keras'\)"):
         read(tmp_path)
     for content in (b"", b"weights", b"\x80\x02}q\x00."):
@@ -782,9 +785,12 @@ def test_an_archive_that_unpacks_to_much_more_is_refused(member: str, good: Path
         ({"config.json": None}, "an archive without config.json: expected what model.save"),
         ({"model.weights.h5": None}, "an archive without model.weights.h5"),
         ({"config.json": b"{"}, "is not a whole file of Keras"),
-        ({"config.json": b"[]"}, "expected a JSON object"),
+        ({"config.json": b"[]"}, "its configuration: expected object, found array"),
         ({"config.json": b"[" * 100_000}, "is not a whole file of Keras"),
-        ({"config.json": b'{"config": {"layers": 5}}'}, "is not a whole file of Keras"),
+        ({"config.json": b'{"a":' * 100_000}, "is not a whole file of Keras"),
+        ({"config.json": b'{"config": {"layers": [' * 100 + b"]}}" * 100}, "more than 32 models inside each other"),
+        ({"config.json": b'{"config": 5}'}, "its configuration: config: expected object, found int"),
+        ({"config.json": b'{"config": {"layers": 5}}'}, "its configuration: layers: expected array, found int"),
         ({"config.json": b'{"config": {"layers": []}}'}, "names other layers than its weights do"),
         ({"model.weights.h5": b"weights"}, "is not a whole file of Keras"),
     ],
@@ -943,3 +949,30 @@ def test_a_file_that_crashes_hdf5_is_refused_by_the_process_that_survives(
     monkeypatch.setattr(source, "_WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(WeightsError, match="model.weights.h5 is not a whole HDF5 file: reading it crashes HDF5"):
         source.open_package(str(tmp_path / "model.weights.h5"))
+
+
+def test_a_walk_through_hdf5_has_a_limit_of_time_and_of_memory(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "model.weights.h5"
+    with zipfile.ZipFile(good) as archive:
+        place.write_bytes(archive.read("model.weights.h5"))
+    monkeypatch.setattr(source, "WALK_BYTES", 64 << 20)
+    with pytest.raises(WeightsError, match=r"model.weights.h5 is not a whole HDF5 file: .*; save or download it again"):
+        source.open_package(str(place))
+    monkeypatch.setattr(source, "_WALK", "import time; time.sleep(60)")
+    monkeypatch.setattr(source, "WALK_SECONDS", 0.2)
+    with pytest.raises(WeightsError, match=r"model.weights.h5: reading it takes more than 0.2 s: expected a file of K"):
+        source.open_package(str(place))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5", ".weights.h5"])
+def test_the_backbone_is_taken_without_a_head_of_another_kind(suffix: str, tmp_path: Path) -> None:
+    inner = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
+    model = keras.Sequential([inner, keras.layers.Dense(7), keras.layers.ReLU(), keras.layers.Dense(3)])
+    path = saved(model, tmp_path / f"model{suffix}")
+    with pytest.raises(WeightsError, match="--backbone-only leaves"):
+        source.open_package(str(path))
+    package = source.open_package(str(path), backbone_only=True)
+    assert package.num_classes == 0
+    assert sorted(reason for reason in package.dropped.values()).count("not of the backbone") == 4

@@ -114,7 +114,7 @@ def test_keys_map_both_ways(name: str, num_classes: int, in_chans: int) -> None:
         expected = EfficientNet(found.arch, num_classes=num_classes, in_chans=in_chans).state_dict()
     assert (found.layout.name, found.name) == ("transformers", name)
     assert (found.num_classes, found.in_chans) == (num_classes, in_chans)
-    ours = found.to_ours(state)
+    ours = found.layout.table.to_ours(state, found.arch)
     assert {key: (tensor.shape, tensor.dtype) for key, tensor in ours.items()} == {
         key: (tensor.shape, tensor.dtype) for key, tensor in expected.items()
     }
