@@ -110,8 +110,9 @@ def save(
     """
     check_path("folder", folder)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder, but this is a file")
+    with atomic_io.file_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: expected a folder, but this is a file")
     if not dry_run:
         atomic_io.check_destination(folder)
     package = _package(what, license, classes, images)
