@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
-from effnet_zoo import __version__, catalog
+from effnet_zoo import __version__, catalog, documents
 from effnet_zoo.config import variant_of
 from effnet_zoo.errors import ArgumentError, quoted
 from effnet_zoo.ledger import LICENCE, REPORTED_SOURCE
@@ -26,6 +27,7 @@ _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escap
 IMAGENET = "ImageNet-1k validation"
 UNNAMED = "the publisher's own data"
 WHOSE = {True: "(measured)", False: "(reported)"}
+UNFIT = f"the metadata of the {FILENAME} there is not what a model card has, mend it first"
 TAGS = ("image-classification", "timm", "transformers", "efficientnet")
 
 
@@ -63,6 +65,25 @@ class Metric:
     def label(self) -> str:
         """The name with whose figure it is."""
         return f"{self.name} {WHOSE[self.measured]}"
+
+
+class _Figure(msgspec.Struct):
+    name: str | None = None
+
+
+class _Result(msgspec.Struct):
+    metrics: list[_Figure] | None = None
+
+
+class _Results(msgspec.Struct):
+    results: list[_Result] | None = None
+
+
+class _Metadata(msgspec.Struct, rename={"index": "model-index"}):
+    """What is read of a card's metadata. Other fields are the author's, and stay as they are."""
+
+    tags: str | list[str] | None = None
+    index: list[_Results] | None = None
 
 
 def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
@@ -111,15 +132,15 @@ def write(package: Package, address: str, metrics: Sequence[Metric], existing: s
     section, title = _section(package, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
     try:
         metadata, text = _split(existing or "")
+        known = documents.from_plain(metadata, _Metadata, UNFIT, ArgumentError)
         merged = {**metadata, **_metadata(package, title, metrics, _foreign(metadata.pop("model-index", None)))}
-        tags = metadata.get("tags") or []
-        merged["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *TAGS]))
+        tags = [known.tags] if isinstance(known.tags, str) else known.tags or []
+        merged["tags"] = list(dict.fromkeys([*tags, *TAGS]))
         head = CardData(**merged).to_yaml()
+    except ArgumentError:
+        raise
     except Exception as error:  # the client raises what its YAML reader does
-        reason = " ".join(str(error).split())
-        raise ArgumentError(
-            f"the metadata of the {FILENAME} there is not what a model card has, mend it first: {reason}"
-        ) from error
+        raise ArgumentError(f"{UNFIT}: {' '.join(str(error).split())}") from error
     if _GENERATED.search(text):
         text = _GENERATED.sub(lambda _: section, text, count=1)
     else:

@@ -349,7 +349,7 @@ def test_a_private_repository_a_branch_and_a_pull_request(run: Shell, folder: Pa
     [
         (["--classes", "{tmp}/four.txt"], "4 class names for 5 classes"),
         (["--classes", "{tmp}/gap.json"], "without gaps"),
-        (["--classes", "{tmp}/none.txt"], "cannot be read as a list of class names"),
+        (["--classes", "{tmp}/none.txt"], "none.txt: there is no such file or folder"),
         (["--license", "Apache 2.0"], "license 'Apache 2.0': expected an SPDX identifier in lower case"),
         (["--measured", "top1=912"], "expected a name and a percentage"),
         (["--mean", "0.5"], ""),
@@ -448,7 +448,10 @@ def test_a_folder_keeps_its_other_files_and_its_readme_and_loses_stale_weights(
     [
         (b"---\ntags: [a\n---\n", "mend it first"),
         (b"---\n- a\n- b\n---\n", "mend it first"),
-        (b"---\nmodel-index: 5\n---\n", "mend it first"),
+        (b"---\nmodel-index: 5\n---\n", "mend it first: model-index: expected array | null, found int"),
+        (b"---\nmodel-index: [{results: [5]}]\n---\n", "model-index[0].results[0]: expected object, found int"),
+        (b"---\ntags: {a: b}\n---\n", "mend it first: tags: expected str | array | null, found object"),
+        (b"---\na: " + b"[" * 3000 + b"]" * 3000 + b"\n---\n", "mend it first"),
         (b"\xff\xfe", "expected UTF-8 text"),
         (b"---\ntags: mine\nmodel-index:\n- name: x\n  results:\n  - task: {type: t}\n---\n\nMine.\n", None),
         (b"\n---\r\nlicense: cc0-1.0\r\n---\r\nMine.\r\n", None),
@@ -669,7 +672,7 @@ def test_a_reported_figure_is_of_the_checkpoint_as_it_was_reported() -> None:
         ({"images": Images(mean=(0.5,) * 3, std=(1e-320,) * 3)}, "std .*: expected a number from 1e-06 to 1e.06"),
         ({"folder": 5}, "folder=5: expected a path"),
         ({"folder": ""}, "expected the name of a file or folder to write"),
-        ({"folder": "x" * 300}, "a name of 300 bytes: expected at most"),
+        ({"folder": "x" * 300}, "the name is too long: expected a shorter one"),
     ],
 )
 def test_what_cannot_be_published_is_refused_before_anything_is_written(
