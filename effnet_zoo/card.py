@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
-from effnet_zoo import __version__, catalog
+from effnet_zoo import __version__, catalog, documents
 from effnet_zoo.config import variant_of
-from effnet_zoo.errors import ArgumentError
+from effnet_zoo.errors import ArgumentError, quoted
 from effnet_zoo.ledger import LICENCE, REPORTED_SOURCE
 from effnet_zoo.package import Package
+from effnet_zoo.stages import is_number
 
 FILENAME = "README.md"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
@@ -25,6 +27,7 @@ _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escap
 IMAGENET = "ImageNet-1k validation"
 UNNAMED = "the publisher's own data"
 WHOSE = {True: "(measured)", False: "(reported)"}
+UNFIT = f"the metadata of the {FILENAME} there is not what a model card has, mend it first"
 TAGS = ("image-classification", "timm", "transformers", "efficientnet")
 
 
@@ -38,6 +41,9 @@ class Metric:
         measured: By whoever publishes the weights; else reported, by `source`.
         source: Where it is reported.
         dataset: What it was measured on; by default ImageNet's validation set for a thousand classes, else unnamed.
+
+    Raises:
+        ArgumentError: If it has no name, or the value is no percentage.
     """
 
     name: str
@@ -46,10 +52,38 @@ class Metric:
     source: str = ""
     dataset: str = ""
 
+    def __post_init__(self) -> None:
+        for field in ("name", "source", "dataset"):
+            if not isinstance(getattr(self, field), str):
+                raise ArgumentError(f"metric's {field}={quoted(getattr(self, field))}: expected a text")
+        if not self.name or not is_number(self.value) or not 0 <= self.value <= 100:
+            raise ArgumentError(
+                f"metric {quoted(self.name)}: {quoted(self.value)}: expected a name and a percentage, such as top1=78.3"
+            )
+
     @property
     def label(self) -> str:
         """The name with whose figure it is."""
         return f"{self.name} {WHOSE[self.measured]}"
+
+
+class _Figure(msgspec.Struct):
+    name: str | None = None
+
+
+class _Result(msgspec.Struct):
+    metrics: list[_Figure] | None = None
+
+
+class _Results(msgspec.Struct):
+    results: list[_Result] | None = None
+
+
+class _Metadata(msgspec.Struct, rename={"index": "model-index"}):
+    """What is read of a card's metadata. Other fields are the author's, and stay as they are."""
+
+    tags: str | list[str] | None = None
+    index: list[_Results] | None = None
 
 
 def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
@@ -63,17 +97,19 @@ def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
     try:
         number = float(value)
     except ValueError:
-        number = -1.0
-    if not name or not 0 <= number <= 100:
-        raise ArgumentError(f"metric {text!r}: expected a name and a percentage, such as top1=78.3")
+        raise ArgumentError(f"metric {quoted(text)}: expected a name and a percentage, such as top1=78.3") from None
     plain = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
     return Metric(name=plain.get(name, name), value=number, measured=measured, source=source, dataset=dataset.strip())
 
 
 def reported_metrics(package: Package) -> tuple[Metric, ...]:
-    """What the ledger reports of a checkpoint that it has, at its own size."""
-    for _, checkpoint in catalog.checkpoints():
-        if checkpoint.name == package.source and (reported := checkpoint.reported_at_eval_size):
+    """What the ledger reports of a checkpoint that it has, as long as it is computed as it was reported."""
+    for model, checkpoint in catalog.checkpoints():
+        if (
+            checkpoint.name == package.source
+            and (package.arch, package.images) == (model.spec, checkpoint.preprocessing)
+            and (reported := checkpoint.reported_at_eval_size)
+        ):
             return (
                 Metric(name="top-1 accuracy", value=reported.top1, measured=False, source=REPORTED_SOURCE),
                 Metric(name="top-5 accuracy", value=reported.top5, measured=False, source=REPORTED_SOURCE),
@@ -96,15 +132,15 @@ def write(package: Package, address: str, metrics: Sequence[Metric], existing: s
     section, title = _section(package, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
     try:
         metadata, text = _split(existing or "")
+        known = documents.from_plain(metadata, _Metadata, UNFIT, ArgumentError)
         merged = {**metadata, **_metadata(package, title, metrics, _foreign(metadata.pop("model-index", None)))}
-        tags = metadata.get("tags") or []
-        merged["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *TAGS]))
+        tags = [known.tags] if isinstance(known.tags, str) else known.tags or []
+        merged["tags"] = list(dict.fromkeys([*tags, *TAGS]))
         head = CardData(**merged).to_yaml()
+    except ArgumentError:
+        raise
     except Exception as error:  # the client raises what its YAML reader does
-        reason = " ".join(str(error).split())
-        raise ArgumentError(
-            f"the metadata of the {FILENAME} there is not what a model card has, mend it first: {reason}"
-        ) from error
+        raise ArgumentError(f"{UNFIT}: {' '.join(str(error).split())}") from error
     if _GENERATED.search(text):
         text = _GENERATED.sub(lambda _: section, text, count=1)
     else:
@@ -192,9 +228,9 @@ def licence_of(package: Package) -> str:
         raise ArgumentError(
             f"{package.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
         )
-    if not re.fullmatch(LICENCE, str(licence)):
-        raise ArgumentError(f"license {str(licence)!r}: expected an SPDX identifier in lower case, such as apache-2.0")
-    return str(licence)
+    if not isinstance(licence, str) or not re.fullmatch(LICENCE, licence):
+        raise ArgumentError(f"license {quoted(licence)}: expected an SPDX identifier in lower case, such as apache-2.0")
+    return licence
 
 
 def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:

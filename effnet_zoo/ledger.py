@@ -4,14 +4,14 @@ The files lie at the top of the repository so that people read them; a wheel car
 """
 
 import functools
-import math
 import re
-import tomllib
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from effnet_zoo import atomic_io, documents
 from effnet_zoo.errors import ArgumentError, LedgerError, did_you_mean, quoted
 
 _PACKAGE = Path(__file__).parent
@@ -141,7 +141,7 @@ def _whole(value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _sequence(value: Any, length: int | None = None) -> bool:
@@ -196,7 +196,7 @@ _KNOWN = {**_REQUIRED, **_OPTIONAL, **_HUB, **_SHIPPED}
 
 
 def parse(text: str, file: str) -> dict[str, dict[str, Checkpoint]]:
-    """Read a ledger file's text into checkpoints by variant and tag, in the file's order.
+    """Reads a ledger file's text into checkpoints by variant and tag, in the file's order.
 
     Args:
         text: TOML.
@@ -205,12 +205,8 @@ def parse(text: str, file: str) -> dict[str, dict[str, Checkpoint]]:
     Raises:
         LedgerError: Naming file, entry and key, if anything is not as the schema says.
     """
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise LedgerError(f"{file}: not TOML: {error}") from None
     ledger: dict[str, dict[str, Checkpoint]] = {}
-    for variant, tags in tables.items():
+    for variant, tags in documents.from_toml(text, dict[str, Any], file, LedgerError).items():
         if not isinstance(tags, dict) or not all(isinstance(entry, dict) for entry in tags.values()):
             raise LedgerError(f"{file}: [{variant}]: expected tables named variant.tag")
         ledger[variant] = {tag: _checkpoint(variant, tag, entry, file) for tag, entry in tags.items()}
@@ -226,7 +222,7 @@ def _checkpoint(variant: str, tag: str, entry: Mapping[str, Any], file: str) -> 
             raise LedgerError(f"{where}: unknown key {key!r}.{did_you_mean(key, _KNOWN)}")
         holds, expected = _KNOWN[key]
         if not holds(value):
-            raise LedgerError(f"{where}: {key} = {value!r}: expected {expected}")
+            raise LedgerError(f"{where}: {key} = {quoted(value)}: expected {expected}")
     is_shipped = "package" in entry
     place = {**_SHIPPED, "sha256": _OPTIONAL["sha256"]} if is_shipped else _HUB
     if missing := [key for key in (*_REQUIRED, *place) if key not in entry]:
@@ -236,6 +232,17 @@ def _checkpoint(variant: str, tag: str, entry: Mapping[str, Any], file: str) -> 
         raise LedgerError(
             f"{where}: {', '.join(clash)} beside {'package' if is_shipped else 'hub_id'}: one origin only"
         )
+    try:
+        preprocessing = Preprocessing(
+            size=(entry["eval_size"], entry["eval_size"]),
+            crop_pct=entry["crop_pct"],
+            crop_mode=entry["crop_mode"],
+            interpolation=entry["interpolation"],
+            mean=tuple(entry["mean"]),
+            std=tuple(entry["std"]),
+        )
+    except ArgumentError as error:
+        raise LedgerError(f"{where}: {error}") from None
     return Checkpoint(
         variant=variant,
         tag=tag,
@@ -246,14 +253,7 @@ def _checkpoint(variant: str, tag: str, entry: Mapping[str, Any], file: str) -> 
         shipped=Shipped(**{key: entry[key] for key in _SHIPPED}) if is_shipped else None,
         num_classes=entry["num_classes"],
         train_size=entry["train_size"],
-        preprocessing=Preprocessing(
-            size=(entry["eval_size"], entry["eval_size"]),
-            crop_pct=entry["crop_pct"],
-            crop_mode=entry["crop_mode"],
-            interpolation=entry["interpolation"],
-            mean=tuple(entry["mean"]),
-            std=tuple(entry["std"]),
-        ),
+        preprocessing=preprocessing,
         license=entry["license"],
         source=entry["source"],
         training_data=entry["training_data"],
@@ -268,14 +268,11 @@ def load() -> dict[str, dict[str, Checkpoint]]:
 
     Raises:
         LedgerError: If a file is not as the schema says, or two files declare the same variant.
+        FileError: If a file cannot be read, or is not UTF-8 text.
     """
     ledger: dict[str, dict[str, Checkpoint]] = {}
     for path in sorted(FOLDER.glob("*.toml")):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise LedgerError(f"{path.name}: not UTF-8 text: {error}") from None
-        part = parse(text, path.name)
+        part = parse(atomic_io.read_text(path), path.name)
         if twice := sorted(ledger.keys() & part.keys()):
             raise LedgerError(f"{path.name}: {', '.join(twice)}: declared in another file already")
         ledger |= part

@@ -24,7 +24,9 @@ from effnet_zoo.convert.conversion import Images, told, with_proof_noted
 from effnet_zoo.convert.proof import SIZE
 from effnet_zoo.errors import ConflictError, EffnetZooError, HubError, InputError, LedgerError, WeightsError
 from effnet_zoo.fetch import explain, retrying
+from effnet_zoo.labels import checked_labels
 from effnet_zoo.model import EfficientNet
+from effnet_zoo.options import check_path
 from effnet_zoo.package import Package, of_model
 from effnet_zoo.selftest import relative_error
 
@@ -106,9 +108,11 @@ def save(
         WeightsError: If nobody said how images are prepared, or timm computes something else.
         InputError: If `folder` is a file, or cannot be written to.
     """
+    check_path("folder", folder)
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: expected a folder, but this is a file")
+    with atomic_io.file_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: expected a folder, but this is a file")
     if not dry_run:
         atomic_io.check_destination(folder)
     package = _package(what, license, classes, images)
@@ -119,7 +123,7 @@ def save(
 def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run: bool) -> Push:
     there = {path.name: path for path in folder.glob("*") if path.is_file()}
     readme = there.get(card.FILENAME)
-    existing = card.decode(readme.read_bytes(), str(readme)) if readme else None
+    existing = card.decode(atomic_io.read_bytes(readme), str(readme)) if readme else None
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with _prepared(package, address, metrics, existing) as prepared:
         hashes = {name: atomic_io.sha256(path) if (prepared / name).exists() else "" for name, path in there.items()}
@@ -218,7 +222,8 @@ def _package(
 ) -> Package:
     """What is to be published, refused now if something is missing."""
     package = what if isinstance(what, Package) else of_model(what)
-    package = told(package, images, labels=tuple(classes) if classes else None, licence=licence)
+    labels = None if classes is None else checked_labels(classes, "classes")
+    package = told(package, images, labels=labels, licence=licence)
     card.licence_of(package)
     return package
 
@@ -303,7 +308,9 @@ class _Remote:
 
     def read(self, name: str, state: _State) -> str:
         with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
-            return card.decode(self.pull(name, str(state.commit), folder).read_bytes(), f"{self.repo_id}/{name}")
+            return card.decode(
+                atomic_io.read_bytes(self.pull(name, str(state.commit), folder)), f"{self.repo_id}/{name}"
+            )
 
     def pull(self, name: str, commit: str, folder: str | Path) -> Path:
         def download() -> Path:

@@ -7,12 +7,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import skimage
 from PIL import Image
 
 from effnet_zoo import catalog
+from effnet_zoo.cli import app
+from effnet_zoo.cli.options import finite
 from effnet_zoo.draw import PictureNames
 from effnet_zoo.predict import class_names
 from tests.shell import Run
@@ -71,6 +74,32 @@ print(sorted(heavy & sys.modules.keys()))
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
+
+
+def test_every_number_with_a_fraction_is_finite() -> None:
+    found = set()
+    for command in app.registered_commands:
+        assert command.callback is not None
+        for name, annotation in get_type_hints(command.callback, include_extras=True).items():
+            if "float" in str(get_args(annotation)[:1]):
+                assert get_args(annotation)[1].parser is finite, (command.callback.__name__, name)
+                found.add(name)
+    assert found >= {"crop_pct", "bn_eps", "min_agreement"}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999", "x", ""])
+def test_what_is_no_number_is_refused_by_every_option(run: Run, number: str) -> None:
+    convert = ["convert", "nowhere.pth", "--out", "nowhere"]
+    quantize = ["quantize", "nowhere.pth", "--calib", "nowhere", "--out", "nowhere.onnx"]
+    for arguments in ([*convert, "--crop-pct"], [*convert, "--bn-eps"], [*quantize, "--min-agreement"]):
+        code, out, err = run(*arguments, number)
+        assert (code, out) == (2, "")
+        assert "is not a finite number" in err
+    for option in ("--mean", "--std"):
+        for text in (number, f"0.5,{number or 'x'},0.5"):
+            code, out, err = run(*convert, option, text)
+            assert (code, out) == (1, "")
+            assert err.startswith(f"effnet-zoo: {option} {text!r}: expected a number for each channel")
 
 
 # list and info

@@ -563,7 +563,7 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
         ({"model_args": {"pad_type": "reflect"}}, "padding=None: expected same or symmetric"),
         ({"model_args": {"bn_eps": -1}}, "bn_eps=-1: expected a number above 0"),
         ({"architecture": "resnet50"}, "architecture 'resnet50' is not one of this package's"),
-        ({"architecture": 5}, "expected timm's config.json, with an architecture"),
+        ({"architecture": 5}, "config.json: architecture: expected str, found int"),
         ({"architecture": "effnet_zoo_custom", "model_args": {"arch": {"stages": 5}}}, "not a network's fields"),
         ({"architecture": "tf_efficientnet_b1"}, "does not fit the model"),
         ({"num_classes": 6}, "does not fit the model: 2 of another shape (classifier.bias (5,) instead of (6,)"),

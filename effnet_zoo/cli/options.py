@@ -1,5 +1,6 @@
 """Options that several commands take, and the objects they stand for."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
@@ -10,6 +11,22 @@ from effnet_zoo.families import Padding
 
 if TYPE_CHECKING:
     from effnet_zoo.convert.conversion import Images
+
+
+def finite(text: str) -> float:
+    """Reads a number with a fraction: the parser of every such option, as typer's own takes NaN and infinity too.
+
+    Raises:
+        BadParameter: If it is no finite number.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise typer.BadParameter(f"{text!r} is not a finite number.")
+    return number
+
 
 Place = Annotated[
     str,
@@ -32,12 +49,18 @@ Std = Annotated[str | None, typer.Option(help="Likewise.", show_default=False)]
 Size = Annotated[int | None, typer.Option(min=32, help="Side of the input in pixels.", show_default=False)]
 Interpolation = Annotated[str | None, typer.Option(help="bicubic, bilinear or nearest.", show_default=False)]
 CropPct = Annotated[
-    float | None, typer.Option(min=0.01, max=1.0, help="Input size over resized size.", show_default=False)
+    float | None,
+    typer.Option(parser=finite, metavar="SHARE", help="Input size over resized size, 0.01 to 1.", show_default=False),
 ]
 PaddingOption = Annotated[
     str | None, typer.Option("--padding", help="same or symmetric, instead of the layout's.", show_default=False)
 ]
-BnEps = Annotated[float | None, typer.Option(help="Batch norm epsilon, instead of the layout's.", show_default=False)]
+BnEps = Annotated[
+    float | None,
+    typer.Option(
+        parser=finite, metavar="NUMBER", help="Batch norm epsilon, instead of the layout's.", show_default=False
+    ),
+]
 Classes = Annotated[
     Path | None,
     typer.Option(help="Class names: a text file, JSON, or an ImageFolder.", show_default=False),
@@ -103,8 +126,8 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        values = tuple(float(part) for part in text.replace(",", " ").split())
-    except ValueError:
+        values = tuple(finite(part) for part in text.replace(",", " ").split())
+    except typer.BadParameter:
         values = ()
     if not values or (option == "--std" and min(values) <= 0):
         raise ArgumentError(f"{option} {text!r}: expected a number for each channel, such as 0.5,0.5,0.5")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from effnet_zoo import atomic_io
 from effnet_zoo.cli import options
 from effnet_zoo.cli.output import AsJson, print_json
 from effnet_zoo.errors import ArgumentError
@@ -60,6 +61,8 @@ def push(
         raise ArgumentError("expected either a repository, owner/name, or --to DIR")
     if to is not None and (private or revision or create_pr or message):
         raise ArgumentError("--private, --revision, --create-pr and --message are for a repository, not for --to DIR")
+    if to is not None and not dry_run:
+        atomic_io.check_destination(to)
     from effnet_zoo import publish
     from effnet_zoo.card import parse_metric, reported_metrics
     from effnet_zoo.convert.conversion import told

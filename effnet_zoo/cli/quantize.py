@@ -36,7 +36,12 @@ def quantize(
         bool,
         typer.Option("--labelled", help="The folders below are classes, by the model's names: accuracy is told too."),
     ] = False,
-    min_agreement: Annotated[float, typer.Option(help="How many of these must keep float32's label, 0 to 1.")] = 0.98,
+    min_agreement: Annotated[
+        float,
+        typer.Option(
+            parser=options.finite, metavar="SHARE", help="How many of these must keep float32's label, 0 to 1."
+        ),
+    ] = 0.98,
     recipe: Annotated[
         str | None,
         typer.Option(
