@@ -261,8 +261,9 @@ def test_pixels_are_taken_as_in_export(pixels: Any, softmax: bool, tmp_path: Pat
 # refusals
 
 
-def worse(figures: dict[str, Any], agreement: float) -> dict[str, Any]:
-    return {**figures, "agreement": agreement}
+def worse(quantized: tuple[dict[str, Any], dict[str, Tensor]], agreement: float) -> Any:
+    figures, outputs = quantized
+    return {**figures, "agreement": agreement}, outputs
 
 
 def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
