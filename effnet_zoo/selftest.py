@@ -148,10 +148,14 @@ def _input_gradient(model: EfficientNet, images: Tensor) -> Tensor:
 
 
 def relative_error(out: Tensor, reference: Tensor) -> float:
-    """||out - reference|| / ||reference||, computed in float64 on the CPU; infinite if `out` is not finite."""
+    """Returns ||out - reference|| / ||reference||, computed in float64 on the CPU.
+
+    It is 0 if both are equal, also if both are zero, and infinite if one of them is not finite.
+    """
     reference = reference.detach().double().cpu()
-    difference = (out.detach().double().cpu() - reference).norm() / reference.norm()
-    return difference.item() if difference.isfinite() else float("inf")
+    difference = (out.detach().double().cpu() - reference).norm()
+    relative = difference / reference.norm() if difference else difference
+    return relative.item() if relative.isfinite() else float("inf")
 
 
 def shallow(arch: ArchSpec, repeats: int = 1) -> ArchSpec:

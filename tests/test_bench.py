@@ -21,10 +21,12 @@ from effnet_zoo.bench import (
     deployment,
     files,
     forward,
+    imports,
     loading,
     machine,
     plan,
     plot,
+    processes,
     profile,
     report,
     results,
@@ -37,7 +39,14 @@ from effnet_zoo.bench.plan import Step
 from effnet_zoo.bench.results import Record
 from effnet_zoo.bench.timing import Timing, interleaved, ratios
 from effnet_zoo.bench.training import Trainer, saved_bytes
-from effnet_zoo.errors import ArgumentError, InputError, MissingExtraError, UnknownNameError, WeightsError
+from effnet_zoo.errors import (
+    ArgumentError,
+    EngineError,
+    InputError,
+    MissingExtraError,
+    UnknownNameError,
+    WeightsError,
+)
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.photos import CHECKPOINT, find_photos, write_jpegs
 from effnet_zoo.selftest import randomise, shallow
@@ -459,9 +468,9 @@ def test_starts_are_cold_and_then_warm_in_the_same_folder(monkeypatch: pytest.Mo
         home = caches["EFFNET_ZOO_HOME"]
         homes.append((backend or name, home))
         if backend == "onnxruntime":
-            raise RuntimeError("effnet_zoo.errors.MissingExtraError: pip install it")
+            raise EngineError("effnet_zoo.errors.MissingExtraError: pip install it")
         if backend == "openvino":
-            raise RuntimeError("ValueError: no")
+            raise EngineError("ValueError: no")
         cold = [one for _, one in homes].count(home) == 1
         logits = [1.0, 2.0] if backend != "eager" else [1.0, 2.1]
         seconds = (2.0 if cold else 1.0) * (10 if len(homes) <= 12 else 1)  # the first round is not counted
@@ -485,18 +494,55 @@ def test_starts_are_cold_and_then_warm_in_the_same_folder(monkeypatch: pytest.Mo
 
 def test_a_process_that_ends_early_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starting, "CHILD", "import nosuch_module")
-    with pytest.raises(RuntimeError, match="ModuleNotFoundError: No module named 'nosuch_module'") as error:
+    with pytest.raises(EngineError, match="ModuleNotFoundError: No module named 'nosuch_module'") as error:
         starting._start([], {})
     assert starting.is_absence(str(error.value))
     assert not starting.is_absence("ValueError: ImportError")
     monkeypatch.setattr(starting, "CHILD", "raise SystemExit(3)")
-    with pytest.raises(RuntimeError, match="status 3"):
+    with pytest.raises(EngineError, match="status 3"):
         starting._start([], {})
     monkeypatch.setattr(
         starting, "CHILD", "import json, os; print(json.dumps({'imports': 0.1, 'logits': [float(os.environ['X'])]}))"
     )
     start = starting._start([], {"X": "4"})
     assert (start.imports, start.logits) == (0.1, [4.0])
+
+
+def test_a_process_that_is_not_done_in_time_is_ended() -> None:
+    with pytest.raises(EngineError, match=r"not done after 0\.3 seconds"):
+        processes.first_answer("import time; time.sleep(60)", limit=0.3)
+
+
+def test_a_process_that_dies_is_a_refusal_and_the_others_are_timed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(program: str, arguments: Sequence[str] = (), environment: Any = None) -> tuple[float, str]:
+        if arguments[0].startswith("effnet_zoo") if arguments else "effnet_zoo" in program:
+            raise EngineError("the process ended with status -9")
+        return 1.0, '{"seconds": 1.0, "peak": null, "sum": 2.0}' if arguments else "1.5"
+
+    monkeypatch.setattr(imports, "first_answer", answer)
+    monkeypatch.setattr(loading, "first_answer", answer)
+    monkeypatch.setattr(loading, "write_weights", lambda name, folder: tmp_path)
+    for found, died in (
+        (imports.measure(rounds=2), "timm and effnet_zoo"),
+        (loading.measure("effnet_zoo_b0", place="file", rounds=2), "effnet_zoo"),
+    ):
+        assert list(found["results"]) == ["timm"]
+        assert found["refused"] == {died: "the process ended with status -9"}
+        assert "peak_over_weights" not in found["results"]["timm"]
+    out = tmp_path / "results.json"
+    code, printed, err = run("bench", "--measure", "imports", "--rounds", "1", "--out", out)
+    assert code == 1
+    assert "refused: timm and effnet_zoo: the process ended with status -9" in printed
+    assert err.splitlines()[-1] == "effnet-zoo: 1 could not be measured"
+    assert [one.measure for one in results.read(out)] == ["imports"]
+
+
+def test_where_the_system_tells_no_memory_loading_is_still_timed() -> None:
+    without = loading.CHILD.replace("/proc/self/status", "/no/such/status").partition("where =")[0]
+    program = f"import sys; sys.modules['timm'] = sys.modules['torch'] = sys\n{without}print(before)"
+    assert processes.first_answer(program, ("timm file", "name", "place"))[1] == "None\n"
 
 
 def test_loads_of_different_weights_are_no_measurement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -603,11 +649,25 @@ def test_newer_records_take_the_place_of_older_ones(tmp_path: Path) -> None:
     assert [path.name for path in path.parent.iterdir()] == ["results.json"]
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", '[{"measure": "x"}]', "not JSON", '[{"nosuch": 1}]'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[1]",
+        '[{"measure": "x"}]',
+        "not JSON",
+        '[{"nosuch": 1}]',
+        "[" * 100_000,
+        json.dumps([{**dict.fromkeys(("measure", "subject", "command", "date"), "x"), "machine": {}, "versions": {}}])[
+            :-2
+        ]
+        + ', "data": {"results": [1]}}]',
+    ],
+)
 def test_another_file_is_neither_read_nor_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)
-    with pytest.raises(InputError, match="not a file that `effnet-zoo bench --out` wrote"):
+    with pytest.raises(InputError, match="not a file that `effnet-zoo bench --out` wrote: "):
         results.merge_into(path, [record("imports", {})])
     assert path.read_text() == text
 
@@ -624,7 +684,7 @@ def test_results_that_cannot_be_written_leave_the_file_alone(tmp_path: Path) -> 
 
 def test_a_record_says_what_was_run_where(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = plan.Settings(variants=("effnet_zoo_b0",), measures=("imports",), command="effnet-zoo bench -x")
-    made = plan.recorded(Step(measure="imports", subject="timm", run=lambda: {"results": {}}), settings)
+    made = plan.recorded(Step(measure="imports", subject="timm", run=imports_data), settings)
     assert made.key == "imports: timm"
     assert made.command == "effnet-zoo bench -x"
     assert {"processor", "processors", "threads", "instructions", "device"} <= set(made.machine)
@@ -959,7 +1019,32 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(
     code, printed, err = run("bench", "--json", "--out", tmp_path / "results.json")
     assert code == 1
     assert [one["subject"] for one in json.loads(printed)] == ["b"]
-    assert err.splitlines() == ["effnet-zoo: imports: a: pip install it", "effnet-zoo: 1 of 2 could not be measured"]
+    assert err.splitlines() == ["effnet-zoo: imports: a: pip install it", "effnet-zoo: 1 could not be measured"]
+
+
+def test_whatever_a_measurement_raises_the_rest_goes_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> dict[str, Any]:
+        raise OSError("no hard links here")
+
+    def not_a_number() -> dict[str, Any]:
+        return {"case": {}, "results": {"timm": {"error": float("nan")}}}
+
+    def nobody() -> dict[str, Any]:
+        return {"case": {}, "results": {}, "refused": {"timm": "died"}}
+
+    steps = steps_of(("a", broken), ("b", not_a_number), ("c", nobody), ("d", imports_data))
+    monkeypatch.setattr(plan, "steps", steps)
+    code, printed, err = run("bench", "--json", "--out", tmp_path / "results.json")
+    assert code == 1
+    assert [one["subject"] for one in json.loads(printed)] == ["d"]
+    assert err.splitlines() == [
+        "effnet-zoo: imports: a: OSError: no hard links here",
+        "effnet-zoo: imports: b: data.results.timm.error: expected a finite number, found nan",
+        "effnet-zoo: imports: c: nobody could be measured: timm: died",
+        "effnet-zoo: 3 could not be measured",
+    ]
 
 
 def test_engines_of_the_benchmark_leave_the_cache_alone(
@@ -1002,10 +1087,10 @@ def test_pictures_are_of_this_run_and_of_the_file(run: Run, tmp_path: Path, monk
         (["--device", "tpu"], "unknown device 'tpu'"),
         (["--device", "cuda"], "no device 'cuda' on this machine: expected cpu"),
         (["--dtype", "float64"], "dtype 'float64' on cpu"),
-        (["--out", "folder"], "folder: expected a file of results, but this is a folder"),
+        (["--out", "folder"], "folder: expected a file, found a folder"),
         (["--out", "text"], "text: not a file that `effnet-zoo bench --out` wrote"),
-        (["--out", "text/results.json"], "--out "),
-        (["--plot", "text"], "--plot "),
+        (["--out", "text/results.json"], "text/results.json: "),
+        (["--plot", "text"], "text/ratios.png: "),
         (["--measure", "loading", "--device", "cuda"], "loading: nothing of this runs on a GPU"),
     ],
 )

@@ -1,9 +1,13 @@
 """Exported files: short graphs that compute what the model does, in every runtime; nothing else is ever left behind."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import sys
+import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,10 +19,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from effnet_zoo import EfficientNet, catalog, eval_transform, export, preprocessing_of
+from effnet_zoo import EfficientNet, catalog, eval_transform, export, optimize, preprocessing_of
+from effnet_zoo.atomic_io import sha256
 from effnet_zoo.errors import (
     ArgumentError,
     EngineError,
+    FileError,
     InputError,
     MissingExtraError,
     UnknownNameError,
@@ -26,8 +32,10 @@ from effnet_zoo.errors import (
 )
 from effnet_zoo.export import formats
 from effnet_zoo.export.exported import Exported
-from effnet_zoo.export.formats import FORMATS
+from effnet_zoo.export.formats import FORMATS, Format
 from effnet_zoo.export.record import KEY, Record
+from effnet_zoo.graphs import child
+from effnet_zoo.graphs.child import store, stored
 from effnet_zoo.graphs.interface import Deployed, Interface, Resizing, Size
 from effnet_zoo.graphs.runtimes import onnxruntime_run, openvino_run
 from effnet_zoo.graphs.writer import onnx_model
@@ -51,6 +59,12 @@ def network(name: str, **options: Any) -> EfficientNet:
     spec = catalog.models()[name].spec
     arch = spec if name in WHOLE else shallow(spec, 2)
     model = EfficientNet(arch, **{"num_classes": 7, **options})
+    return settle(damp(randomise(model, seed=0)), images((64, 64), 4, model.in_chans))
+
+
+def small(**options: Any) -> EfficientNet:
+    """A network of a block a stage, for what is not about the network."""
+    model = EfficientNet(shallow(catalog.models()["effnet_zoo_lite0"].spec), **{"num_classes": 7, **options})
     return settle(damp(randomise(model, seed=0)), images((64, 64), 4, model.in_chans))
 
 
@@ -352,6 +366,251 @@ def test_a_file_that_computes_something_else_is_not_left(monkeypatch: pytest.Mon
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["onnx", "openvino", pytest.param("torchscript", marks=pytest.mark.slow)])
+def test_the_file_that_is_published_is_the_one_that_was_proven(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model, target = small(), FORMATS[name]
+    path = tmp_path / f"it{target.suffix}"
+    path.write_text("what was there before")
+    saved: list[Path] = []
+    save = type(target).save
+
+    def other_model() -> EfficientNet:
+        other = small()
+        with torch.no_grad():
+            other.get_parameter("classifier.bias")[0] += 1e-4  # far below the tolerance
+        return other
+
+    def spoiled_second(self: Format, built: Any, record: Record, path: Path) -> None:
+        saved.append(path)
+        if len(saved) == 2:
+            built = target.build(other_model(), record, path.parent)
+        save(self, built, record, path)
+
+    monkeypatch.setattr(type(target), "save", spoiled_second)
+    with pytest.raises(EngineError, match="computes something else than the file that was proven: nothing was written"):
+        export(model, path, format=name, size=64, force=True)
+    assert len(saved) == 2
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert path.read_text() == "what was there before"
+
+
+def test_nothing_is_saved_after_the_published_file_was_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[str] = []
+    ran: list[str] = []
+    save, run = formats.Onnx.save, formats.Onnx.run
+
+    def noted_save(self: formats.Onnx, built: Any, record: Record, path: Path) -> None:
+        done.append("saved")
+        save(self, built, record, path)
+
+    def noted_run(self: formats.Onnx, path: Path, device: torch.device) -> Any:
+        done.append("run")
+        ran.append(sha256(path))
+        return run(self, path, device)
+
+    monkeypatch.setattr(formats.Onnx, "save", noted_save)
+    monkeypatch.setattr(formats.Onnx, "run", noted_run)
+    export(small(), tmp_path / "it.onnx", size=64)
+    assert done == ["saved", "run", "saved", "run"]
+    assert ran[-1] == sha256(tmp_path / "it.onnx")
+
+
+@pytest.mark.slow
+def test_other_models_run_while_one_is_exported(tmp_path: Path) -> None:
+    # torch.export in this process would change `nn.Module` for all of its threads.
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()).eval()
+    before = nn.Module.__call__, nn.Module.__getattr__, torch.backends.mkldnn.enabled
+    seen, failures, ended = set(), [], threading.Event()
+
+    def serve() -> None:
+        while not ended.is_set():
+            seen.add((nn.Module.__call__, nn.Module.__getattr__, torch.backends.mkldnn.enabled))
+            try:
+                other(torch.zeros(1, 3, 8, 8))
+            except Exception as error:
+                failures.append(error)
+
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        export(small(), tmp_path / "it.pt2", format="torch", size=64)
+    finally:
+        ended.set()
+        server.join()
+    assert (seen, failures) == ({before}, [])
+
+
+def test_a_model_in_use_is_not_put_in_eval_mode_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = small()
+    model.train()
+    model.bn1.eval()
+    during: list[tuple[bool, bool]] = []
+    build = formats.Onnx.build
+
+    def noted(self: formats.Onnx, *arguments: Any) -> Any:
+        during.append((model.training, model.bn1.training))
+        return build(self, *arguments)
+
+    monkeypatch.setattr(formats.Onnx, "build", noted)
+    export(model, tmp_path / "it.onnx", size=64)
+    assert during == [(True, False)]
+    assert (model.training, model.bn1.training) == (True, False)
+
+
+def test_a_model_whose_layers_were_changed_is_refused_by_name(tmp_path: Path) -> None:
+    model = small()
+    model.act2 = nn.GELU()
+    store(optimize(model), tmp_path)
+    with pytest.raises(EngineError, match=r"found \(act2\): GELU.*, expected \(act2\): ReLU6.*"):
+        stored(tmp_path)
+
+
+def test_a_folded_model_comes_back_as_it_was(tmp_path: Path) -> None:
+    model = EfficientNet(shallow(catalog.models()["effnet_zoo_b0"].spec), num_classes=5, in_chans=1, output_stride=16)
+    folded = optimize(model, torch.bfloat16)
+    store(folded, tmp_path)
+    again = stored(tmp_path)
+    some = images((64, 64), channels=1).bfloat16()
+    with torch.inference_mode():
+        assert torch.equal(again(some), folded(some))
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        ("raise ValueError('no compiler\\nhere')", "it failed: no compiler: nothing was written"),
+        ("print('starting'); import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9: nothing"),
+        ("import time; time.sleep(60)", "it: not done after 0.5 seconds, the limit: nothing was written"),
+    ],
+)
+def test_a_child_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, program: str, message: str) -> None:
+    # Without torch's import, which takes seconds: what `_work` does with a function that raises.
+    failing = f"import sys\ntry:\n    {program}\nexcept Exception as e:\n    sys.exit(str(e).splitlines()[0])"
+    monkeypatch.setattr(child, "_CHILD", failing)
+    with pytest.raises(EngineError, match=message):
+        child.in_child(store, {}, what="it", limit=0.5 if "time" in program else 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"format": []}, UnknownNameError, r"unknown format \[\]: expected onnx, openvino"),
+        ({"size": 224.0}, ArgumentError, r"size=224\.0: expected a side, or height and width"),
+        ({"size": True}, ArgumentError, "size=True: expected a side"),
+        ({"size": (64, "64")}, ArgumentError, r"size=\(64, '64'\): expected a side"),
+        ({"size": 10**9}, ArgumentError, "size=1000000000: expected .* of at most 8192"),
+        ({"size": 10**5000}, ArgumentError, "size=a number of thousands of digits: expected"),
+        ({"pixels": 3}, ArgumentError, "pixels=3: expected nhwc or nchw"),
+        ({"pixels": []}, ArgumentError, r"pixels=\[\]: expected nhwc or nchw"),
+        ({"dtype": []}, ArgumentError, r"dtype=\[\]: expected float32, bfloat16, float16"),
+        ({"dtype": torch.float32}, ArgumentError, r"dtype=torch\.float32: expected float32"),
+        ({"softmax": "no"}, ArgumentError, "softmax='no': expected True or False"),
+        ({"force": 1}, ArgumentError, "force=1: expected True or False"),
+        ({"dynamic": None}, ArgumentError, "dynamic=None: expected True or False"),
+    ],
+)
+def test_values_of_other_types_are_refused(
+    options: dict[str, Any], kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=message):
+        export(small(), tmp_path / "it.onnx", **options)
+    with pytest.raises(ArgumentError, match="path=3: expected a path"):
+        export(small(), 3)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def refusing(error: int) -> Any:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return refuse
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = small()
+    monkeypatch.setattr(formats.Onnx, "build", refusing(errno.EIO))  # no work may be done
+    monkeypatch.chdir(tmp_path)
+    for path, message in (
+        ("", "expected a name that ends in .onnx"),
+        (".", "expected a name that ends in .onnx"),
+        ("a" * 256 + ".onnx", "the name is too long: expected a shorter one"),
+        ("nul\0.onnx", "a name cannot hold a NUL character"),
+    ):
+        with pytest.raises(InputError, match=message):
+            export(model, path, size=64)
+    (tmp_path / "loop.onnx").symlink_to("loop.onnx")
+    with pytest.raises(FileError, match="symbolic links lead in a circle"):
+        export(model, "loop.onnx", size=64, force=True)
+    (tmp_path / "loop.onnx").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkdtemp", refusing(errno.EROFS))
+        with pytest.raises(FileError, match="the file system is read-only: name another place"):
+            export(model, "it.onnx", size=64)
+    (tmp_path / "link.xml").symlink_to("other.xml")
+    with pytest.raises(
+        InputError, match=r"link\.xml: a symbolic link, and openvino writes files that lie side by side"
+    ):
+        export(model, "link.xml", format="openvino", size=64)
+    assert [file.name for file in tmp_path.iterdir()] == ["link.xml"]
+
+
+def test_a_name_may_be_long_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    model = small()
+    long = tmp_path / f"{'a' * 245}.onnx"
+    export(model, long, size=64)
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "link.onnx"
+    link.symlink_to(Path("elsewhere", "real"))
+    done = export(model, link, size=64)
+    assert (link.is_symlink(), done.path) == (True, link)
+    assert (tmp_path / "elsewhere" / "real").stat().st_size == done.bytes
+    assert sorted(file.name for file in tmp_path.iterdir()) == [long.name, "elsewhere", "link.onnx"]
+
+
+def test_a_full_disk_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "it.onnx"
+    path.write_text("what was there before")
+    monkeypatch.setattr(Path, "write_bytes", refusing(errno.ENOSPC))
+    with pytest.raises(FileError, match="the disk is full: free some space"):
+        export(small(), path, size=64, force=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["it.onnx"]
+    assert path.read_text() == "what was there before"
+
+
+def test_a_file_that_appears_meanwhile_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, of = tmp_path / "it.onnx", Record.of
+
+    def slow(model: EfficientNet, interface: Interface) -> Record:
+        path.write_text("of another process")
+        return of(model, interface)
+
+    monkeypatch.setattr(Record, "of", slow)
+    with pytest.raises(InputError, match="there is something already"):
+        export(small(), path, size=64)
+    assert path.read_text() == "of another process"
+
+
+def test_weights_that_are_no_numbers_are_not_exported(tmp_path: Path) -> None:
+    model = small()
+    with torch.no_grad():
+        model.get_parameter("classifier.bias")[0] = float("nan")
+    with pytest.raises(EngineError, match="the model's own outputs are not finite"):
+        export(model, tmp_path / "it.onnx", size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_of_zeros_is_exported(tmp_path: Path) -> None:
+    model = small()
+    with torch.no_grad():
+        model.get_parameter("classifier.weight").zero_()
+        model.get_parameter("classifier.bias").zero_()
+    assert export(model, tmp_path / "it.onnx", size=64).record.proof["error"] == 0
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "message"),
     [
@@ -405,6 +664,143 @@ def test_a_file_of_somebody_elses_is_refused(tmp_path: Path) -> None:
         Exported(tmp_path / "missing.onnx")
     with pytest.raises(WeightsError, match="it: its record of effnet-zoo: model: expected str, found int"):
         Record.from_json('{"model": 1}', "it")
+
+
+# records
+
+PLAIN: dict[str, Any] = {
+    "model": "effnet_zoo_b0",
+    "weights": "0" * 64,
+    "interface": {"size": [64, 64], "pixels": None, "resize": False, "softmax": False, "dtype": "float32"},
+    "images": {**dataclasses.asdict(HOW), "size": [64, 64]},
+    "output": "logits",
+    "outputs": 7,
+    "labels": [],
+    "provenance": {},
+    "proof": {},
+    "quantization": {},
+    "made_by": "0",
+}
+
+
+def test_a_record_is_read_as_it_was_written_and_later_fields_are_ignored() -> None:
+    record = Record.from_json(json.dumps({**PLAIN, "of_a_later_version": [1]}), "it")
+    assert record.interface == Interface(size=(64, 64))
+    assert record.images == HOW
+    assert Record.from_json(record.to_json(), "it") == record
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"outputs": 1e12}, "outputs: expected int, found float"),
+        ({"outputs": 10**12}, "outputs: expected int <= 1000000"),
+        ({"outputs": 0}, "outputs: expected int >= 1"),
+        ({"outputs": "7"}, "outputs: expected int, found str"),
+        ({"labels": ["crow"]}, "1 labels for 7 outputs: expected one for each, or none"),
+        ({"labels": [1] * 7}, r"labels\[0\]: expected str, found int"),
+        ({"labels": None}, "labels: expected array, found null"),
+        ({"output": "guesses"}, "output: "),
+        ({"output": "probabilities"}, "output probabilities: expected probabilities if, and only if, softmax"),
+        ({"interface": {**PLAIN["interface"], "size": [64, 1e9]}}, r"interface\.size\[1\]: expected int, found float"),
+        (
+            {"interface": {**PLAIN["interface"], "size": [64, 999_999]}},
+            r"images of \(64, 64\) for an input of \(64, 999999\): expected one",
+        ),
+        ({"interface": {**PLAIN["interface"], "size": 64}}, r"interface\.size: expected array"),
+        ({"interface": {**PLAIN["interface"], "dtype": "int8"}}, "interface: dtype 'int8': expected float32"),
+        ({"images": {**PLAIN["images"], "size": [99_999, 99_999]}}, "images: size .*: expected height and width, 1 to"),
+        (
+            {"images": {**PLAIN["images"], "std": [0, 1, 1]}},
+            r"images: std \(0\.0, 1\.0, 1\.0\): expected a number from",
+        ),
+        ({"images": {**PLAIN["images"], "crop_pct": 1e-9}}, "images: crop_pct 1e-09: expected a share"),
+        ({"images": [1]}, "images: expected object"),
+        ({"provenance": 3}, "provenance: expected object, found int"),
+    ],
+)
+def test_a_record_of_another_shape_names_the_field(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=rf"^it\.onnx: its record of effnet-zoo: {message}"):
+        Record.from_json(json.dumps({**PLAIN, **change}), "it.onnx")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", '{"outputs": NaN}', "1", "{", "\0"])
+def test_what_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises(WeightsError, match=r"^it\.onnx: its record of effnet-zoo: "):
+        Record.from_json(text, "it.onnx")
+
+
+def test_a_record_is_always_json() -> None:
+    record = dataclasses.replace(Record.from_json(json.dumps(PLAIN), "it"), proof={"error": float("inf")})
+    with pytest.raises(WeightsError, match="the record of effnet_zoo_b0 cannot be written as JSON"):
+        record.to_json()
+    model = small()
+    model.pretrained_cfg = {"tag": "x", "license": Path("licence")}
+    with pytest.raises(WeightsError, match="cannot be written as JSON: Object of type PosixPath"):
+        Record.of(model, Interface())
+
+
+def with_record(path: Path, **change: Any) -> Path:
+    """An ONNX file whose record was changed."""
+    graph = onnx.load(path)
+    (entry,) = (entry for entry in graph.metadata_props if entry.key == KEY)
+    entry.value = json.dumps({**json.loads(entry.value), **change})
+    changed = path.with_name("changed.onnx")
+    changed.write_bytes(graph.SerializeToString())
+    return changed
+
+
+def test_a_record_that_is_not_true_of_its_graph_is_refused(tmp_path: Path) -> None:
+    model = small()
+    model.pretrained_cfg = {**EfficientNet.from_name("effnet_zoo_lite0").pretrained_cfg, "tag": None}
+    path = tmp_path / "it.onnx"
+    done = export(model, path, size=64)
+    plain = json.loads(done.record.to_json())
+    for change, message in (
+        ({"outputs": 900_000}, "its record says outputs of shape 900000, its graph 7: export it again"),
+        (
+            {
+                "interface": {**plain["interface"], "size": [8000, 8000]},
+                "images": {**plain["images"], "size": [8000, 8000]},
+            },
+            "its record says images of shape 3x8000x8000, its graph 3x64x64",
+        ),
+        ({"interface": {**plain["interface"], "pixels": "nhwc"}}, "says images of shape 64x64x3, its graph 3x64x64"),
+    ):
+        with pytest.raises(WeightsError, match=message):
+            Exported(with_record(path, **change))
+    grey = small(in_chans=1)
+    export(grey, tmp_path / "grey.onnx", size=64)
+    with pytest.raises(WeightsError, match="its images are to be prepared is not in the file"):
+        Exported(tmp_path / "grey.onnx")
+    grey.pretrained_cfg = {**model.pretrained_cfg, "mean": (0.5,), "std": (0.5,)}
+    export(grey, tmp_path / "grey.onnx", size=64, force=True)
+    with pytest.raises(WeightsError, match="its record says images of shape 3x64x64, its graph 1x64x64"):
+        Exported(tmp_path / "grey.onnx")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs here")
+def test_an_exported_file_is_a_regular_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "it.onnx")
+    with pytest.raises(FileError, match=r"it\.onnx: expected a regular file, found a FIFO"):
+        Exported(tmp_path / "it.onnx")
+    (tmp_path / "it.xml").write_text("<net/>")
+    os.mkfifo(tmp_path / "it.bin")
+    with pytest.raises(FileError, match=r"it\.bin: expected a regular file, found a FIFO"):
+        Exported(tmp_path / "it.xml")
+
+
+def test_another_weights_file_is_another_fingerprint(tmp_path: Path) -> None:
+    model = small()
+    model.pretrained_cfg = {**EfficientNet.from_name("effnet_zoo_lite0").pretrained_cfg, "tag": None}
+    path = tmp_path / "it.xml"
+    export(model, path, format="openvino", size=64)
+    before = Exported(path).fingerprint
+    weights = path.with_suffix(".bin")
+    content = bytearray(weights.read_bytes())
+    content[100] ^= 1
+    weights.write_bytes(content)
+    assert Exported(path).fingerprint != before
 
 
 # the command

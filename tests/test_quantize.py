@@ -1,6 +1,8 @@
 """Int8: what is rounded and what is not, figures that are true, and nothing written where labels change."""
 
+import inspect
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,16 @@ from typing import Any
 import numpy
 import onnx
 import onnxruntime
+import onnxruntime.quantization
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, catalog, optimize, quantize
-from effnet_zoo.errors import ArgumentError, InputError, MissingExtraError, UnknownNameError
+from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
 from effnet_zoo.export.exported import Exported
+from effnet_zoo.export.record import Record
 from effnet_zoo.graphs.interface import Deployed, Interface
 from effnet_zoo.photos import write_jpegs
 from effnet_zoo.predict import predict
@@ -55,6 +59,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for number, path in enumerate(write_jpegs(root, width=500, height=375, count=300)):
         path.rename(places[number % 3 > 0] / path.name)
     return places
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty small images, for what is not about what they show."""
+    folder = tmp_path_factory.mktemp("few")
+    draw = numpy.random.default_rng(0)
+    for number in range(30):
+        Image.fromarray(draw.integers(0, 256, (SIZE, SIZE, 3), dtype=numpy.uint8)).save(folder / f"{number}.png")
+    return folder
 
 
 # which layers
@@ -261,8 +275,9 @@ def test_pixels_are_taken_as_in_export(pixels: Any, softmax: bool, tmp_path: Pat
 # refusals
 
 
-def worse(figures: dict[str, Any], agreement: float) -> dict[str, Any]:
-    return {**figures, "agreement": agreement}
+def worse(quantized: tuple[dict[str, Any], dict[str, Tensor]], agreement: float) -> Any:
+    figures, outputs = quantized
+    return {**figures, "agreement": agreement}, outputs
 
 
 def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
@@ -303,6 +318,104 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(kind, match=message):
         quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", folders[0], **options)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"recipe": []}, UnknownNameError, r"unknown recipe \[\]: expected int8, front-4"),
+        ({"min_agreement": "x"}, ArgumentError, "min_agreement='x': expected more than 0 and at most 1"),
+        ({"min_agreement": float("nan")}, ArgumentError, "min_agreement=nan: expected more than 0"),
+        ({"min_agreement": True}, ArgumentError, "min_agreement=True: expected more than 0"),
+        ({"images": True}, ArgumentError, "images=True: expected how many to calibrate with, at least 8"),
+        ({"images": 7}, ArgumentError, "images=7: expected how many to calibrate with, at least 8"),
+        ({"images": 50.0}, ArgumentError, r"images=50\.0: expected how many"),
+        ({"classes": "0123456789"}, ArgumentError, "classes='0123456789': expected a list of names"),
+        ({"classes": list(range(10))}, ArgumentError, r"classes=\[0, 1.*: expected a list of names"),
+        ({"size": 64.0}, ArgumentError, r"size=64\.0: expected a side"),
+        ({"pixels": 3}, ArgumentError, "pixels=3: expected nhwc or nchw"),
+        ({"search": "no"}, ArgumentError, "search='no': expected True or False"),
+        ({"force": None}, ArgumentError, "force=None: expected True or False"),
+    ],
+)
+def test_values_of_other_types_are_refused(
+    options: dict[str, Any], kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(kind, match=message):
+        quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", tmp_path, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["float32.onnx", "source.onnx", "int8.onnx", "final.onnx"])
+def test_a_file_may_have_any_name(name: str, few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (done,) = quantize(network("effnet_zoo_lite0"), tmp_path / name, few, recipe="int8", min_agreement=0.01, images=8)
+    assert done.path == tmp_path / name
+    assert Exported(tmp_path / name).record == done.record
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert caplog.records == []  # of the quantizer's own logger, which is the root
+
+
+def test_loggers_of_the_process_are_left_alone(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[Any] = []
+    monkeypatch.setattr(logging.Logger, "addFilter", lambda self, one: added.append(one))
+    quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, min_agreement=0.01, images=8)
+    assert added == []
+
+
+def test_what_a_runtime_raises_is_an_error_of_this_package(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED\nand much more")
+
+    message = r"quantize failed: \[ONNXRuntimeError\] : 9 : NOT_IMPLEMENTED: nothing was written$"
+    for place, name in ((onnxruntime.quantization, "quantize_static"), (core, "_timed")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fails)
+            with pytest.raises(EngineError, match=message):
+                quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
+    monkeypatch.setitem(core.RUNTIMES, "openvino", lambda file, threads: fails)
+    with pytest.raises(EngineError, match=message):
+        quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_that_is_published_is_the_one_that_was_compared(
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = core.write_onnx
+
+    def spoiled(graph: Any, record: Record, path: Path) -> None:
+        bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
+        values = onnx.numpy_helper.to_array(bias).copy()
+        values[0] += 1e-3
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        write(graph, record, path)
+
+    monkeypatch.setattr(core, "write_onnx", spoiled)
+    with pytest.raises(
+        EngineError, match="quantize, .*: the file with its proof computes something else than the file"
+    ):
+        quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, min_agreement=0.01, images=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_are_no_numbers_are_not_quantized(few: Path, tmp_path: Path) -> None:
+    model = network("effnet_zoo_lite0")
+    with torch.no_grad():
+        model.get_parameter("classifier.bias")[0] = float("nan")
+    with pytest.raises(EngineError, match="quantize: the model's own outputs are not finite"):
+        quantize(model, tmp_path / "it.onnx", few, images=8)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_are_held_once(few: Path) -> None:
+    found = Images.of(few, None, lambda path: torch.zeros(3, 100, 100), most=30, classes=None)
+    single = list(found.batches(found.calibration, 1))
+    assert [batch.data_ptr() for batch in single] == [image.data_ptr() for image in found.calibration.values()]
+    batches = found.batches(found.comparison, 8)
+    assert next(batches).shape == (8, 3, 100, 100)
+    assert inspect.isgenerator(batches)  # no batch is made before it is asked for
 
 
 def test_folders_that_say_nothing_are_refused(tmp_path: Path, folders: tuple[Path, Path]) -> None:

@@ -2,15 +2,14 @@
 
 Each load is a process of its own, the contestants in turn, so that none finds the other's memory warm; the file is in
 the operating system's cache for all. Time is that of `create_model` alone, after the imports. Memory is what the
-process holds at its most, less what it held before. timm checks no hash; from the cache this package checks all of it.
+process holds at its most, less what it held before; only Linux tells it, in ``/proc``, and elsewhere it is not
+measured. timm checks no hash; from the cache this package checks all of it.
 """
 
 import dataclasses
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,9 @@ import torch
 from safetensors.torch import save_file
 
 from effnet_zoo import atomic_io, catalog
+from effnet_zoo.bench.processes import first_answer
 from effnet_zoo.bench.timing import summary
-from effnet_zoo.errors import WeightsError
+from effnet_zoo.errors import EngineError, WeightsError
 from effnet_zoo.model import EfficientNet
 
 COMMIT = "0" * 39 + "1"
@@ -34,19 +34,24 @@ import timm, torch
 if kind.startswith("effnet_zoo"):
     import effnet_zoo
 def kilobytes(what):  # not getrusage's maximum, which a process inherits from the one that started it
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what))
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith(what))
+    except (OSError, StopIteration):
+        return None
 before = kilobytes("VmRSS")
 where = {"pretrained_cfg_overlay": {"file": place}} if kind.endswith("file") else {"cache_dir": place}
 start = time.perf_counter()
 model = timm.create_model(name, pretrained=True, **where)
 seconds = time.perf_counter() - start
-peak = (kilobytes("VmHWM") - before) * 1024
+most = kilobytes("VmHWM")
+peak = None if most is None or before is None else (most - before) * 1024
 print(json.dumps({"seconds": seconds, "peak": peak, "sum": float(model.classifier.bias.sum())}))
 """
 
 
 def measure(name: str, *, place: str, rounds: int) -> dict[str, Any]:
-    """This package and timm with one model, in turn.
+    """Measures this package and timm with one model, in turn. Who fails is refused, with its process's last line.
 
     Args:
         name: The variant.
@@ -63,24 +68,33 @@ def measure(name: str, *, place: str, rounds: int) -> dict[str, Any]:
         path = write_weights(model.name, Path(folder))
         size = path.stat().st_size
         source = path if place == "file" else Path(folder, "hub")
-        runs: dict[str, list[dict[str, float]]] = {who: [] for who in names}
+        runs: dict[str, list[dict[str, Any]]] = {who: [] for who in names}
+        refused: dict[str, str] = {}
         for _ in range(rounds + 1):
-            for who, theirs in names.items():
-                runs[who].append(_load(f"{who} {place}", theirs, source))
-    if len({run["sum"] for taken in runs.values() for run in taken}) != 1:
+            for who in [who for who in names if who not in refused]:
+                try:
+                    runs[who].append(_load(f"{who} {place}", names[who], source))
+                except EngineError as error:
+                    refused[who] = str(error)
+    if len({run["sum"] for taken in runs.values() for run in taken}) > 1:
         raise WeightsError(f"{name}: timm and effnet_zoo loaded different weights: nothing was measured")
-    timings = {who: summary([run["seconds"] for run in taken[1:]]) for who, taken in runs.items()}
+    counted = {who: taken[1:] for who, taken in runs.items() if who not in refused}
+    timings = {who: summary([run["seconds"] for run in taken]) for who, taken in counted.items()}
+    peaks = {who: [run["peak"] for run in taken] for who, taken in counted.items()}
     return {
         "case": {"variant": model.name, "place": place, "bytes": size},
         "rounds": rounds,
         "results": {
             who: {
                 **dataclasses.asdict(timing),
-                "peak_over_weights": statistics.median(run["peak"] for run in runs[who][1:]) / size,
+                **({} if None in peaks[who] else {"peak_over_weights": statistics.median(peaks[who]) / size}),
             }
             for who, timing in timings.items()
         },
-        "ratios": {"timm": {who: timings["timm"].seconds / timing.seconds for who, timing in timings.items()}},
+        "ratios": {
+            "timm": {who: timings["timm"].seconds / one.seconds for who, one in timings.items() if "timm" in timings}
+        },
+        "refused": refused,
     }
 
 
@@ -106,10 +120,7 @@ def write_weights(name: str, folder: Path) -> Path:
     return path
 
 
-def _load(kind: str, name: str, source: Path) -> dict[str, float]:
-    """One load in a process of its own."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-W", "ignore", "-c", CHILD, kind, name, str(source)]
-    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    answer: dict[str, float] = json.loads(out.stdout)
+def _load(kind: str, name: str, source: Path) -> dict[str, Any]:
+    """Returns one load in a process of its own: ``seconds``, ``peak`` in bytes or None, and the ``sum`` of weights."""
+    answer: dict[str, Any] = json.loads(first_answer(CHILD, (kind, name, str(source)), {"HF_HUB_OFFLINE": "1"})[1])
     return answer

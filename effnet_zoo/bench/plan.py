@@ -10,9 +10,16 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from effnet_zoo import catalog
+from effnet_zoo import catalog, documents
 from effnet_zoo.bench.results import Record
-from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean
+from effnet_zoo.errors import (
+    ArgumentError,
+    EffnetZooError,
+    EngineError,
+    UnknownNameError,
+    did_you_mean,
+    first_line,
+)
 
 CURVE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CURVE_SIZES = (128, 192, 224, 256, 320, 384, 456, 528, 600)
@@ -96,11 +103,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """What can be measured: in words, what of, and whether a GPU has a part in it."""
+    """What can be measured: in words, what of, whether a GPU has a part in it, and whether in fresh processes."""
 
     help: str
     subjects: Callable[[Settings], Subjects]
     on_gpu: bool = False
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,9 +258,9 @@ MEASURES = {
     "throughput": Measure(help="the forward pass at each --batch", subjects=_throughput, on_gpu=True),
     "training": Measure(help="a step, and the bytes it keeps for backward", subjects=_training, on_gpu=True),
     "files": Measure(help="JPEG files to labels", subjects=_files),
-    "loading": Measure(help="weights into a model, in fresh processes", subjects=_loading),
-    "starting": Measure(help="a fresh process to its first logits", subjects=_starting),
-    "imports": Measure(help="what the import costs", subjects=_imports),
+    "loading": Measure(help="weights into a model, in fresh processes", subjects=_loading, fresh=True),
+    "starting": Measure(help="a fresh process to its first logits", subjects=_starting, fresh=True),
+    "imports": Measure(help="what the import costs", subjects=_imports, fresh=True),
     "agreement": Measure(help="labels of real photos by every engine and dtype", subjects=_agreement),
     "deployment": Measure(help="exported and int8 files: size, time, labels", subjects=_deployment),
     "profile": Measure(help="where a forward pass spends its time", subjects=_profile),
@@ -286,12 +294,27 @@ def steps(settings: Settings) -> list[Step]:
 
 
 def recorded(step: Step, settings: Settings) -> Record:
-    """Make a measurement."""
+    """Makes a measurement.
+
+    Raises:
+        EngineError: If it failed, whatever was raised: a measurement must not end the others. Or if a figure is not
+            finite, or nobody could be measured.
+    """
     import torch
 
     from effnet_zoo.bench import machine
 
     torch.compiler.reset()  # of one forward, which all variants share, it compiles only so many versions
+    try:
+        data = step.run()
+    except EffnetZooError:
+        raise
+    except Exception as error:  # whatever a library raises
+        raise EngineError(f"{type(error).__name__}: {first_line(error)}") from error
+    documents.check_finite(data, "data", EngineError)
+    if not data["results"]:
+        why = [f"{who}: {reason}" for key in ("refused", "absent") for who, reason in data.get(key, {}).items()]
+        raise EngineError(f"nobody could be measured: {'; '.join(why)}")
     return Record(
         measure=step.measure,
         subject=step.subject,
@@ -299,5 +322,5 @@ def recorded(step: Step, settings: Settings) -> Record:
         date=datetime.now(UTC).date().isoformat(),
         machine=machine.describe(settings.device),
         versions=machine.versions(),
-        data=step.run(),
+        data=data,
     )

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from effnet_zoo.atomic_io import written_whole
+from effnet_zoo import documents
+from effnet_zoo.atomic_io import file_errors, read_text, write_text
 from effnet_zoo.errors import InputError
 
 
@@ -44,23 +44,44 @@ class Record:
         return dataclasses.asdict(self)
 
 
+class Data(TypedDict, total=False):
+    """What every measure's data may have; each has more of its own, which is kept as it is.
+
+    Keys:
+        case: What was measured.
+        rounds: How often everyone had a turn.
+        results: Figures by contestant.
+        ratios: By what they are to, a ratio for each contestant.
+        absent: Who is not installed, and why.
+        refused: Who failed, or computed something else, and why.
+        notes: What is to be known of a contestant.
+        ceiling: What the machine does at most, in operations or bytes a second.
+    """
+
+    case: dict[str, Any]
+    rounds: int
+    results: dict[str, dict[str, Any]]
+    ratios: dict[str, dict[str, float]]
+    absent: dict[str, str]
+    refused: dict[str, str]
+    notes: dict[str, str]
+    ceiling: dict[str, float]
+
+
 def read(path: Path) -> list[Record]:
-    """The records of a file; none if it is not there.
+    """Reads the records of a file; there are none if it does not exist.
 
     Raises:
-        InputError: If it is something else.
+        InputError: If it cannot be read, or is something else. The message names the field.
     """
-    if path.is_dir():
-        raise InputError(f"{path}: expected a file of results, but this is a folder")
-    if not path.exists():
-        return []
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(entries, list):
-            raise TypeError
-        return [Record(**entry) for entry in entries]
-    except (ValueError, TypeError):
-        raise InputError(f"{path}: not a file that `effnet-zoo bench --out` wrote: give it another name") from None
+    with file_errors(path):
+        if not path.exists():
+            return []
+    source = f"{path}: not a file that `effnet-zoo bench --out` wrote"
+    records = documents.from_json(read_text(path), list[Record], source, InputError)
+    for record in records:
+        documents.from_plain(record.data, Data, f"{source}: {record.key}", InputError)
+    return records
 
 
 def merged(older: Iterable[Record], newer: Iterable[Record]) -> list[Record]:
@@ -69,26 +90,12 @@ def merged(older: Iterable[Record], newer: Iterable[Record]) -> list[Record]:
 
 
 def merge_into(path: Path, newer: Iterable[Record]) -> list[Record]:
-    """Merge records into a file, which is written whole or stays as it was; it gives all that are in it.
+    """Merges records into a file, which is written whole or stays as it was, and returns all that are in it.
 
     Raises:
-        InputError: If the file is something else.
+        InputError: If the file is something else, or cannot be written.
     """
     records = merged(read(path), newer)
-    with written_whole(path) as beside:
-        text = json.dumps([record.as_plain() for record in records], indent=1, ensure_ascii=False)
-        beside.write_text(f"{text}\n", encoding="utf-8")
+    text = json.dumps([record.as_plain() for record in records], indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, f"{text}\n")
     return records
-
-
-def check_writable(folder: Path, option: str) -> None:
-    """Whether a folder is there or can be made, told before any work.
-
-    Raises:
-        InputError: If there is a file in its place or in its way, or it cannot be written to.
-    """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{option} {there}: expected a folder, but this is a file")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{option} {there}: this folder cannot be written to: give another")

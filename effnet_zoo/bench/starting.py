@@ -6,13 +6,9 @@ waits for, the interpreter and its imports included.
 
 import dataclasses
 import json
-import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +17,10 @@ from safetensors.torch import save_file
 
 from effnet_zoo import catalog
 from effnet_zoo.bench.contestants import BACKENDS, weights
+from effnet_zoo.bench.processes import first_answer
 from effnet_zoo.bench.timing import Timing, summary
 from effnet_zoo.engines.core import TOLERANCE
+from effnet_zoo.errors import EngineError
 from effnet_zoo.selftest import relative_error
 
 CHILD = """
@@ -87,7 +85,7 @@ def measure(
                 theirs, backend = everyone[who]
                 try:
                     taken[who].append(_cold_and_warm([theirs, str(path), str(size), backend]))
-                except RuntimeError as error:
+                except EngineError as error:
                     (absent if is_absence(str(error)) else refused)[who] = str(error)
     if taken["timm"]:
         expected = torch.tensor(taken["timm"][0][0].logits)
@@ -139,23 +137,10 @@ def _cold_and_warm(arguments: list[str]) -> tuple[Start, Start]:
 
 
 def _start(arguments: list[str], caches: dict[str, str]) -> Start:
-    """One process, timed until it has printed its logits.
+    """Returns one process, timed until it has printed its logits.
 
     Raises:
-        RuntimeError: If it did not, with the last line that it said.
+        EngineError: If it did not, with the last line that it said.
     """
-    command = [sys.executable, "-W", "ignore", "-c", CHILD, *arguments]
-    with tempfile.TemporaryFile("w+") as errors:
-        start = time.perf_counter()
-        with subprocess.Popen(
-            command, env={**os.environ, **caches}, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            seconds = time.perf_counter() - start
-            process.communicate()
-        errors.seek(0)
-        said = errors.read().strip().splitlines()
-    if process.returncode or not line:
-        raise RuntimeError(said[-1] if said else f"the process ended with status {process.returncode}")
+    seconds, line = first_answer(CHILD, arguments, caches)
     return Start(seconds=seconds, **json.loads(line))

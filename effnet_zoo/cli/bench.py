@@ -13,6 +13,7 @@ import typer
 from rich.table import Table
 
 from effnet_zoo import catalog
+from effnet_zoo.atomic_io import check_destination
 from effnet_zoo.bench import plan, report, results
 from effnet_zoo.bench.results import Record
 from effnet_zoo.cli.output import AsJson, print_json_list, print_table
@@ -98,7 +99,7 @@ def bench(
         for path in save_pictures(results.merged(older, made), plot):
             typer.echo(f"wrote {path}", err=as_json)
     if failures:
-        typer.echo(f"effnet-zoo: {len(failures)} of {len(steps)} could not be measured", err=True)
+        typer.echo(f"effnet-zoo: {len(failures)} could not be measured", err=True)
         raise typer.Exit(1)
 
 
@@ -113,9 +114,9 @@ def _checked(settings: plan.Settings, out: Path | None, plot: Path | None) -> li
     older: list[Record] = []
     if out:
         older = results.read(out)
-        results.check_writable(out.parent, "--out")
+        check_destination(out)
     if plot:
-        results.check_writable(plot, "--plot")
+        check_destination(plot / "ratios.png")
         from effnet_zoo.bench import plot as drawing  # noqa: F401
     if settings.device != "cpu":
         from effnet_zoo.devices import devices
@@ -139,6 +140,10 @@ def _measured(
             failures.append(str(error))
             typer.echo(f"effnet-zoo: {step.measure}: {step.subject}: {error}", err=True)
             continue
+        if plan.MEASURES[step.measure].fresh:  # where a process died, the figures of the others stay
+            for who, reason in record.data.get("refused", {}).items():
+                failures.append(reason)
+                typer.echo(f"effnet-zoo: {step.measure}: {step.subject}: {who}: {reason}", err=True)
         made.append(record)
         if out:
             results.merge_into(out, [record])

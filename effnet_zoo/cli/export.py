@@ -1,6 +1,7 @@
 """``effnet-zoo export``"""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +73,8 @@ def export(
     from effnet_zoo.export.core import checked_path
 
     KNOWN[to].check_installed()
-    path = out or Path(f"{Path(place).stem if Path(place).exists() else place.replace('/', '--')}{KNOWN[to].suffix}")
+    stem = Path(place).stem if os.path.exists(place) else place.replace("/", "--")
+    path = out or Path(f"{stem}{KNOWN[to].suffix}")
     checked_path(path, KNOWN[to], force=force)  # before weights are fetched
     model = opened(place, variant, like, classes, ema=not no_ema)
     done = write(

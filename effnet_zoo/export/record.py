@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from msgspec import Meta
 
@@ -21,6 +21,8 @@ from effnet_zoo.statefile import fingerprint
 
 KEY = "effnet_zoo"
 """The record's name in the file's metadata, where it stands as JSON."""
+
+Output = Literal["logits", "probabilities", "features"]
 
 MOST_OUTPUTS = 1_000_000
 """Outputs at most, because each gets a name in memory. ImageNet-21k has 21,843 classes, and the classifier of a million
@@ -54,7 +56,7 @@ class Record:
     weights: str
     interface: Interface
     images: Preprocessing | None
-    output: Literal["logits", "probabilities", "features"]
+    output: Output
     outputs: Annotated[int, Meta(ge=1, le=MOST_OUTPUTS)]
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -88,7 +90,7 @@ class Record:
             weights=fingerprint(model.state_dict()),
             interface=interface,
             images=images_of(model, interface),
-            output=interface.output_name(model),
+            output=cast("Output", interface.output_name(model)),
             outputs=model.num_classes or model.head_hidden_size,
             labels=() if numbered else tuple(names),
             provenance=known.claims,

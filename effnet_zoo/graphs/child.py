@@ -153,4 +153,4 @@ def stored(folder: Path) -> EfficientNet:
             f"{expected.strip()}: expected a model as this package builds it"
         )
     model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
-    return model.to(device=device, memory_format=torch.contiguous_format)
+    return model.to(device).to(memory_format=torch.contiguous_format)

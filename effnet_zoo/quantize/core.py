@@ -1,10 +1,9 @@
 """A model to int8: rounded, written by ONNX Runtime's quantizer, compared on images it was not made with."""
 
-import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import logging
+import itertools
 import statistics as numbers
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,16 +15,27 @@ import numpy
 import torch
 from torch import Tensor
 
-from effnet_zoo.atomic_io import scratch_beside
-from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean
-from effnet_zoo.export.core import checked_path, image_reader, interface_of
+from effnet_zoo.documents import check_finite
+from effnet_zoo.errors import ArgumentError, EngineError, quoted
+from effnet_zoo.export.core import (
+    check_flags,
+    check_same,
+    checked_path,
+    chosen,
+    destination,
+    image_reader,
+    in_eval,
+    interface_of,
+    moved_into_place,
+    runtime_errors,
+)
 from effnet_zoo.export.formats import FORMATS, write_onnx
 from effnet_zoo.export.record import Record
 from effnet_zoo.folding import optimize
 from effnet_zoo.graphs.interface import Deployed, Size
 from effnet_zoo.graphs.runtimes import RUNTIMES, Run
 from effnet_zoo.model import EfficientNet
-from effnet_zoo.quantize.images import Images
+from effnet_zoo.quantize.images import FEWEST, Images
 from effnet_zoo.quantize.recipes import RECIPES, Recipe, groups, layers
 from effnet_zoo.quantize.rounding import Statistics, observe, round_weights, simulated
 from effnet_zoo.selftest import relative_error
@@ -108,70 +118,79 @@ def quantize(
 
     Raises:
         UnknownNameError: If there is no such recipe.
-        ArgumentError: If the model gives no classes, nobody knows how its images are prepared, or values do not fit.
-        InputError: If the path is taken, or there are too few images that can be read.
+        ArgumentError: If a value is of another type, the model gives no classes, nobody knows how its images are
+            prepared, or values do not fit.
+        InputError: If the path is taken or cannot be written to, or there are too few images that can be read.
         MissingExtraError: If a package is missing.
+        EngineError: If a runtime fails, or outputs are not finite. Nothing is written then.
     """
-    if recipe not in RECIPES:
-        raise UnknownNameError(
-            f"unknown recipe {recipe!r}: expected {', '.join(RECIPES)}.{did_you_mean(recipe, RECIPES)}"
-        )
-    if not 0 < min_agreement <= 1:
-        raise ArgumentError(f"min_agreement={min_agreement}: expected more than 0 and at most 1")
+    chosen(recipe, RECIPES, "recipe")
+    check_flags(search=search, softmax=softmax, force=force)
+    if not _is_number(min_agreement) or not 0 < min_agreement <= 1:
+        raise ArgumentError(f"min_agreement={quoted(min_agreement)}: expected more than 0 and at most 1")
+    if type(images) is not int or images < FEWEST:
+        raise ArgumentError(f"images={quoted(images)}: expected how many to calibrate with, at least {FEWEST}")
     if not isinstance(model, EfficientNet) or not model.num_classes:
         raise ArgumentError("quantize: expected a classifier of this package, whose labels can be compared")
-    if classes is not None and len(classes) != model.num_classes:
-        raise ArgumentError(f"{len(classes)} classes of images for {model.num_classes} outputs: expected one for each")
+    if classes is not None:
+        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+            raise ArgumentError(f"classes={quoted(classes)}: expected a list of names")
+        if len(classes) != model.num_classes:
+            raise ArgumentError(
+                f"{len(classes)} classes of images for {model.num_classes} outputs: expected one for each"
+            )
     place = checked_path(path, ONNX, force=force)
     ONNX.check_installed()
     interface = interface_of(model, size, pixels=pixels, softmax=softmax)
-    record = Record.of(model, interface)
+    resting = in_eval(model)
+    record = Record.of(resting, interface)
     if record.images is None or model.in_chans != 3:
         raise ArgumentError("quantize: how this model's images are prepared is not known: expected its pretrained_cfg")
-    chosen = Images.of(
+    selected = Images.of(
         Path(calib),
         Path(evaluation) if evaluation else None,
         image_reader(record),
         most=images,
         classes=classes,
     )
-    training = model.training
-    try:
-        return _tried(
-            _Subject.of(model.eval(), record, chosen, progress),
-            list(RECIPES.values()) if search else [RECIPES[recipe]],
-            place,
-            min_agreement,
-            progress,
-        )
-    finally:
-        model.train(training)
-
-
-def _tried(
-    subject: "_Subject",
-    recipes: Sequence[Recipe],
-    place: Path,
-    min_agreement: float,
-    progress: Callable[[str], None],
-) -> list[Quantized]:
+    recipes = list(RECIPES.values()) if search else [RECIPES[recipe]]
     done: list[Quantized] = []
-    with scratch_beside(place) as beside:
-        draft = beside / place.name
-        for recipe in recipes:
-            progress(f"recipe {recipe.name}: {recipe.help}")
-            figures = subject.quantized(recipe, draft)
-            agrees = figures["agreement"] >= min_agreement
-            record = dataclasses.replace(
-                subject.record, quantization={**figures, "min_agreement": min_agreement, "recipe": recipe.name}
-            )
-            if agrees:
-                write_onnx(importlib.import_module("onnx").load(draft), record, draft)
-                draft.replace(place)
-            done.append(Quantized(recipe=recipe.name, path=place if agrees else None, record=record))
-            if agrees:
+    with destination(place, ONNX, force=force) as scratch:
+        subject = _Subject.of(resting, record, selected, progress)
+        for one in recipes:
+            progress(f"recipe {one.name}: {one.help}")
+            done.append(_tried(subject, one, scratch, place, min_agreement))
+            if done[-1].path:
                 break
     return done
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _tried(subject: "_Subject", recipe: Recipe, scratch: Path, place: Path, min_agreement: float) -> Quantized:
+    """Writes a recipe's file if it agrees; what is published gives what was compared, see `export.core`."""
+    draft, final = scratch / "int8.onnx", scratch / "final.onnx"
+    figures, outputs = subject.quantized(recipe, draft)
+    record = dataclasses.replace(
+        subject.record, quantization={**figures, "min_agreement": min_agreement, "recipe": recipe.name}
+    )
+    if figures["agreement"] < min_agreement:
+        return Quantized(recipe=recipe.name, path=None, record=record)
+    with runtime_errors("quantize"):
+        write_onnx(importlib.import_module("onnx").load(draft), record, final)
+        first = next(subject.comparison())
+        for name, run in _runs(final).items():
+            check_same([run(first)], [outputs[name][: len(first)]], f"quantize, {name}")
+    moved_into_place(final, place, ONNX)
+    return Quantized(recipe=recipe.name, path=place, record=record)
+
+
+def _runs(file: Path) -> dict[str, Run]:
+    """Returns what runs a file, by the name of each runtime that is installed."""
+    threads = torch.get_num_threads()
+    return {name: make(file, threads) for name, make in RUNTIMES.items() if importlib.util.find_spec(name)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,15 +198,13 @@ class _Subject:
     """A model with all that does not depend on the recipe.
 
     Attributes:
-        model: As it was given.
+        model: As it was given, in eval mode.
         record: What its file will say.
         images: Those to calibrate with and to compare on.
         float_graph: Its graph in float32.
         rounded: The folded model behind its interface, its weights on their int8 grids.
         statistics: What its layers' inputs were.
-        calibration: Batches of one.
-        comparison: Batches.
-        expected: The model's outputs for these.
+        expected: The model's outputs for the images to compare on, (n, classes).
     """
 
     model: EfficientNet
@@ -196,8 +213,6 @@ class _Subject:
     float_graph: Any
     rounded: Deployed
     statistics: dict[str, Statistics]
-    calibration: list[Tensor]
-    comparison: list[Tensor]
     expected: Tensor
 
     @classmethod
@@ -205,60 +220,60 @@ class _Subject:
         interface = record.interface
         writer = importlib.import_module("effnet_zoo.graphs.writer")
         progress(f"{len(images.calibration)} images to calibrate with, {len(images.comparison)} to compare on")
-        calibration = images.batches(images.calibration, 1)
-        comparison = images.batches(images.comparison, BATCH)
         folded = optimize(model).cpu().float()
         plain = Deployed(folded, interface, record.images).eval()
         progress("rounding weights by what goes into each layer")
-        seen = observe(plain, calibration)
-        float_graph = writer.onnx_model(model, interface, record.images)
+        seen = observe(plain, images.batches(images.calibration, 1))
         with torch.inference_mode():
-            expected = torch.cat([plain(batch) for batch in comparison])
+            expected = torch.cat([plain(batch) for batch in images.batches(images.comparison, BATCH)])
+        if not expected.isfinite().all():
+            raise EngineError("quantize: the model's own outputs are not finite: expected weights without NaN")
         rounded = Deployed(optimize(folded), interface, record.images).eval()
         round_weights(rounded.model, seen)
         return cls(
             model=model,
             record=record,
             images=images,
-            float_graph=float_graph,
+            float_graph=writer.onnx_model(model, interface, record.images),
             rounded=rounded,
             statistics=seen,
-            calibration=calibration,
-            comparison=comparison,
             expected=expected,
         )
 
-    def quantized(self, recipe: Recipe, path: Path) -> dict[str, Any]:
-        """Write a recipe's file, and say what it came to."""
+    def comparison(self) -> Iterator[Tensor]:
+        """Yields the images to compare on, in batches, each made when it is asked for."""
+        return self.images.batches(self.images.comparison, BATCH)
+
+    def quantized(self, recipe: Recipe, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Writes a recipe's file into a folder of its own, and returns what it came to.
+
+        Returns:
+            The figures, and the file's outputs for the images to compare on by runtime.
+
+        Raises:
+            EngineError: If a runtime fails, or a figure is not finite, because outputs are not.
+        """
         names = recipe.quantized(self.model)
         mixed = self._mixed(names)
         ranges = {name: (self.statistics[name].low, self.statistics[name].high) for name in names}
-        write_int8(mixed, ranges, self.record, self.calibration[0], path)
         float_path = path.with_name("float32.onnx")
         float_path.write_bytes(self.float_graph.SerializeToString())
-        runs = {
-            (kind, name): make(file, torch.get_num_threads())
-            for name, make in RUNTIMES.items()
-            if importlib.util.find_spec(name)
-            for kind, file in (("float32", float_path), ("int8", path))
-        }
-        agreement, error, outputs = 1.0, 0.0, self.expected
-        for run in (run for (kind, _), run in runs.items() if kind == "int8"):
-            with torch.inference_mode():
-                given = torch.cat([run(batch) for batch in self.comparison])
-            same = (given.argmax(1) == self.expected.argmax(1)).float().mean().item()
-            error = max(error, relative_error(given, self.expected))
-            if same <= agreement:
-                agreement, outputs = same, given
-        milliseconds = _timed(runs, self._timing_batch())
+        with runtime_errors("quantize"), torch.inference_mode():
+            write_int8(mixed, ranges, self.record, next(self.images.batches(self.images.calibration, 1)), path)
+            runs = {"float32": _runs(float_path), "int8": _runs(path)}
+            given = {name: torch.cat([run(batch) for batch in self.comparison()]) for name, run in runs["int8"].items()}
+            milliseconds = _timed(runs, self._timing_batch())
+        errors = {name: relative_error(outputs, self.expected) for name, outputs in given.items()}
+        labels = self.expected.argmax(1)
+        same = {name: (outputs.argmax(1) == labels).float().mean().item() for name, outputs in given.items()}
+        worst = min(same, key=same.__getitem__)
         sizes = {"float32": float_path.stat().st_size, "int8": path.stat().st_size}
-        float_path.unlink()
         fastest = {kind: min(milliseconds[kind].values()) for kind in milliseconds}
-        return {
-            "agreement": agreement,
-            "error": error,
-            "accuracy": self._accuracy(outputs),
-            "calibrated_on": len(self.calibration),
+        figures = {
+            "agreement": same[worst],
+            "error": max(errors.values()),
+            "accuracy": self._accuracy(given[worst]),
+            "calibrated_on": len(self.images.calibration),
             "compared_on": len(self.expected),
             "unreadable": self.images.unreadable,
             "bytes": sizes,
@@ -269,6 +284,8 @@ class _Subject:
             "groups": self._groups(names),
             "layers": {"int8": len(names), "all": len(layers(self.model))},
         }
+        check_finite(figures, "quantize: figures", EngineError)  # else outputs are not
+        return figures, given
 
     def _mixed(self, names: Sequence[str]) -> EfficientNet:
         """The folded model with rounded weights in some layers, and its own in the others."""
@@ -280,8 +297,8 @@ class _Subject:
         return mixed
 
     def _groups(self, names: Sequence[str]) -> dict[str, float]:
-        """What each group costs alone, in relative error of the outputs, the most costly first."""
-        some = self.comparison[: max(1, PROBED // len(self.comparison[0]))]
+        """Returns what each group costs alone, in relative error of the outputs, the most costly first."""
+        some = list(itertools.islice(self.comparison(), max(1, PROBED // BATCH)))
         expected = self.expected[: sum(map(len, some))]
         costs = {}
         for group, members in groups(self.model, names).items():
@@ -298,21 +315,21 @@ class _Subject:
         return {kind: (given.argmax(1) == labels).float().mean().item() for kind, given in both.items()}
 
     def _timing_batch(self) -> Tensor:
-        first = self.comparison[0]
+        first = next(self.comparison())
         return first.repeat(-(-BATCH // len(first)), *[1] * (first.dim() - 1))[:BATCH]
 
 
 def write_int8(
     model: EfficientNet, ranges: Mapping[str, tuple[float, float]], record: Record, example: Tensor, path: Path
 ) -> None:
-    """Write a model's graph with some layers' weights and inputs in int8, by ONNX Runtime's quantizer.
+    """Writes a model's graph with some layers' weights and inputs in int8, by ONNX Runtime's quantizer.
 
     Args:
         model: Its weights, in these layers, on int8 grids of their largest.
         ranges: Of the inputs of these layers.
         record: What goes in and comes out.
         example: Images, which the quantizer wants to see run.
-        path: The file.
+        path: The file, in a folder of its own.
     """
     quantization = importlib.import_module("onnxruntime.quantization")
     onnx = importlib.import_module("onnx")
@@ -334,54 +351,37 @@ def write_int8(
                 low, high = min(low, float(known["rmin"])), max(high, float(known["rmax"]))
             overrides[node.input[0]] = [{"rmin": numpy.float32(low), "rmax": numpy.float32(high)}]
     source = path.with_name("source.onnx")
+    # Else it warns, by the root logger, that it misses a pre-processing, which a folded graph does not need.
+    onnx.helper.set_model_props(graph, {"onnx.quant.pre_process": "onnxruntime.quant"})
     onnx.save(graph, source)
-    with quiet():
-        quantization.quantize_static(
-            str(source),
-            str(path),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm"],
-            nodes_to_quantize=list(ranges),
-            per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options={
-                # What comes out stays float, so that activations and sums are computed in it.
-                "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm"],
-                "QuantizeBias": False,  # in int32 they would take three times the room, with scales of their own
-                "TensorQuantOverrides": overrides,
-            },
-        )
-    source.unlink()
+    quantization.quantize_static(
+        str(source),
+        str(path),
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm"],
+        nodes_to_quantize=list(ranges),
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        extra_options={
+            # What comes out stays float, so that activations and sums are computed in it.
+            "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm"],
+            "QuantizeBias": False,  # in int32 they would take three times the room, with scales of their own
+            "TensorQuantOverrides": overrides,
+        },
+    )
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the root logger's warnings, which tell of pre-processing that a folded graph does not need."""
-    logger = logging.getLogger()
-    logger.addFilter(_silent)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_silent)
-
-
-def _silent(_: logging.LogRecord) -> bool:
-    return False
-
-
-def _timed(runs: dict[tuple[str, str], Run], images: Tensor) -> dict[str, dict[str, float]]:
-    """Medians in milliseconds a batch, everyone having its turn in each round."""
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
+def _timed(runs: Mapping[str, Mapping[str, Run]], images: Tensor) -> dict[str, dict[str, float]]:
+    """Returns medians in milliseconds a batch by kind and runtime, everyone having its turn in each round."""
+    seconds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in by} for kind, by in runs.items()}
     for turn in range(ROUNDS + 1):
-        for key, run in runs.items():
-            run(images)  # threads of the runtime before spin for a while
-            start = time.perf_counter()
-            run(images)
-            if turn:
-                seconds[key].append(time.perf_counter() - start)
-    result: dict[str, dict[str, float]] = {}
-    for (kind, runtime), taken in seconds.items():
-        result.setdefault(kind, {})[runtime] = 1000 * numbers.median(taken)
-    return result
+        for kind, by in runs.items():
+            for name, run in by.items():
+                run(images)  # threads of the runtime before spin for a while
+                start = time.perf_counter()
+                run(images)
+                if turn:
+                    seconds[kind][name].append(time.perf_counter() - start)
+    return {kind: {name: 1000 * numbers.median(taken) for name, taken in by.items()} for kind, by in seconds.items()}

@@ -1,7 +1,7 @@
 """The images to calibrate with and to compare on: never the same ones, and as many as there are, no more."""
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +79,14 @@ class Images:
         return cls(calibration=calibration, comparison=comparison, labels=labels, unreadable=bad)
 
     @staticmethod
-    def batches(part: Mapping[Path, Tensor], size: int) -> list[Tensor]:
-        """One part in batches; batches of one where images are of several sizes."""
+    def batches(part: Mapping[Path, Tensor], size: int) -> Iterator[Tensor]:
+        """Yields one part in batches, each made when it is asked for; of one where images are of several sizes."""
         images = list(part.values())
         if len({image.shape for image in images}) > 1:
             size = 1
-        return [torch.stack(images[start : start + size]) for start in range(0, len(images), size)]
+        for start in range(0, len(images), size):
+            some = images[start : start + size]
+            yield some[0][None] if len(some) == 1 else torch.stack(some)  # of one, no copy
 
 
 def _readable(
