@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import effnet_zoo
-from effnet_zoo.preprocess import eval_transform, preprocessing_of
+from effnet_zoo.preprocess import eval_transform, open_image, preprocessing_of
 
 SIDE = 64
 TEST = 600
@@ -46,7 +46,7 @@ def read_images(folder: Path, model: effnet_zoo.EfficientNet) -> tuple[Tensor, T
     """Images (n, 3, 64, 64) as the model wants them, and their labels."""
     transform = eval_transform(preprocessing_of(model.pretrained_cfg))
     paths = sorted(folder.glob("*/*.png"))
-    images = [transform(Image.open(path).convert("RGB")) for path in paths]
+    images = [transform(open_image(path)) for path in paths]
     return torch.stack(images), torch.tensor([int(path.parent.name) for path in paths])
 
 

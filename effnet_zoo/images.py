@@ -163,10 +163,15 @@ def _globbed(pattern: str, skipped: Skipped) -> Iterator[str]:
 
 def _folders(root: str, skipped: Skipped) -> Iterator[str]:
     """Yields a folder and those below that are not hidden."""
-    unlisted: Callable[[OSError], None] = lambda _: skipped.add("folder that cannot be listed")  # noqa: E731
-    for folder, below, _ in os.walk(root, onerror=unlisted, followlinks=True):
-        yield folder
-        below[:] = sorted(name for name in below if name[0] != "." and not _leads_back(Path(folder, name)))
+    left = [root]
+    while left:
+        yield (folder := left.pop())
+        try:
+            below = [os.path.join(folder, name) for name in sorted(os.listdir(folder), reverse=True) if name[0] != "."]
+        except OSError:
+            skipped.add("folder that cannot be listed")
+            continue
+        left += [path for path in below if os.path.isdir(path) and not _leads_back(Path(path))]
 
 
 def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:
@@ -194,6 +199,7 @@ def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:
 
 def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
     """Yields the names of the images and folders in a folder, and of what cannot be looked at."""
+    known = suffixes()
     with os.scandir(folder) as entries:
         for entry in entries:
             try:
@@ -206,7 +212,7 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
                 yield f"{entry.name}/"
             elif is_folder:
                 skipped.add("link to a folder around it")
-            elif suffix in suffixes() and (is_file or entry.is_symlink()):
+            elif suffix in known and (is_file or entry.is_symlink()):
                 yield entry.name
             elif is_file:
                 skipped.add(suffix or "without a suffix")

@@ -150,17 +150,22 @@ def reading(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
-@functools.cache
 def _formats() -> tuple[str, ...]:
-    """The formats that this Pillow decodes by itself, in the order in which it tries them.
-
-    Pillow only knows by name what it calls stubs, such as HDF5, and MPEG; for EPS it runs Ghostscript.
-    """
+    """Returns the formats that this Pillow decodes by itself, in the order in which it tries them."""
     Image.init()
+    return _decoded_here(tuple(Image.ID))  # packages may add some at any time
+
+
+@functools.cache
+def _decoded_here(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Leaves out what Pillow only knows by name (MPEG, and its stubs, such as HDF5), and EPS.
+
+    For EPS it runs another program, Ghostscript, on a file that nobody trusts.
+    """
     missing = {name for name, codec in _CODECS.items() if not features.check(codec)}
     return tuple(
         name
-        for name in Image.ID
+        for name in names
         if name not in {"EPS", "MPEG"} | missing
         and not (isinstance(kind := Image.OPEN[name][0], type) and issubclass(kind, ImageFile.StubImageFile))
     )
@@ -170,7 +175,6 @@ _CODECS = {"AVIF": "avif", "JPEG": "jpg", "JPEG2000": "jpg_2000", "PNG": "zlib",
 """Formats that Pillow can be built without."""
 
 
-@functools.cache
 def suffixes() -> frozenset[str]:
     """Returns the suffixes of the image files that this Pillow can read, in lower case, each with its dot."""
     known = {*_formats(), "MPO"}  # an MPO file begins as a JPEG, and is opened as one

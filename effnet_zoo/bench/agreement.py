@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from effnet_zoo.bench.contestants import BACKENDS
@@ -15,7 +14,7 @@ from effnet_zoo.folding import optimize
 from effnet_zoo.graphs.interface import DTYPES
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.photos import CHECKPOINT, find_photos
-from effnet_zoo.preprocess import eval_transform, preprocessing_of
+from effnet_zoo.preprocess import eval_transform, open_image, preprocessing_of
 from effnet_zoo.selftest import relative_error
 
 Run = Callable[[Tensor], Tensor]
@@ -40,7 +39,7 @@ def measure(*, compiled: bool = False, everyone: Mapping[tuple[str, str], Builde
     model = EfficientNet.from_pretrained(CHECKPOINT).eval()
     transform = eval_transform(preprocessing_of(model.pretrained_cfg))
     photos = find_photos()
-    images = torch.stack([transform(Image.open(path).convert("RGB")) for path in photos.values()])
+    images = torch.stack([transform(open_image(path)) for path in photos.values()])
     with torch.inference_mode():
         expected = model(images)
     leading = expected.softmax(1).topk(2).values.tolist()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor
@@ -96,6 +96,19 @@ def test_tensors_are_timms_for_a_size_that_is_not_square(size: tuple[int, int], 
     ours, theirs = eval_transform(how), timm_transform(config)
     for label, picture in pictures().items():
         assert torch.equal(ours(picture), theirs(picture)), label
+
+
+@pytest.mark.parametrize("exif", range(1, 9))
+def test_a_turned_photo_is_timms_once_it_is_upright_and_timms_own_if_it_is_left(exif: int, tmp_path: Path) -> None:
+    how, name = next(iter(DISTINCT.items()))
+    theirs = timm_transform(timm_config(name))
+    orientation = Image.Exif()
+    orientation[0x0112] = exif
+    open_image(PHOTOS["rocket.jpg"]).save(tmp_path / "turned.jpg", exif=orientation)
+    with Image.open(tmp_path / "turned.jpg") as photo:
+        upright, stored = ImageOps.exif_transpose(photo).convert("RGB"), photo.convert("RGB")
+        assert torch.equal(eval_transform(how)(photo), theirs(upright))
+        assert torch.equal(eval_transform(how, orientation=False)(photo), theirs(stored))
 
 
 @pytest.mark.parametrize("how", DISTINCT, ids=DISTINCT.values())
