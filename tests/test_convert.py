@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -564,6 +566,9 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
         ({"model_args": {"bn_eps": -1}}, "bn_eps=-1: expected a number above 0"),
         ({"architecture": "resnet50"}, "architecture 'resnet50' is not one of this package's"),
         ({"architecture": 5}, "config.json: architecture: expected str, found int"),
+        ({"model_type": "efficientnet", "strides": "all"}, "config.json: strides: expected array, found str"),
+        ({"model_type": "efficientnet", "batch_norm_eps": [1]}, "config.json: batch_norm_eps: expected float"),
+        ({"model_type": "efficientnet", "id2label": {"0": 5}}, "config.json: id2label[...]: expected str, found int"),
         ({"architecture": "effnet_zoo_custom", "model_args": {"arch": {"stages": 5}}}, "not a network's fields"),
         ({"architecture": "tf_efficientnet_b1"}, "does not fit the model"),
         ({"num_classes": 6}, "does not fit the model: 2 of another shape (classifier.bias (5,) instead of (6,)"),
@@ -574,6 +579,23 @@ def test_a_config_that_does_not_describe_the_weights_is_refused(
     run: Run, folder: Callable[..., str], tmp_path: Path, content: dict[str, Any], message: str
 ) -> None:
     refused(run, message, folder(**content), "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "config.json: expected JSON: "),
+        (b"[]", "config.json: expected object, found array"),
+        (b'{"a":' * 100_000, "config.json: objects and lists inside each other: expected fewer levels"),
+        (b'{"model_type": NaN}', "config.json: expected JSON: "),
+        (b"\xff", "config.json: expected UTF-8 text"),
+    ],
+)
+def test_a_config_that_is_no_document_is_refused(folder: Callable[..., str], text: bytes, message: str) -> None:
+    place = Path(folder())
+    (place / "config.json").write_bytes(text)
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        open_package(str(place))
 
 
 def test_class_names_of_another_number_are_nobodys(folder: Callable[..., str]) -> None:
@@ -765,6 +787,66 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path: Path) -> None:
         )
         with pytest.raises(WeightsError, match=f"blocks.1.0.conv_pw.weight is {dtype}: expected floating point"):
             open_package(str(tmp_path / "a.safetensors"))
+
+
+TUNED = {"classifier.1.weight": torch.ones(6, 1280), "classifier.1.bias": torch.ones(6), "neck.norm": torch.ones(3)}
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    """A fine-tuned network with a head of its own."""
+    state = weights("effnet_zoo", "effnet_zoo_b0", num_classes=0)
+    return write(tmp_path / "tuned.safetensors", {**state, **TUNED})
+
+
+@pytest.mark.usefixtures("unproven")
+def test_a_head_of_another_kind_is_left_out_when_asked_for_and_named(run: Run, tuned: Path, tmp_path: Path) -> None:
+    options = (tuned, "--out", tmp_path / "out", "--like", "effnet_zoo_b0")
+    refused(run, "its backbone is whole: convert --backbone-only takes it without the head", *options)
+    code, out, err = run("convert", *options, "--backbone-only")
+    assert code == 0, err
+    assert "effnet_zoo_b0 in the layout of effnet_zoo, 0 classes" in out
+    for key in TUNED:
+        assert f"left out: {key} (not of the backbone)" in out
+    written = open_package(str(tmp_path / "out"))
+    assert written.num_classes == 0
+    stored = load_file(tuned)
+    assert written.state.keys() == stored.keys() - TUNED.keys()
+    assert all(torch.equal(tensor, stored[key]) for key, tensor in written.state.items())
+
+
+@pytest.mark.usefixtures("unproven")
+@pytest.mark.parametrize("layout", TORCH)
+def test_the_backbone_of_a_whole_network_can_be_had_alone(files: dict[str, Path], layout: str) -> None:
+    package = open_package(str(files[layout]), backbone_only=True)
+    assert package.num_classes == 0
+    assert len(package.dropped) == 2
+    assert not [key for key in package.state if key.startswith("classifier.")]
+
+
+def test_a_checkpoint_beside_its_config_gives_its_backbone_alone(folder: Callable[..., str]) -> None:
+    package = open_package(folder(label_names=["a", "b", "c", "d", "e"]), backbone_only=True)
+    assert (package.num_classes, package.labels, len(package.dropped)) == (0, None, 2)
+    assert open_package("effnet_zoo_lite0.pypi_in1k", backbone_only=True).num_classes == 0
+
+
+def test_weights_with_values_that_are_none_are_refused_by_convert_and_inspect(run: Run, tmp_path: Path) -> None:
+    state = weights("torchvision", "effnet_zoo_b0", num_classes=2)
+    state["features.0.1.running_var"][3] = -1
+    path = write(tmp_path / "broken.safetensors", state)
+    message = "broken.safetensors: bn1.running_var has a variance of -1: expected none below 0"
+    refused(run, message, path, "--out", tmp_path / "out")
+    code, _, err = run("inspect", path)
+    assert code == 1
+    assert message in err
+
+
+def test_only_regular_files_are_opened(run: Run, files: dict[str, Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    message = "pipe.safetensors: expected a regular file, found a FIFO"
+    refused(run, message, tmp_path / "pipe.safetensors", "--out", tmp_path / "out")
+    golden = (files["torchvision"], "--golden", tmp_path / "pipe.safetensors")
+    refused(run, message, *golden, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["nowhere/weights.pth", "nowhere/b0.safetensors"])

@@ -79,18 +79,18 @@ class Processor:
     """What is read of transformers' ``preprocessor_config.json``."""
 
     image_processor_type: str | None = None
-    do_resize: bool = True
-    do_rescale: bool = True
-    do_normalize: bool = True
+    do_resize: bool | None = True
+    do_rescale: bool | None = True
+    do_normalize: bool | None = True
     do_center_crop: bool | None = None
-    include_top: bool = True
+    include_top: bool | None = True
     rescale_offset: bool | None = None
-    rescale_factor: float = 1 / 255
-    resample: int = -1
+    rescale_factor: float | None = 1 / 255
+    resample: int | None = None
     size: dict[str, int] | int | None = None
     crop_size: dict[str, int] | int | None = None
-    image_mean: tuple[float, ...] = ()
-    image_std: tuple[float, ...] = ()
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -448,8 +448,8 @@ def _processor_images(processor: Processor) -> Preprocessing | None:
     """
     kind = str(processor.image_processor_type).removesuffix("Fast").removesuffix("Pil")
     steps = processor.do_resize and processor.do_rescale and processor.do_normalize
-    from_zero_to_one = not processor.rescale_offset and math.isclose(processor.rescale_factor, 1 / 255)
-    interpolation = RESAMPLE.get(processor.resample)
+    from_zero_to_one = not processor.rescale_offset and math.isclose(processor.rescale_factor or 0, 1 / 255)
+    interpolation = RESAMPLE.get(-1 if processor.resample is None else processor.resample)
     if kind not in _PROCESSORS or not steps or not from_zero_to_one or not interpolation:
         return None
     of_efficientnet = kind == "EfficientNetImageProcessor"
