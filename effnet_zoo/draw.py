@@ -21,18 +21,19 @@ except ImportError:
 BAR, SURFACE, INK, MUTED = "#2a6fb0", "#ffffff", "#1c1f24", "#6b7280"
 
 
-def save_picture(prediction: Prediction, model_name: str, path: Path) -> None:
+def save_picture(prediction: Prediction, model_name: str, path: Path, *, orientation: bool = True) -> None:
     """Writes a PNG of a prediction, whole or not at all.
 
     Args:
         prediction: One with guesses.
         model_name: For the caption.
         path: Where to.
+        orientation: Whether the photo is turned as its EXIF orientation says.
     """
     figure = Figure(figsize=(11, 4.6), dpi=120, facecolor=SURFACE, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     photo, bars = figure.subplots(1, 2, width_ratios=(1, 1))
-    photo.imshow(open_image(prediction.path))
+    photo.imshow(open_image(prediction.path, orientation=orientation))
     photo.set_axis_off()
     labels = [_shortened(printable(guess.label)) for guess in prediction.guesses]
     shares = [guess.probability for guess in prediction.guesses]
@@ -56,26 +57,29 @@ class Pictures:
     Args:
         folder: Where to; it is made with the first picture.
         model_name: For the caption.
+        orientation: Whether photos are turned as their EXIF orientation says.
 
     Raises:
         FileError: If the folder cannot be made, or written to.
     """
 
-    def __init__(self, folder: Path, model_name: str) -> None:
+    def __init__(self, folder: Path, model_name: str, *, orientation: bool = True) -> None:
         check_destination(folder / "picture.png")
-        self.folder, self.model_name = folder, model_name
+        self.folder, self.model_name, self.orientation = folder, model_name, orientation
 
     def save(self, prediction: Prediction) -> Path:
         """Writes the next picture, and returns where it is."""
         path = next(path for path in self._names(prediction.path) if not os.path.lexists(path))
-        save_picture(prediction, self.model_name, path)
+        save_picture(prediction, self.model_name, path, orientation=self.orientation)
         return path
 
     def _names(self, path: Path) -> Iterator[Path]:
         for number in itertools.count(1):
             end = ".png" if number == 1 else f"-{number}.png"
-            stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(end)]
-            yield self.folder / (os.fsdecode(stem) + end)
+            stem = path.stem
+            while len(os.fsencode(stem + end)) > _LONGEST_NAME:
+                stem = stem[:-1]
+            yield self.folder / (stem + end)
 
 
 _LONGEST_NAME = 255

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import typer
 
@@ -40,7 +40,6 @@ class Result(Protocol):
 
 
 Found = TypeVar("Found", bound=Result)
-Own = ParamSpec("Own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +130,12 @@ class Job:
             raise ArgumentError(f"--{'resume' if self.resume else 'force'}: expected --output FILE with it")
         if self.resume and self.force:
             raise ArgumentError("--resume keeps the output and --force replaces it: expected at most one of them")
+        if (
+            self.output is not None
+            and self.from_list is not None
+            and self.output.resolve() == Path(self.from_list).resolve()
+        ):
+            raise ArgumentError(f"--output {self.output}: this is the list of --from-list: expected another name")
         if self.exported and (self.engine is not None or self.device is not None or self.dtype != "float32"):
             raise ArgumentError(
                 f"--engine, --device and --dtype: {self.model} is run by its own runtime on the processor: leave them "
@@ -167,7 +172,7 @@ class Job:
         from effnet_zoo.images import Skipped, find_images
         from effnet_zoo.rows import reserved
 
-        device = find_device(self.device or "cpu")
+        device = find_device("cpu" if self.device is None else self.device)
         name, skipped = self.name, Skipped()
         images = find_images(self.paths or [], self.from_list, skipped=skipped)
         tally = _Tally()
@@ -246,6 +251,7 @@ class Job:
     def _print(self, work: Work[Found], results: Iterator[Found], as_object: Callable[[Found], dict[str, Any]]) -> None:
         if self.as_json:
             print_json_list(map(as_object, results))
+            return
         for found in results:
             if work.show and found.error is None:
                 work.show(found)
@@ -254,11 +260,11 @@ class Job:
         from effnet_zoo.images import find_images
 
         count = None if self.from_list == "-" else lambda: sum(1 for _ in find_images(self.paths or [], self.from_list))
-        tables_show_progress = self.output is None and not self.as_json and sys.stdout.isatty()
-        return with_rate(results, count, doing, done=done, wanted=not tables_show_progress)
+        between_tables = self.output is None and not self.as_json and sys.stdout.isatty()
+        return with_rate(results, count, doing, done=done, wanted=not between_tables)
 
 
-def with_job(command: Callable[Concatenate[Job, Own], None]) -> Callable[..., None]:
+def with_job(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options of `Job` in place of its first parameter."""
 
     @functools.wraps(command)
