@@ -175,7 +175,7 @@ def test_names_that_are_not_utf8_cannot_be_taken_for_others(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("options", [{}, {"resume": True}, {"force": True}])
-def test_a_second_writer_is_refused_and_changes_nothing(suffix: str, options: dict[str, bool], tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_and_changes_nothing(suffix: str, options: dict[str, Any], tmp_path: Path) -> None:
     path, link = tmp_path / f"out.{suffix}", tmp_path / f"link.{suffix}"
     link.symlink_to(path)
     with open_rows(path) as rows:

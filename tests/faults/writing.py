@@ -84,7 +84,10 @@ def _child(kind: str, order: dict[str, Any]) -> None:
         os.dup2(log, descriptor)
     status: Any = 70
     try:
-        {"rows": _write, "command": _command}[kind](**order)
+        if kind == "rows":
+            _write(**order)
+        else:
+            _command(**order)
         status = 0
     except SystemExit as stopped:
         status = stopped.code or 0
@@ -113,8 +116,8 @@ def _write(path: str, pause: float, options: dict[str, bool]) -> None:
 
     # A kill between two of the system's calls is rare: here it meets half a line, and parts that are joined already.
     vars(module).update(_PART_ROWS=PART_ROWS)
-    module._Lines._put = in_pieces  # type: ignore[method-assign]
-    module._Parquet._join = joined_slowly  # type: ignore[method-assign]
+    module._Lines._put = in_pieces  # type: ignore[assignment, method-assign]
+    module._Parquet._join = joined_slowly  # type: ignore[assignment, method-assign]
     try:
         with module.reserved(Path(path), **options) as output, output.rows(FACTS) as rows:
             left = [name for name in names() if digest(name) not in rows.done]
