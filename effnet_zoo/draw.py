@@ -28,7 +28,10 @@ def save_picture(prediction: Prediction, model_name: str, path: Path, *, orienta
         prediction: One with guesses.
         model_name: For the caption.
         path: Where to.
-        orientation: Whether the photo is turned as its EXIF orientation says.
+        orientation: Whether the photo is turned as its EXIF orientation says, as it was for the prediction.
+
+    Raises:
+        InputError: If the photo cannot be read, or the picture cannot be written.
     """
     figure = Figure(figsize=(11, 4.6), dpi=120, facecolor=SURFACE, layout="constrained")
     canvas = FigureCanvasAgg(figure)
