@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import resource
 import shutil
 import sys
 from collections.abc import Iterator
@@ -395,6 +394,7 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path, monkeypatch: pytest
 def test_a_full_disk_is_an_error_of_the_file_and_loses_no_row(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"out.{suffix}"
     names = [f"{number}.jpg" for number in range(400)]
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(FileError, match=f"{path.name}.*: .*too large"), open_rows(path) as rows:  # noqa: PT012

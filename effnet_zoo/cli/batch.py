@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -130,11 +131,7 @@ class Job:
             raise ArgumentError(f"--{'resume' if self.resume else 'force'}: expected --output FILE with it")
         if self.resume and self.force:
             raise ArgumentError("--resume keeps the output and --force replaces it: expected at most one of them")
-        if (
-            self.output is not None
-            and self.from_list is not None
-            and self.output.resolve() == Path(self.from_list).resolve()
-        ):
+        if self.output and self.from_list and os.path.realpath(self.output) == os.path.realpath(self.from_list):
             raise ArgumentError(f"--output {self.output}: this is the list of --from-list: expected another name")
         if self.exported and (self.engine is not None or self.device is not None or self.dtype != "float32"):
             raise ArgumentError(
