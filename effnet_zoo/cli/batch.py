@@ -148,7 +148,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The model's name in full."""
+        """The model's name in full, as it is written and printed."""
+        return printable(self._source)
+
+    @property
+    def _source(self) -> str:
         return self.model if self.exported or ":" in self.model else catalog.find(self.model)[1].name
 
     def run(self, work_of: "Callable[[AnyModel], Work[Found]]", **options: Any) -> None:
@@ -174,7 +178,7 @@ class Job:
         images = find_images(self.paths or [], self.from_list, skipped=skipped)
         tally = _Tally()
         with reserved(self.output, resume=self.resume, force=self.force) if self.output else nullcontext() as output:
-            model = self._load(name, {**options, "device": device})
+            model = self._load({**options, "device": device})
             work = work_of(model)
             first = list(itertools.islice(images, MANY))
             images = itertools.chain(first, images)
@@ -202,14 +206,14 @@ class Job:
             typer.echo(f"effnet-zoo: {skipped}", err=True)
         tally.conclude()
 
-    def _load(self, name: str, options: dict[str, Any]) -> "AnyModel":
+    def _load(self, options: dict[str, Any]) -> "AnyModel":
         if self.exported:
             from effnet_zoo.export.exported import Exported
 
-            return Exported(Path(name))
+            return Exported(Path(self.model))
         from effnet_zoo.registry import create_classifier
 
-        return create_classifier(name, pretrained=True, **options)
+        return create_classifier(self._source, pretrained=True, **options)
 
     def _engine(self, model: "AnyModel", *, many: bool) -> "Run | None":
         from effnet_zoo.model import EfficientNet

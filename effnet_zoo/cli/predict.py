@@ -12,6 +12,7 @@ from rich.text import Text
 from effnet_zoo.cli import batch
 from effnet_zoo.cli.output import print_table
 from effnet_zoo.errors import ArgumentError, printable
+from effnet_zoo.paths import path_text
 
 if TYPE_CHECKING:
     from effnet_zoo.draw import Pictures
@@ -67,7 +68,7 @@ def _work(model: "Model", topk: int, name: str, pictures: "Pictures | None") -> 
         return {f"{key}_{place}": value for place, guess in pairs for key, value in guess.items()}
 
     def answer(prediction: "Prediction") -> dict[str, Any]:
-        picture = {"picture": str(pictures.save(prediction))} if pictures else {}
+        picture = {"picture": path_text(pictures.save(prediction))} if pictures else {}
         return {**picture, "classes": [dataclasses.asdict(guess) for guess in prediction.guesses]}
 
     def show(prediction: "Prediction") -> None:
