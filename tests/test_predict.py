@@ -277,8 +277,13 @@ def test_names_that_are_not_utf8_are_json_and_are_printed_escaped(run: Run, tmp_
 def test_a_model_whose_name_is_not_utf8_is_recorded_escaped(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small, asked = EfficientNet.from_name("effnet_zoo_lite0", num_classes=3), []
-    monkeypatch.setattr("effnet_zoo.registry.create_classifier", lambda name, **_: asked.append(name) or small)
+    small, asked = EfficientNet.from_name("effnet_zoo_lite0", num_classes=3), set()
+
+    def create(name: str, **_: Any) -> EfficientNet:
+        asked.add(name)
+        return small
+
+    monkeypatch.setattr("effnet_zoo.registry.create_classifier", create)
     name, escaped = "local-dir:" + os.fsdecode(b"caf\xe9"), "local-dir:caf\\xe9"
     for suffix in FORMATS:
         output = tmp_path / f"o.{suffix}"
@@ -286,7 +291,7 @@ def test_a_model_whose_name_is_not_utf8_is_recorded_escaped(
         assert json.loads((tmp_path / f"o.{suffix}.run.json").read_text())["model"] == escaped
     code, out, _ = run("predict", PHOTOS["coffee.png"], "--model", name, "--json", "--out", tmp_path / "pictures")
     assert (code, json.loads(out)[0]["model"]) == (0, escaped)
-    assert set(asked) == {name}
+    assert asked == {name}
 
 
 def test_what_is_left_out_of_a_folder_is_counted_in_the_end(run: Run, tmp_path: Path) -> None:

@@ -266,7 +266,8 @@ def test_rows_made_otherwise_are_not_continued(suffix: str, tmp_path: Path) -> N
     record = run_json.read_text()
     for content, message in (
         ("[]", "out.*run.json: expected object, found array"),
-        (record.replace("true", '"yes"'), "run.json: orientation: expected bool, found str"),
+        (record.replace("true", '"yes"'), "run.json: orientation: expected bool, found str: choose another name or"),
+        (record.replace(' "orientation": true,', ""), "run.json: object missing required field orientation"),
         (record.replace('"dtype"', '"type"'), "run.json: object contains unknown field type"),
         (record.replace("0.875", "87.5"), "run.json: preprocessing: crop_pct"),
         (record.replace('"text"', '"texts"', 1), r"run.json: columns\[0\]\[1\]: invalid enum value"),
