@@ -2,7 +2,7 @@
 
 import torch
 
-from effnet_zoo.errors import UnknownNameError
+from effnet_zoo.errors import UnknownNameError, quoted
 
 
 def devices() -> list[str]:
@@ -22,15 +22,10 @@ def find_device(name: str) -> torch.device:
     Raises:
         UnknownNameError: If there is no such device here.
     """
-    known = [f"{kind}:{number}" for kind in devices() for number in range(_count(kind))]
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or f"{device.type}:{device.index or 0}" not in known:
-        raise UnknownNameError(f"no device {name!r} on this machine: expected {' or '.join(devices() + known)}")
-    return device
-
-
-def _count(kind: str) -> int:
-    return 1 if kind in ("cpu", "mps") else torch.get_device_module(kind).device_count()
+    known = devices()
+    for kind in ("cuda", "xpu"):
+        if kind in known:
+            known += [f"{kind}:{number}" for number in range(torch.get_device_module(kind).device_count())]
+    if name not in known:
+        raise UnknownNameError(f"no device {quoted(name)} on this machine: expected {' or '.join(known)}")
+    return torch.device(name)

@@ -60,26 +60,29 @@ class Pictures:
     Args:
         folder: Where to; it is made with the first picture.
         model_name: For the caption.
+        orientation: Whether photos are turned as their EXIF orientation says.
 
     Raises:
         FileError: If the folder cannot be made, or written to.
     """
 
-    def __init__(self, folder: Path, model_name: str) -> None:
+    def __init__(self, folder: Path, model_name: str, *, orientation: bool = True) -> None:
         check_destination(folder / "picture.png")
-        self.folder, self.model_name = folder, model_name
+        self.folder, self.model_name, self.orientation = folder, model_name, orientation
 
     def save(self, prediction: Prediction) -> Path:
         """Writes the next picture, and returns where it is."""
         path = next(path for path in self._names(prediction.path) if not os.path.lexists(path))
-        save_picture(prediction, self.model_name, path)
+        save_picture(prediction, self.model_name, path, orientation=self.orientation)
         return path
 
     def _names(self, path: Path) -> Iterator[Path]:
         for number in itertools.count(1):
             end = ".png" if number == 1 else f"-{number}.png"
-            stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(end)]
-            yield self.folder / (os.fsdecode(stem) + end)
+            stem = path.stem
+            while len(os.fsencode(stem + end)) > _LONGEST_NAME:
+                stem = stem[:-1]
+            yield self.folder / (stem + end)
 
 
 _LONGEST_NAME = 255

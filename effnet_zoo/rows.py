@@ -165,7 +165,10 @@ class Output:
     def _check_facts(self, facts: Facts) -> None:
         if not self.run_json.exists():
             raise InputError(f"{self.path}: without {self.run_json.name} nobody knows how it was made: use --force")
-        there = documents.from_json(read_text(self.run_json), Facts, str(self.run_json), InputError)
+        try:
+            there = documents.from_json(read_text(self.run_json), Facts, str(self.run_json), InputError)
+        except InputError as error:
+            raise InputError(f"{error}: choose another name or --force") from None
         old, new = _flat(there), _flat(facts)
         if changed := [name for name in new | old if old.get(name) != new.get(name)]:
             differences = (f"{name} was {quoted(old.get(name))} and is {quoted(new.get(name))}" for name in changed)

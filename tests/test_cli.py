@@ -16,8 +16,8 @@ from PIL import Image
 from effnet_zoo import catalog
 from effnet_zoo.cli import app
 from effnet_zoo.cli.options import finite
-from effnet_zoo.draw import PictureNames
-from effnet_zoo.predict import class_names
+from effnet_zoo.draw import Pictures
+from effnet_zoo.predict import Guess, Prediction, class_names
 from tests.shell import Run
 
 PHOTOS = Path(skimage.__file__).parent / "data"
@@ -190,7 +190,7 @@ def test_predict_as_json_with_an_unreadable_file_among_good_ones(run: Run, tmp_p
     assert "not an image that Pillow can read" in broken["error"]
     assert "c.png: cannot be read" in cut["error"]
     assert last["classes"][0]["label"] == "missile"
-    assert err.splitlines()[-1] == "effnet-zoo: 2 of 4 files could not be read"
+    assert err.splitlines()[-1] == "effnet-zoo: 2 of 4 files have an error and no result"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "d.png"]
 
 
@@ -198,10 +198,9 @@ def test_predict_as_json_with_an_unreadable_file_among_good_ones(run: Run, tmp_p
     ("arguments", "message"),
     [
         (["nosuch.jpg"], "nosuch.jpg: there is no such file or folder, and as a glob it matches none"),
-        (["empty"], "empty: no image in this folder: expected .bmp"),
+        (["empty"], "empty: no image in this folder"),
         (["*.gif"], "*.gif: there is no such file"),
-        (["photo.png", "--topk", "1001"], "topk=1001: expected 1 to 1000"),
-        (["photo.png", "--out", "photo.png"], "--out photo.png: expected a folder, but this is a file"),
+        (["photo.png", "--out", "photo.png"], "photo.png/picture.png: "),
     ],
 )
 def test_predict_refuses_in_one_line(
@@ -216,13 +215,20 @@ def test_predict_refuses_in_one_line(
     assert len(err.splitlines()) == 1
 
 
-def test_pictures_of_files_of_the_same_name_do_not_overwrite_each_other() -> None:
-    paths = [Path("a/x.jpg"), Path("b/x.jpg"), Path("x-2.jpg"), Path("y.jpg")]
-    pictures = PictureNames()
-    names = [pictures.of(path) for path in paths]
-    assert len(set(names)) == len(paths)
-    assert names[0] == "x.png"
-    assert names[3] == "y.png"
+def test_pictures_replace_nothing_and_have_names_that_fit(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_text("the user's own")
+    long, cut = "ä" * 126, "ä" * 124
+    names = [f"a/{long}.j", "a/x.jpg", "b/x.jpg", "x-2.jpg", "y$\\frac$\x1b.jpg", f"b/{long}.j"]
+    pictures = Pictures(tmp_path, "a model")
+    places = []
+    for name in names:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path, "PNG")
+        guess = Guess(index=0, label="of $\\users$ \x1b", probability=0.5)
+        places.append(pictures.save(Prediction(path=path, guesses=(guess,))).name)
+    assert places == [f"{cut}ä.png", "x-2.png", "x-3.png", "x-2-2.png", "y$\\frac$\x1b.png", f"{cut}-2.png"]
+    assert (tmp_path / "x.png").read_text() == "the user's own"
 
 
 def test_class_names_fit_the_number_of_classes() -> None:

@@ -1,15 +1,11 @@
 """Files to labels and features: the same as one by one, in order, to files that a killed run leaves whole."""
 
-import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from effnet_zoo import EfficientNet, eval_transform, preprocessing_of
-from effnet_zoo.errors import ArgumentError, InputError
+from effnet_zoo.errors import ArgumentError, EngineError
 from effnet_zoo.export.exported import Exported
-from effnet_zoo.images import digest
 from effnet_zoo.predict import Guess, Prediction, embed, predict
 from effnet_zoo.preprocess import open_image
-from effnet_zoo.rows import Column, Row, check_output, open_rows
 from tests.parity.photos import PHOTOS
 from tests.shell import Run
+from tests.test_rows import FORMATS, rows_of
 
-pyarrow_parquet = pytest.importorskip("pyarrow.parquet")
-
-FORMATS = ["csv", "jsonl", "parquet"]
 LITE0 = "effnet_zoo_lite0.pypi_in1k"
 
 
@@ -273,137 +265,6 @@ def test_pictures_show_names_as_they_are(model: EfficientNet, tmp_path: Path) ->
     assert open_image(tmp_path / "picture.png").width > 1000
 
 
-# rows
-
-COLUMNS = [Column("path", "text"), Column("error", "text"), Column("label", "text"), Column("feature", "reals", 2)]
-NASTY = ["plain.jpg", 'quo"te,s.jpg', "line\nend.jpg", "re\rturn.jpg", "ünï→.jpg", "'", "\\xff.jpg", " "]
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    if path.suffix == ".csv":
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    if path.suffix == ".jsonl":
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return list(pyarrow_parquet.read_table(path).to_pylist())
-
-
-def row(name: str, *, error: str | None = None) -> Row:
-    if error:
-        return {"path": name, "error": error}
-    return {"path": name, "error": None, "label": name.upper(), "feature": [0.5, 1 / 3]}
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_rows_come_back_as_written(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"out.{suffix}"
-    with open_rows(path, COLUMNS, {}) as rows:
-        rows.write([row(name) for name in NASTY])
-        rows.write([row("broken.jpg", error='cannot be read: "x",\ny')])
-    written = rows_of(path)
-    assert [each["path"] for each in written] == [*NASTY, "broken.jpg"]
-    assert [each["label"] for each in written[:-1]] == [name.upper() for name in NASTY]
-    assert written[-1]["error"] == 'cannot be read: "x",\ny'
-    if suffix == "csv":
-        assert list(written[0]) == ["path", "error", "label", "f0000", "f0001"]
-        assert float(written[0]["f0001"]) == 1 / 3
-        assert written[-1]["f0000"] == ""
-    elif suffix == "parquet":
-        assert written[0]["feature"] == [0.5, pytest.approx(1 / 3)]
-        assert written[-1]["feature"] is None
-        assert pyarrow_parquet.read_schema(path).field("feature").type.value_type == "float"
-        assert not path.with_name(f"{path.name}.parts").exists()
-    with open_rows(path, COLUMNS, {}, resume=True) as rows:
-        assert rows.done == {digest(Path(name)) for name in [*NASTY, "broken.jpg"]}
-        assert rows.failed == 1
-        rows.write([row("more.jpg")])
-    assert [each["path"] for each in rows_of(path)] == [*NASTY, "broken.jpg", "more.jpg"]
-
-
-@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_a_line_cut_anywhere_is_written_again(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"out.{suffix}"
-    names = ["first.jpg", 'a "quoted\nname".jpg', "last.jpg"]
-    with open_rows(path, COLUMNS, {}) as rows:
-        rows.write([row(name) for name in names])
-    whole = path.read_bytes()
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with open_rows(path, COLUMNS, {}, resume=True) as rows:
-            rows.write([row(name) for name in names if digest(Path(name)) not in rows.done])
-        assert path.read_bytes() == whole, length
-
-
-def test_a_parquet_run_killed_between_joining_and_cleaning_up_has_no_doubles(tmp_path: Path) -> None:
-    path = tmp_path / "out.parquet"
-    parts = tmp_path / "out.parquet.parts"
-    rows = open_rows(path, COLUMNS, {})
-    rows.write([row("a.jpg"), row("b.jpg")])
-    rows.close(whole=False)
-    assert not path.exists()
-    shutil.copytree(parts, tmp_path / "kept")
-    with open_rows(path, COLUMNS, {}, resume=True) as rows:
-        assert len(rows.done) == 2
-        rows.write([row("c.jpg")])
-    shutil.copytree(tmp_path / "kept", parts)
-    with open_rows(path, COLUMNS, {}, resume=True) as rows:
-        assert len(rows.done) == 3
-        rows.write([row("d.jpg")])
-    assert [each["path"] for each in rows_of(path)] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
-    assert not parts.exists()
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_rows_made_otherwise_are_not_continued(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"out.{suffix}"
-    with open_rows(path, COLUMNS, {"model": "b0", "topk": 5}) as rows:
-        rows.write([row("a.jpg")])
-    with pytest.raises(InputError, match="model was 'b0' and is 'b1'; topk was 5 and is 3"):
-        open_rows(path, COLUMNS, {"model": "b1", "topk": 3}, resume=True)
-    with pytest.raises(InputError, match="columns was"):
-        open_rows(path, COLUMNS[:3], {"model": "b0", "topk": 5}, resume=True)
-    (tmp_path / f"out.{suffix}.run.json").unlink()
-    with pytest.raises(InputError, match="does not tell what it was made with"):
-        open_rows(path, COLUMNS, {"model": "b0", "topk": 5}, resume=True)
-    with open_rows(path, COLUMNS, {"model": "b1"}) as rows:
-        assert not rows.done
-    assert rows_of(path) == []
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_a_file_that_is_none_of_ours_is_refused_and_left_alone(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"out.{suffix}"
-    with open_rows(path, COLUMNS, {}):
-        pass
-    path.write_bytes(b"something\nelse\n")
-    with pytest.raises(InputError, match="--force"):
-        open_rows(path, COLUMNS, {}, resume=True)
-    assert path.read_bytes() == b"something\nelse\n"
-
-
-def test_outputs_are_checked_before_any_work(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"out.txt: expected a file that ends in .csv, .jsonl, .parquet"):
-        check_output(tmp_path / "out.txt", resume=False, force=False)
-    (tmp_path / "dir.csv").mkdir()
-    with pytest.raises(InputError, match="this is a folder"):
-        check_output(tmp_path / "dir.csv", resume=True, force=False)
-    (tmp_path / "out.csv").touch()
-    (tmp_path / "out.parquet.parts").mkdir()
-    for name in ("out.csv", "out.parquet"):
-        with pytest.raises(InputError, match="there already: continue it with --resume, or replace it with --force"):
-            check_output(tmp_path / name, resume=False, force=False)
-        check_output(tmp_path / name, resume=True, force=False)
-        check_output(tmp_path / name, resume=False, force=True)
-
-
-def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    code, out, err = run("predict", PHOTOS["coffee.png"], "--output", tmp_path / "o.parquet")
-    assert (code, out) == (1, "")
-    assert err.endswith("pip install 'effnet-zoo[parquet]'\n")
-
-
 # the commands
 
 
@@ -412,7 +273,7 @@ def test_predict_writes_a_row_a_file_and_resumes(run: Run, folder: Path, suffix:
     output = folder.parent / f"labels.{suffix}"
     code, out, err = run("predict", folder, "--output", output, "--topk", "2", "--batch-size", "4")
     assert (code, out) == (1, f"wrote {output}: 9 rows\n")
-    assert err.splitlines()[-1] == "effnet-zoo: 1 of 9 files could not be read"
+    assert err.splitlines()[-1] == "effnet-zoo: 1 of 9 files have an error and no result"
     written = rows_of(output)
     assert [Path(each["path"]) for each in written] == sorted(folder.iterdir())
     assert "not an image" in written[3]["error"]
@@ -428,7 +289,7 @@ def test_predict_writes_a_row_a_file_and_resumes(run: Run, folder: Path, suffix:
     shutil.copy(PHOTOS["rocket.jpg"], folder / "9.jpg")
     code, out, err = run("predict", folder, "--output", output, "--topk", "2", "--resume")
     assert out == f"wrote {output}: 10 rows\n"
-    assert err.splitlines() == ["effnet-zoo: 1 of 10 files could not be read"]
+    assert err.splitlines() == ["effnet-zoo: 1 of 10 files have an error and no result"]
     assert rows_of(output)[:9] == written
     assert rows_of(output)[9]["path"] == str(folder / "9.jpg")
     before = rows_of(output)
@@ -526,52 +387,165 @@ def test_embed_says_where_its_features_shall_go(run: Run) -> None:
     assert err == "effnet-zoo: embed: expected --output FILE, or --json for standard output\n"
 
 
-KILLED = """
-import sys, time
-from effnet_zoo import rows
-from effnet_zoo.cli import main
-rows._PART_ROWS = 8
-write = rows.{writer}.write
-def slow(self, some):
-    write(self, some)
-    time.sleep(0.05)
-rows.{writer}.write = slow
-sys.argv = ["effnet-zoo", "predict", *sys.argv[1:], "--batch-size", "4", "--topk", "1"]
-main()
-"""
-WRITERS = {"csv": "_Csv", "jsonl": "_JsonLines", "parquet": "_Parquet"}
+# names
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_run_that_is_killed_resumes_without_loss_or_doubles(suffix: str, tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_have_rows_that_resume(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    # The second is what an escape of the first would look like; the third is no image, and has no escape in the error.
+    for name in (b"\xe9.png", b"\\xe9.png", b"z\xff\n.png"):
+        Path("photos", os.fsdecode(name)).write_bytes(PHOTOS["coffee.png"].read_bytes() if name[0] != b"z"[0] else b"")
+    arguments = ("photos", "--output", f"o.{suffix}", "--resume")
+    code, out, err = run("predict", *arguments)
+    assert (code, out) == (1, f"wrote o.{suffix}: 3 rows\n")
+    assert err.splitlines()[0].startswith("effnet-zoo: photos/z\\xff\\n.png: ")
+    uri = f"{tmp_path.as_uri()}/photos"
+    rows = rows_of(tmp_path / f"o.{suffix}")
+    assert [each["path"] for each in rows] == ["photos/\\xe9.png", f"{uri}/z%FF%0A.png", f"{uri}/%E9.png"]
+    assert rows[1]["error"].startswith("photos/z\\xff\\n.png: ")
+    assert run("predict", *arguments)[1] == f"wrote o.{suffix}: 3 rows\n"
+    assert rows_of(tmp_path / f"o.{suffix}") == rows
+
+
+def test_names_that_are_not_utf8_are_json_and_are_printed_escaped(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"\xff\x1b[2J.png")
+    shutil.copy(PHOTOS["coffee.png"], path)
+    code, out, _ = run("predict", path, "--json", "--topk", "1")
+    assert code == 0
+    assert json.loads(out)[0]["path"] == f"{tmp_path.as_uri()}/%FF%1B%5B2J.png"
+    code, out, _ = run("predict", path, "--topk", "1")
+    assert out.splitlines()[0] == f"{tmp_path}/\\xff\\x1b[2J.png  ({LITE0})"
+
+
+def test_a_model_whose_name_is_not_utf8_is_recorded_escaped(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, asked = EfficientNet.from_name("effnet_zoo_lite0", num_classes=3), set()
+
+    def create(name: str, **_: Any) -> EfficientNet:
+        asked.add(name)
+        return small
+
+    monkeypatch.setattr("effnet_zoo.registry.create_classifier", create)
+    name, escaped = "local-dir:" + os.fsdecode(b"caf\xe9"), "local-dir:caf\\xe9"
+    for suffix in FORMATS:
+        output = tmp_path / f"o.{suffix}"
+        assert run("predict", PHOTOS["coffee.png"], "--model", name, "--output", output)[0] == 0
+        assert json.loads((tmp_path / f"o.{suffix}.run.json").read_text())["model"] == escaped
+    code, out, _ = run("predict", PHOTOS["coffee.png"], "--model", name, "--json", "--out", tmp_path / "pictures")
+    assert (code, json.loads(out)[0]["model"]) == (0, escaped)
+    assert asked == {name}
+
+
+def test_what_is_left_out_of_a_folder_is_counted_in_the_end(run: Run, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
-    for number in range(120):
-        os.link(_small(tmp_path), photos / f"{number:03}.jpg")
-    output = tmp_path / f"labels.{suffix}"
-    code = KILLED.format(writer=WRITERS[suffix])
-    command = [sys.executable, "-c", code, str(photos), "--output", str(output), "--resume"]
-    watched: Callable[[], int] = (
-        (lambda: len(list(tmp_path.glob("labels.parquet.parts/[0-9]*"))) * 100)
-        if suffix == "parquet"
-        else (lambda: output.stat().st_size if output.exists() else 0)
-    )
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        until = time.monotonic() + 120
-        while watched() < 400:
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < until
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert not (suffix == "parquet" and output.exists())
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (finished.returncode, finished.stderr) == (0, "")
-    assert finished.stdout == f"wrote {output}: 120 rows\n"
-    assert [Path(each["path"]).name for each in rows_of(output)] == [f"{number:03}.jpg" for number in range(120)]
+    shutil.copy(PHOTOS["coffee.png"], photos / "a.png")
+    (photos / "notes.txt").touch()
+    for options in ([], ["--json"], ["--output", str(tmp_path / "o.csv")]):
+        code, _, err = run("predict", photos, *options)
+        assert (code, err) == (0, "effnet-zoo: skipped 1 entry of folders: 1 .txt\n")
 
 
-def _small(folder: Path) -> Path:
-    path = folder / "small.jpg"
-    if not path.exists():
-        open_image(PHOTOS["rocket.jpg"]).resize((320, 240)).save(path)
-    return path
+# options
+
+
+def test_orientation_is_recorded_and_can_be_turned_off(run: Run, tmp_path: Path) -> None:
+    photo, output = tmp_path / "a.jpg", tmp_path / "o.csv"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    open_image(PHOTOS["coffee.png"]).rotate(90, expand=True).save(photo, exif=exif, quality=95)
+    for option, index in ((), 967), (("--no-orientation",), None):
+        _, out, _ = run("predict", photo, "--json", *option)
+        (answer,) = json.loads(out)
+        assert answer["orientation"] is not bool(option)
+        assert (answer["classes"][0]["probability"] > 0.9) is not bool(option)
+        assert index in (None, answer["classes"][0]["index"])
+    assert run("predict", photo, "--output", output)[0] == 0
+    assert json.loads((tmp_path / "o.csv.run.json").read_text())["orientation"] is True
+    _, _, err = run("predict", photo, "--output", output, "--resume", "--no-orientation")
+    assert "orientation was True and is False" in err
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_model_of_few_classes_gives_all_of_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    small = EfficientNet.from_name("effnet_zoo_lite0", num_classes=3)
+    monkeypatch.setattr("effnet_zoo.registry.create_classifier", lambda *_, **__: small)
+    output = tmp_path / f"o.{suffix}"
+    code, _, err = run("predict", PHOTOS["coffee.png"], "--output", output)
+    assert (code, err) == (0, "")
+    (answer,) = rows_of(output)
+    if suffix == "jsonl":
+        assert sorted(each["index"] for each in answer["classes"]) == [0, 1, 2]
+    else:
+        assert [name for name in answer if name.startswith("label")] == ["label_1", "label_2", "label_3"]
+        assert sorted(int(answer[f"index_{place}"]) for place in (1, 2, 3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("command", ["predict", "embed"])
+def test_a_device_that_is_not_there_is_refused_before_anything(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("effnet_zoo.registry.create_classifier", lambda *_, **__: pytest.fail("weights were fetched"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    output = tmp_path / "new" / "o.csv"
+    for device in ("cuda", "cuda:1", "tpu", "meta", "cpu:1", "c\npu", ""):
+        code, out, err = run(command, PHOTOS["coffee.png"], "--device", device, "--output", output)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith(f"effnet-zoo: no device {device!r} on this machine: expected cpu")
+    code, _, err = run(command, PHOTOS["coffee.png"], "--device", "cpu", "--model", "mine.onnx", "--output", output)
+    assert code == 1
+    assert "mine.onnx is run by its own runtime on the processor" in err
+    assert not output.parent.exists()
+
+
+def test_a_model_is_made_on_the_device_that_was_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    small, made = EfficientNet.from_name("effnet_zoo_lite0", num_classes=3), []
+
+    def create(name: str, *, device: torch.device, **_: Any) -> EfficientNet:
+        made.append(device)
+        return small
+
+    monkeypatch.setattr("effnet_zoo.registry.create_classifier", create)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert run("predict", PHOTOS["coffee.png"], "--device", "cuda:1")[0] == 0
+    assert run("predict", PHOTOS["coffee.png"])[0] == 0
+    assert made == [torch.device("cuda:1"), torch.device("cpu")]
+    _, _, err = run("predict", PHOTOS["coffee.png"], "--device", "cuda:2")
+    assert err.startswith("effnet-zoo: no device 'cuda:2' on this machine: expected cpu or cuda or")
+    assert "cuda:0 or cuda:1" in err
+
+
+def test_a_list_is_not_replaced_by_the_rows_of_what_it_names(run: Run, tmp_path: Path) -> None:
+    files = tmp_path / "files.csv"
+    files.write_text(f"{PHOTOS['coffee.png']}\n")
+    code, _, err = run("predict", "--from-list", files, "--output", tmp_path / "." / "files.csv", "--force")
+    assert code == 1
+    assert "this is the list of --from-list" in err
+    assert files.read_text() == f"{PHOTOS['coffee.png']}\n"
+
+
+def test_a_run_whose_engine_fails_leaves_the_old_output(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = folder.parent / "o.csv"
+    assert run("predict", folder / "0.jpg", "--output", output)[0] == 0
+    before = output.read_bytes()
+
+    def engine(*_: Any, **__: Any) -> Any:
+        def fail(images: Tensor) -> Tensor:
+            raise EngineError("the device is gone")
+
+        return fail
+
+    monkeypatch.setitem(sys.modules, "effnet_zoo.engines", types.SimpleNamespace(engine=engine))
+    code, _, err = run("predict", folder / "0.jpg", "--output", output, "--force", "--engine", "eager")
+    assert (code, err) == (1, "effnet-zoo: the device is gone\n")
+    assert output.read_bytes() == before

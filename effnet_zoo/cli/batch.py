@@ -3,12 +3,13 @@
 import functools
 import inspect
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
 
 import typer
 
@@ -40,7 +41,6 @@ class Result(Protocol):
 
 
 Found = TypeVar("Found", bound=Result)
-Own = ParamSpec("Own")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +131,8 @@ class Job:
             raise ArgumentError(f"--{'resume' if self.resume else 'force'}: expected --output FILE with it")
         if self.resume and self.force:
             raise ArgumentError("--resume keeps the output and --force replaces it: expected at most one of them")
+        if self.output and self.from_list and os.path.realpath(self.output) == os.path.realpath(self.from_list):
+            raise ArgumentError(f"--output {self.output}: this is the list of --from-list: expected another name")
         if self.exported and (self.engine is not None or self.device is not None or self.dtype != "float32"):
             raise ArgumentError(
                 f"--engine, --device and --dtype: {self.model} is run by its own runtime on the processor: leave them "
@@ -146,7 +148,11 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The model's name in full."""
+        """The model's name in full, as it is written and printed."""
+        return printable(self._source)
+
+    @property
+    def _source(self) -> str:
         return self.model if self.exported or ":" in self.model else catalog.find(self.model)[1].name
 
     def run(self, work_of: "Callable[[AnyModel], Work[Found]]", **options: Any) -> None:
@@ -167,12 +173,12 @@ class Job:
         from effnet_zoo.images import Skipped, find_images
         from effnet_zoo.rows import reserved
 
-        device = find_device(self.device or "cpu")
+        device = find_device("cpu" if self.device is None else self.device)
         name, skipped = self.name, Skipped()
         images = find_images(self.paths or [], self.from_list, skipped=skipped)
         tally = _Tally()
         with reserved(self.output, resume=self.resume, force=self.force) if self.output else nullcontext() as output:
-            model = self._load(name, {**options, "device": device})
+            model = self._load({**options, "device": device})
             work = work_of(model)
             first = list(itertools.islice(images, MANY))
             images = itertools.chain(first, images)
@@ -200,14 +206,14 @@ class Job:
             typer.echo(f"effnet-zoo: {skipped}", err=True)
         tally.conclude()
 
-    def _load(self, name: str, options: dict[str, Any]) -> "AnyModel":
+    def _load(self, options: dict[str, Any]) -> "AnyModel":
         if self.exported:
             from effnet_zoo.export.exported import Exported
 
-            return Exported(Path(name))
+            return Exported(Path(self.model))
         from effnet_zoo.registry import create_classifier
 
-        return create_classifier(name, pretrained=True, **options)
+        return create_classifier(self._source, pretrained=True, **options)
 
     def _engine(self, model: "AnyModel", *, many: bool) -> "Run | None":
         from effnet_zoo.model import EfficientNet
@@ -246,6 +252,7 @@ class Job:
     def _print(self, work: Work[Found], results: Iterator[Found], as_object: Callable[[Found], dict[str, Any]]) -> None:
         if self.as_json:
             print_json_list(map(as_object, results))
+            return
         for found in results:
             if work.show and found.error is None:
                 work.show(found)
@@ -254,11 +261,11 @@ class Job:
         from effnet_zoo.images import find_images
 
         count = None if self.from_list == "-" else lambda: sum(1 for _ in find_images(self.paths or [], self.from_list))
-        tables_show_progress = self.output is None and not self.as_json and sys.stdout.isatty()
-        return with_rate(results, count, doing, done=done, wanted=not tables_show_progress)
+        between_tables = self.output is None and not self.as_json and sys.stdout.isatty()
+        return with_rate(results, count, doing, done=done, wanted=not between_tables)
 
 
-def with_job(command: Callable[Concatenate[Job, Own], None]) -> Callable[..., None]:
+def with_job(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the options of `Job` in place of its first parameter."""
 
     @functools.wraps(command)

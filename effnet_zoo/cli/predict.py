@@ -12,6 +12,7 @@ from rich.text import Text
 from effnet_zoo.cli import batch
 from effnet_zoo.cli.output import print_table
 from effnet_zoo.errors import ArgumentError, printable
+from effnet_zoo.paths import path_text
 
 if TYPE_CHECKING:
     from effnet_zoo.draw import Pictures
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def predict(
     job: batch.Job,
     topk: Annotated[int, typer.Option(min=1, help="How many classes; all of a model that has fewer.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="Folder for a picture of each result.", show_default=False)] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for a picture of each result.", show_default=False)] = None,
 ) -> None:
     """Classify photos with pretrained weights and the preprocessing that belongs to them.
 
@@ -36,13 +37,15 @@ def predict(
 
     effnet-zoo predict bird.jpg --model mine.onnx   # what export and quantize write
     """
-    if out and job.output:
+    if out is not None and job.output:
         raise ArgumentError("--out draws pictures of a few files, --output lists many: expected one of them")
+    if out == "":
+        raise ArgumentError("--out '': expected a folder")
     pictures = None
-    if out:
+    if out is not None:
         from effnet_zoo.draw import Pictures
 
-        pictures = Pictures(out, job.name)
+        pictures = Pictures(Path(out), job.name, orientation=job.orientation)
     job.run(lambda model: _work(model, topk, job.name, pictures))
 
 
@@ -65,7 +68,7 @@ def _work(model: "Model", topk: int, name: str, pictures: "Pictures | None") -> 
         return {f"{key}_{place}": value for place, guess in pairs for key, value in guess.items()}
 
     def answer(prediction: "Prediction") -> dict[str, Any]:
-        picture = {"picture": str(pictures.save(prediction))} if pictures else {}
+        picture = {"picture": path_text(pictures.save(prediction))} if pictures else {}
         return {**picture, "classes": [dataclasses.asdict(guess) for guess in prediction.guesses]}
 
     def show(prediction: "Prediction") -> None:
