@@ -31,8 +31,7 @@ PLACES = {
     "under a file": "file/sub/out",
     "in a loop of links": "loop/out",
     "where the system has none": "/proc/nosuch/out",
-    "of a long name": "n" * 252,
-    "of a NUL": "a\0b",
+    "of a long name": "n" * 256,
 }
 
 
