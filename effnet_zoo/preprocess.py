@@ -151,7 +151,7 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def _formats() -> tuple[str, ...]:
-    """Returns the formats that this Pillow decodes by itself, in the order in which it tries them."""
+    """Returns the formats that this Pillow decodes by itself, in the order in which they are tried."""
     Image.init()
     return _decoded_here(tuple(Image.ID))  # packages may add some at any time
 
@@ -160,12 +160,13 @@ def _formats() -> tuple[str, ...]:
 def _decoded_here(names: tuple[str, ...]) -> tuple[str, ...]:
     """Leaves out what Pillow only knows by name (MPEG, and its stubs, such as HDF5), and EPS.
 
-    For EPS it runs another program, Ghostscript, on a file that nobody trusts.
+    For EPS it runs another program, Ghostscript, on a file that nobody trusts. The usual formats come first, and those
+    that have no signature, for which a whole decoder must try, come last.
     """
     missing = {name for name, codec in _CODECS.items() if not features.check(codec)}
     return tuple(
         name
-        for name in names
+        for name in sorted(names, key=lambda name: (Image.OPEN[name][1] is None, name not in ("JPEG", "PNG")))
         if name not in {"EPS", "MPEG"} | missing
         and not (isinstance(kind := Image.OPEN[name][0], type) and issubclass(kind, ImageFile.StubImageFile))
     )

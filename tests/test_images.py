@@ -23,6 +23,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from effnet_zoo import catalog, eval_transform, images, preprocess
+from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.errors import ArgumentError, InputError
 from effnet_zoo.images import Reader, Skipped, find_images, read_ahead, read_whole
 from effnet_zoo.ledger import Preprocessing
@@ -440,6 +441,19 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         Reader(SMALL)(tmp_path / "pipe.jpg")
     with pytest.raises(InputError, match="expected a regular file, found a device"):
         open_image(Path("/dev/zero"))
+
+
+def test_a_small_file_takes_little_memory_whatever_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(bytes(1000))
+    tracemalloc.start()
+    try:
+        assert len(read_bytes(tmp_path / "a.jpg", preprocess.LARGEST_FILE)) == 1000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
+    with pytest.raises(InputError, match="1000 bytes: expected at most 999"):
+        read_bytes(tmp_path / "a.jpg", 999)
 
 
 def test_no_other_program_is_run_for_an_image(tmp_path: Path) -> None:
