@@ -670,6 +670,8 @@ def test_a_reported_figure_is_of_the_checkpoint_as_it_was_reported() -> None:
         ({"license": 5}, "license 5: expected an SPDX identifier"),
         ({"images": Images(mean=(math.nan,) * 3, std=(0.2,) * 3)}, "mean .nan, nan, nan.: expected a finite number"),
         ({"images": Images(mean=(0.5,) * 3, std=(1e-320,) * 3)}, "std .*: expected a number from 1e-06 to 1e.06"),
+        ({"images": (0.5, 0.5, 0.5)}, "images=.*: expected Images"),
+        ({"metrics": ["top1=91.2"]}, "metrics=.*: expected a list of effnet_zoo.card.Metric"),
         ({"folder": 5}, "folder=5: expected a path"),
         ({"folder": ""}, "expected the name of a file or folder to write"),
         ({"folder": "x" * 300}, "the name is too long: expected a shorter one"),
