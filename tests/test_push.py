@@ -599,12 +599,16 @@ def test_a_file_of_ones_own_inherits_nothing_and_push_asks(lite0: EfficientNet, 
 
 
 def test_what_an_overlay_says_of_ones_own_file_holds(mine: Path) -> None:
-    said = {"file": str(mine), "license": "mit", "mean": (0.1, 0.2, 0.3)}
+    said: dict[str, Any] = {"file": str(mine), "license": "mit", "mean": (0.1, 0.2, 0.3)}
     model: Any = timm.create_model("effnet_zoo_lite0", pretrained=True, pretrained_cfg_overlay=said)
     known = known_of(model)
     assert known.claims == {"license": "mit"}
     assert known.images is not None
     assert known.images.mean == (0.1, 0.2, 0.3)
+    assert known_of(trained(model)).claims == {}
+    said = {"state_dict": load_file(mine), "license": "mit", "interpolation": "lanczos"}
+    model = timm.create_model("effnet_zoo_lite0", pretrained=True, pretrained_cfg_overlay=said)
+    assert known_of(model).claims == {"license": "mit"}, "and a record that no transform is made of loads"
     assert known_of(trained(model)).claims == {}
 
 
