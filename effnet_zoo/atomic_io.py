@@ -6,7 +6,6 @@ the file and says what to do.
 
 import errno
 import hashlib
-import itertools
 import os
 import shutil
 import stat
@@ -190,6 +189,10 @@ _PREFIX = ".effnet-zoo-"
 """How every temporary name begins: such a file or folder is of no use once no process of this package runs."""
 
 
+_MOST_WRITERS = 1000
+"""Processes that write beside the same path at the same time, at most."""
+
+
 @contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
     """Yields an empty folder beside `path`, which is removed with its content when the block ends.
@@ -198,14 +201,14 @@ def scratch_beside(path: Path) -> Iterator[Path]:
     left of its own folder is removed when the same `path` is written again.
 
     Raises:
-        FileError: If the folder cannot be made.
+        FileError: If the folder cannot be made, or `check_destination` refuses the path.
     """
+    place = check_destination(path)  # where nothing can be made, no lock can be had either, however often it is tried
     with file_errors(path):
-        place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
         # Not the name itself: it may be as long as a name can be.
         mark = hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
-    for number in itertools.count():
+    for number in range(_MOST_WRITERS):
         folder = place.parent / f"{_PREFIX}{mark}-{number}"
         with _held(folder.with_suffix(".lock")) as mine:
             if mine:
@@ -218,6 +221,9 @@ def scratch_beside(path: Path) -> Iterator[Path]:
                 finally:
                     shutil.rmtree(folder, ignore_errors=True)
                 return
+    raise FileError(
+        f"{path}: {_MOST_WRITERS} processes are writing it, or its file system has no locks: name another place"
+    )
 
 
 @contextmanager
@@ -257,8 +263,8 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
     Raises:
         FileError: If something is at `path` already, other than an empty folder, or the system refuses.
     """
+    place = check_destination(path)
     with file_errors(path):
-        place = Path(os.path.realpath(path))
         if place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise FileError(f"{path}: expected a folder that does not exist yet, or is empty: nothing is overwritten")
         if place in (here := Path.cwd(), *here.parents):

@@ -129,6 +129,8 @@ def write(package: Package, address: str, metrics: Sequence[Metric], existing: s
     Raises:
         ArgumentError: If there is no licence, or the existing README's metadata cannot be read.
     """
+    if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
+        raise ArgumentError(f"metrics={quoted(metrics)}: expected a list of effnet_zoo.card.Metric")
     section, title = _section(package, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
     try:
         metadata, text = _split(existing or "")

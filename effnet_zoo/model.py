@@ -96,7 +96,7 @@ class EfficientNet(Backbone):
         Args:
             name: As in `from_name`; a tag may follow a dot.
             weights_path: A ``.safetensors`` or ``.pth`` file with this package's, timm's, efficientnet_pytorch's or
-                torchvision's keys.
+                torchvision's keys. Its weights are your own: no licence, tag or origin of a checkpoint is taken over.
             advprop: Take the AdvProp checkpoint, tag ``ap_in1k``.
             tag: Take the checkpoint of this tag.
             options: As in `from_name`. Another num_classes than the checkpoint's asks for a new, random classifier.

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import torch
 
 from effnet_zoo import statefile
+from effnet_zoo.atomic_io import file_errors
+from effnet_zoo.config import IMAGE_FIELDS
 from effnet_zoo.convert.keytable import is_counter
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.errors import EffnetZooError
@@ -37,14 +39,14 @@ def claims_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {key: cfg[key] for key in CLAIMS if cfg.get(key)}
 
 
-def of_other_weights(cfg: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a ``pretrained_cfg`` for other weights than those it describes: no claim, place or class name is kept.
+def images_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a ``pretrained_cfg`` says of how images are prepared."""
+    return {key: cfg[key] for key in (*IMAGE_FIELDS, "test_input_size", "test_crop_pct") if key in cfg}
 
-    Args:
-        cfg: The record of the checkpoint whose place the other weights take.
-        said: What is said of the other weights, their place among it.
-    """
-    return {key: value for key, value in cfg.items() if key not in (*CLAIMS, *PLACES, *NAMES)} | dict(said)
+
+def of_other_weights(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a ``pretrained_cfg`` says whatever the weights are: no claim, no place and no class names."""
+    return {key: value for key, value in cfg.items() if key not in (*CLAIMS, *PLACES, *NAMES)}
 
 
 class Weights(Protocol):
@@ -78,7 +80,7 @@ class InFile:
             if stamp_of(self.path) != self.stamp:
                 return False
             found = LAYOUTS[self.layout].table.to_ours(statefile.read(self.path).state, self.arch)
-        except (EffnetZooError, OSError):
+        except EffnetZooError:
             return False
         for key, tensor in state.items():
             stored = found.get(key, torch.tensor(0) if is_counter(key) else None)
@@ -109,12 +111,12 @@ class Origin:
     Attributes:
         said: What the model's ``pretrained_cfg`` said of them.
         weights: They themselves; None for random ones.
-        assumed: How images are prepared, if that was only assumed.
+        assumed: What the model's ``pretrained_cfg`` said of images, if that was only assumed; see `images_of`.
     """
 
     said: Mapping[str, Any]
     weights: Weights | None = None
-    assumed: Preprocessing | None = None
+    assumed: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any], weights: Weights | None = None) -> "Origin":
@@ -138,8 +140,13 @@ class Known:
 
 
 def stamp_of(path: Path) -> tuple[int, ...]:
-    """Returns what tells a file from another, and from itself after it was written to: device, inode, size and time."""
-    found = os.stat(path)
+    """Returns what tells a file from another, and from itself after it was written to: device, inode, size and time.
+
+    Raises:
+        FileError: If it is gone.
+    """
+    with file_errors(path):
+        found = os.stat(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
@@ -153,7 +160,8 @@ def known_of(model: EfficientNet) -> Known:
     are, and so do class names as long as there is one for each class, but for those of somebody else's repository.
     """
     cfg, origin = model.pretrained_cfg, model.origin
-    images = preprocessing_of(cfg) if cfg.get("mean") is not None else None
+    is_said = cfg.get("mean") is not None and (origin is None or images_of(cfg) != origin.assumed)
+    images = preprocessing_of(cfg) if is_said else None
     names = cfg.get("label_names")
     labels = tuple(names) if names and len(names) == model.num_classes else None
     claims = claims_of(cfg)
@@ -163,4 +171,4 @@ def known_of(model: EfficientNet) -> Known:
         claims = {key: value for key, value in claims.items() if value != origin.said.get(key)}
         if origin.said.get("source") == "hf-hub" and names == origin.said.get("label_names"):
             labels = None
-    return Known(claims=claims, labels=labels, images=None if images == origin.assumed else images)
+    return Known(claims=claims, labels=labels, images=images)

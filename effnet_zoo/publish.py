@@ -167,7 +167,8 @@ def push(
     Args:
         what: A model of this package's as it is now, or what `effnet_zoo.open_package` has read.
         repo_id: ``owner/name``; created if there is none.
-        license: Of the weights, as an SPDX identifier in lower case; required unless it is known.
+        license: Of the weights, as an SPDX identifier in lower case; required unless it is known. What came with a
+            checkpoint, its licence, origin, tag and description, is known as long as its weights are unchanged.
         classes: Class names in the order of the logits; by default those that came with the weights.
         images: How images are prepared, where that did not come with the weights.
         metrics: Figures for the card.

@@ -25,8 +25,7 @@ from effnet_zoo.ledger import Checkpoint
 from effnet_zoo.loading import LoadReport, load_state, replaced_head
 from effnet_zoo.model import EfficientNet, EfficientNetFeatures, build_model
 from effnet_zoo.options import BuildOptions, ModelOptions, check_options, check_path
-from effnet_zoo.preprocess import preprocessing_of
-from effnet_zoo.provenance import InFile, InMemory, Origin
+from effnet_zoo.provenance import InFile, InMemory, Origin, Weights
 from effnet_zoo.spec import ArchSpec
 from effnet_zoo.statefile import StateFile, fingerprint
 
@@ -215,14 +214,14 @@ def _record(name: str, given: GivenCfg, overlay: Mapping[str, Any] | None) -> tu
     else:
         said = filter_pretrained_cfg(given.to_dict() if isinstance(given, PretrainedCfg) else given)
         is_whole = name == config.CUSTOM or said.get("source") in config.SCHEMES
-        default = {} if is_whole else provenance.of_other_weights(resolve_pretrained_cfg(name).to_dict(), {})
+        default = {} if is_whole else provenance.of_other_weights(resolve_pretrained_cfg(name).to_dict())
         record = {"architecture": name, **default, **said}
         if said.get("source") not in config.SCHEMES and (said.get("hf_hub_id") or said.get("url")):
             # A checkpoint's record with a file beside it: the file is taken, and the record is not of its weights.
             overlay = {key: said[key] for key in ("file", "state_dict") if said.get(key)} | overlay
     named = {key for key in provenance.PLACES if overlay.get(key)}
     if named & {"file", "state_dict"} or any(overlay[key] != record.get(key) for key in named):
-        record, said = provenance.of_other_weights(record, {}), {}
+        record, said = provenance.of_other_weights(record), {}
     cfg = filter_pretrained_cfg({**record, **overlay})
     config.check_record(cfg, "pretrained_cfg")
     return cfg, {**said, **overlay}
@@ -275,13 +274,13 @@ def _loaded(order: _Order, file: StateFile, source: str, stamp: tuple[int, ...] 
     report = LoadReport(source=source, layout=layout.name, dropped=file.dropped, notes=notes)
     new_head = "num_classes" in order.asked
     built.load_report = load_state(built, state, report, new_head=new_head, device=order.asked.get("device"))
-    built.origin = dataclasses.replace(
-        built.origin,
-        weights=InFile(path=Path(source).absolute(), stamp=stamp, layout=layout.name, arch=order.arch)
-        if stamp
-        else InMemory(fingerprint=fingerprint(built.state_dict())),
-        assumed=preprocessing_of(order.cfg) if identity and _assumes_images(identity, order) else None,
-    )
+    weights: Weights | None = None
+    if stamp:
+        weights = InFile(path=Path(source).absolute(), stamp=stamp, layout=layout.name, arch=order.arch)
+    elif provenance.claims_of(order.cfg):  # else there is nothing that could hold
+        weights = InMemory(fingerprint=fingerprint(built.state_dict()))
+    assumed = provenance.images_of(order.cfg) if identity and _assumes_images(identity, order) else None
+    built.origin = dataclasses.replace(built.origin, weights=weights, assumed=assumed)
     return built
 
 

@@ -599,12 +599,16 @@ def test_a_file_of_ones_own_inherits_nothing_and_push_asks(lite0: EfficientNet, 
 
 
 def test_what_an_overlay_says_of_ones_own_file_holds(mine: Path) -> None:
-    said = {"file": str(mine), "license": "mit", "mean": (0.1, 0.2, 0.3)}
+    said: dict[str, Any] = {"file": str(mine), "license": "mit", "mean": (0.1, 0.2, 0.3)}
     model: Any = timm.create_model("effnet_zoo_lite0", pretrained=True, pretrained_cfg_overlay=said)
     known = known_of(model)
     assert known.claims == {"license": "mit"}
     assert known.images is not None
     assert known.images.mean == (0.1, 0.2, 0.3)
+    assert known_of(trained(model)).claims == {}
+    said = {"state_dict": load_file(mine), "license": "mit", "interpolation": "lanczos"}
+    model = timm.create_model("effnet_zoo_lite0", pretrained=True, pretrained_cfg_overlay=said)
+    assert known_of(model).claims == {"license": "mit"}, "and a record that no transform is made of loads"
     assert known_of(trained(model)).claims == {}
 
 
@@ -670,6 +674,8 @@ def test_a_reported_figure_is_of_the_checkpoint_as_it_was_reported() -> None:
         ({"license": 5}, "license 5: expected an SPDX identifier"),
         ({"images": Images(mean=(math.nan,) * 3, std=(0.2,) * 3)}, "mean .nan, nan, nan.: expected a finite number"),
         ({"images": Images(mean=(0.5,) * 3, std=(1e-320,) * 3)}, "std .*: expected a number from 1e-06 to 1e.06"),
+        ({"images": (0.5, 0.5, 0.5)}, "images=.*: expected Images"),
+        ({"metrics": ["top1=91.2"]}, "metrics=.*: expected a list of effnet_zoo.card.Metric"),
         ({"folder": 5}, "folder=5: expected a path"),
         ({"folder": ""}, "expected the name of a file or folder to write"),
         ({"folder": "x" * 300}, "the name is too long: expected a shorter one"),

@@ -13,9 +13,10 @@ from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import prove, prove_by_golden, transformers_config
 from effnet_zoo.convert.source import PROCESSOR, RESAMPLE, open_package
-from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean
+from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean, quoted
 from effnet_zoo.families import Padding
 from effnet_zoo.ledger import Preprocessing
+from effnet_zoo.options import check_path
 from effnet_zoo.package import Package, Proof
 
 ALIASES = {"timm": "effnet_zoo", "geffnet": "effnet_zoo"}
@@ -126,6 +127,7 @@ def convert(
         InputError: If `out` is in the way.
     """
     target = layout_of(to)
+    check_path("out", out)
     with atomic_io.folder_written_whole(out) as folder:
         source = open_package(place, variant=variant, ema=ema, backbone_only=backbone_only)
         package = told(source, images, padding, bn_eps, labels, licence)
@@ -166,6 +168,8 @@ def told(
         ArgumentError: If an option does not fit.
         WeightsError: If nobody said how images are prepared.
     """
+    if not isinstance(images, Images | None):
+        raise ArgumentError(f"images={quoted(images)}: expected Images(...)")
     arch = dataclasses.replace(
         package.arch,
         padding=padding or package.arch.padding,

@@ -1,4 +1,4 @@
-"""What a killed process leaves behind."""
+"""What a killed process leaves behind, and where nothing can be written at all."""
 
 import signal
 import subprocess
@@ -44,3 +44,14 @@ def test_a_folder_with_something_in_it_is_never_written_over(tmp_path: Path) -> 
     with pytest.raises(FileError, match="nothing is overwritten"), atomic_io.folder_written_whole(tmp_path / "out"):
         pass
     assert (tmp_path / "out" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("write", ["folder_written_whole", "written_whole"])
+def test_where_no_file_can_be_made_is_refused_and_not_tried_for_ever(tmp_path: Path, write: str) -> None:
+    (tmp_path / "file").write_text("")
+    places = [tmp_path / "file" / "below", tmp_path / ("x" * 300), Path()]
+    places += [Path("/proc/out")] if Path("/proc").is_dir() else []
+    for place in places:
+        with pytest.raises(FileError), getattr(atomic_io, write)(place):
+            pytest.fail("the work began")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
