@@ -377,9 +377,10 @@ def test_what_a_runtime_raises_is_an_error_of_this_package(
         raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED\nand much more")
 
     message = r"quantize failed: \[ONNXRuntimeError\] : 9 : NOT_IMPLEMENTED: nothing was written$"
-    with monkeypatch.context() as patch, pytest.raises(EngineError, match=message):
+    with monkeypatch.context() as patch:
         patch.setattr(onnxruntime.quantization, "quantize_static", fails)
-        quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
+        with pytest.raises(EngineError, match=message):
+            quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
     monkeypatch.setitem(RUNTIMES, "onnxruntime", lambda file, threads: fails)
     with pytest.raises(EngineError, match=message):
         quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
@@ -397,7 +398,7 @@ def test_the_file_that_is_published_is_the_one_that_was_compared(
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         write_onnx(graph, record, path)
 
-    monkeypatch.setattr("effnet_zoo.quantize.core.write_onnx", spoiled)
+    monkeypatch.setattr(core, "write_onnx", spoiled)
     with pytest.raises(
         EngineError, match="quantize, .*: the file with its proof computes something else than the file"
     ):
