@@ -313,7 +313,12 @@ class AotInductor(_Torch):
 
     def write(self, deployed: Deployed, images: tuple[Tensor], interface: Interface, path: Path) -> None:
         program = exported_program(deployed, images, interface)
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+        try:
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs={"freezing": True}
+            )
+        except Exception as error:  # whatever the compiler stumbles over: no C++ compiler, no header
+            raise EngineError(f"cannot compile here: {first_line(error)}: expected a C++ compiler") from error
         with zipfile.ZipFile(path, "a") as archive:
             top = archive.namelist()[0].partition("/")[0]
             archive.writestr(f"{top}/extra/{PLACE}", "")
