@@ -148,14 +148,14 @@ def _input_gradient(model: EfficientNet, images: Tensor) -> Tensor:
 
 
 def relative_error(out: Tensor, reference: Tensor) -> float:
-    """Returns ||out - reference|| / ||reference||, computed in float64 on the CPU.
+    """Returns ||out - reference|| / ||reference||, computed in float64 on the CPU; infinite if `out` is not finite.
 
-    It is 0 if both are equal, also if both are zero, and infinite if one of them is not finite.
+    If the reference is zero everywhere, as the logits of a classifier that starts from zeros are, it is ||out||.
     """
     reference = reference.detach().double().cpu()
-    difference = (out.detach().double().cpu() - reference).norm()
-    relative = difference / reference.norm() if difference else difference
-    return relative.item() if relative.isfinite() else float("inf")
+    length = reference.norm()
+    difference = (out.detach().double().cpu() - reference).norm() / (length if length > 0 else 1.0)
+    return difference.item() if difference.isfinite() else float("inf")
 
 
 def shallow(arch: ArchSpec, repeats: int = 1) -> ArchSpec:

@@ -34,10 +34,9 @@ from effnet_zoo.export import formats
 from effnet_zoo.export.exported import Exported
 from effnet_zoo.export.formats import FORMATS, Format
 from effnet_zoo.export.record import KEY, Record
-from effnet_zoo.graphs import child
-from effnet_zoo.graphs.child import store, stored
 from effnet_zoo.graphs.interface import Deployed, Interface, Resizing, Size
 from effnet_zoo.graphs.runtimes import onnxruntime_run, openvino_run
+from effnet_zoo.graphs.stored import store, stored
 from effnet_zoo.graphs.writer import onnx_model
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.predict import predict
@@ -477,20 +476,18 @@ def test_a_folded_model_comes_back_as_it_was(tmp_path: Path) -> None:
         assert torch.equal(again(some), folded(some))
 
 
-@pytest.mark.parametrize(
-    ("program", "message"),
-    [
-        ("raise ValueError('no compiler\\nhere')", "it failed: no compiler: nothing was written"),
-        ("print('starting'); import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9: nothing"),
-        ("import time; time.sleep(60)", "it: not done after 0.5 seconds, the limit: nothing was written"),
-    ],
-)
-def test_a_child_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, program: str, message: str) -> None:
-    # Without torch's import, which takes seconds: what `_work` does with a function that raises.
-    failing = f"import sys\ntry:\n    {program}\nexcept Exception as e:\n    sys.exit(str(e).splitlines()[0])"
-    monkeypatch.setattr(child, "_CHILD", failing)
-    with pytest.raises(EngineError, match=message):
-        child.in_child(store, {}, what="it", limit=0.5 if "time" in program else 60)
+def test_a_child_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[Any] = []
+
+    def dies(function: Any, *arguments: Any, environment: Any) -> None:
+        given.extend(arguments)
+        raise EngineError("CppCompileError: C++ compile error")
+
+    monkeypatch.setattr(formats, "run_in_child", dies)
+    with pytest.raises(EngineError, match=r"export to torch failed: CppCompileError: .* error: nothing was written"):
+        export(small(), tmp_path / "it.pt2", format="torch", size=64)
+    json.dumps(given)  # nothing but JSON's types goes to a child
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -836,6 +833,10 @@ def test_the_command_exports_and_predicts_from_the_file(
         (["export", LITE0, "--static", "224x"], "--static 224x: expected height and width"),
         (["export", LITE0, "--static", "16", "--force"], "size 16x16: expected at least 32x32"),
         (["export", LITE0, "--layout", "hwc"], "--layout hwc: expected nhwc or nchw"),
+        (["export", LITE0, "--out", ""], "expected a name that ends in .onnx"),
+        (["export", LITE0, "--out", "."], "expected a name that ends in .onnx"),
+        (["export", LITE0, "--out", f"{LITE0}.onnx/it.onnx"], "is a file: expected a folder"),
+        (["export", "a" * 300], "the name is too long: expected a shorter one"),
         (["export", "no_such", "--out", "it.onnx"], "no_such: expected a weight file, .* or a checkpoint"),
         (["predict", photo, "--model", answer["path"], "--engine", "eager"], "is run by its own runtime"),
         (["predict", photo, "--model", "missing.onnx"], "missing.onnx: there is no such file"),

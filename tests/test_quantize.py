@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from effnet_zoo import EfficientNet, catalog, optimize, quantize
 from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
 from effnet_zoo.export.exported import Exported
+from effnet_zoo.export.formats import write_onnx
 from effnet_zoo.export.record import Record
 from effnet_zoo.graphs.interface import Deployed, Interface
+from effnet_zoo.graphs.runtimes import RUNTIMES
 from effnet_zoo.photos import write_jpegs
 from effnet_zoo.predict import predict
 from effnet_zoo.preprocess import eval_transform, open_image, preprocessing_of
@@ -59,6 +61,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for number, path in enumerate(write_jpegs(root, width=500, height=375, count=300)):
         path.rename(places[number % 3 > 0] / path.name)
     return places
+
+
+@pytest.fixture
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One turn each of what is timed, and one runtime: for what is not about times."""
+    monkeypatch.setattr(core, "ROUNDS", 1)
+    monkeypatch.delitem(RUNTIMES, "openvino")
 
 
 @pytest.fixture(scope="session")
@@ -346,22 +355,21 @@ def test_values_of_other_types_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["float32.onnx", "source.onnx", "int8.onnx", "final.onnx"])
-def test_a_file_may_have_any_name(name: str, few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (done,) = quantize(network("effnet_zoo_lite0"), tmp_path / name, few, recipe="int8", min_agreement=0.01, images=8)
-    assert done.path == tmp_path / name
-    assert Exported(tmp_path / name).record == done.record
-    assert [file.name for file in tmp_path.iterdir()] == [name]
-    assert caplog.records == []  # of the quantizer's own logger, which is the root
+@pytest.mark.usefixtures("once")
+def test_a_file_may_have_any_name_and_loggers_are_left_alone(
+    few: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filters: list[Any] = []
+    monkeypatch.setattr(logging.Logger, "addFilter", lambda self, one: filters.append(one))
+    path = tmp_path / "float32.onnx"  # as the float32 file is called that it is compared with
+    (done,) = quantize(network("effnet_zoo_lite0"), path, few, recipe="int8", min_agreement=0.01, images=8)
+    assert done.path == path
+    assert Exported(path).record == done.record
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert (filters, caplog.records) == ([], [])  # the quantizer warns by the root logger, which is everybody's
 
 
-def test_loggers_of_the_process_are_left_alone(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    added: list[Any] = []
-    monkeypatch.setattr(logging.Logger, "addFilter", lambda self, one: added.append(one))
-    quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, min_agreement=0.01, images=8)
-    assert added == []
-
-
+@pytest.mark.usefixtures("once")
 def test_what_a_runtime_raises_is_an_error_of_this_package(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -369,28 +377,26 @@ def test_what_a_runtime_raises_is_an_error_of_this_package(
         raise RuntimeError("[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED\nand much more")
 
     message = r"quantize failed: \[ONNXRuntimeError\] : 9 : NOT_IMPLEMENTED: nothing was written$"
-    for place, name in ((onnxruntime.quantization, "quantize_static"), (core, "_timed")):
-        with monkeypatch.context() as patch:
-            patch.setattr(place, name, fails)
-            with pytest.raises(EngineError, match=message):
-                quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
-    monkeypatch.setitem(core.RUNTIMES, "openvino", lambda file, threads: fails)
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime.quantization, "quantize_static", fails)
+        with pytest.raises(EngineError, match=message):
+            quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
+    monkeypatch.setitem(RUNTIMES, "onnxruntime", lambda file, threads: fails)
     with pytest.raises(EngineError, match=message):
         quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("once")
 def test_the_file_that_is_published_is_the_one_that_was_compared(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = core.write_onnx
-
     def spoiled(graph: Any, record: Record, path: Path) -> None:
         bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
         values = onnx.numpy_helper.to_array(bias).copy()
         values[0] += 1e-3
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-        write(graph, record, path)
+        write_onnx(graph, record, path)
 
     monkeypatch.setattr(core, "write_onnx", spoiled)
     with pytest.raises(

@@ -109,8 +109,7 @@ def export(
     target.check(interface)
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ArgumentError("export: the model is on the meta device: expected one with weights, load them first")
-    resting = in_eval(model)
-    return written(target, resting, Record.of(resting, interface), place, force=force)
+    return written(target, in_eval(model), Record.of(model, interface), place, force=force)
 
 
 def in_eval(model: EfficientNet) -> EfficientNet:

@@ -14,12 +14,13 @@ import numpy
 import torch
 from torch import Tensor
 
-from effnet_zoo.errors import ArgumentError, MissingExtraError, WeightsError, first_line
+from effnet_zoo.errors import ArgumentError, EngineError, MissingExtraError, WeightsError, first_line
 from effnet_zoo.export.record import KEY, Record
 from effnet_zoo.folding import optimize
-from effnet_zoo.graphs.child import in_child, store, stored
-from effnet_zoo.graphs.interface import DTYPES, Deployed, Interface, Size, own_size
+from effnet_zoo.graphs.child import run_in_child
+from effnet_zoo.graphs.interface import DTYPES, Deployed, Interface, own_size
 from effnet_zoo.graphs.runtimes import Run, onnxruntime_run, openvino_core, openvino_model, openvino_run
+from effnet_zoo.graphs.stored import store, stored
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.spec import MIN_SIZE
 
@@ -223,17 +224,20 @@ class _Torch(Format):
         """Returns the path of a file without a record."""
         interface, program = record.interface, folder / f"program{self.suffix}"
         store(optimize(model, DTYPES[interface.dtype]), folder)
-        in_child(
-            _write_program,
-            {
-                "format": self.name,
-                "folder": str(folder),
-                "record": record.to_json(),
-                "size": interface.size or own_size(model),
-                "path": str(program),
-            },
-            what=f"export to {self.name}",
-        )
+        try:
+            run_in_child(
+                _write_program,
+                self.name,
+                str(folder),
+                record.to_json(),
+                list(interface.size or own_size(model)),
+                str(program),
+                torch.get_num_threads(),  # compiled code is for so many
+                # What the compiler keeps would otherwise lie in a folder that all share, and be run again from there.
+                environment={"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
+            )
+        except EngineError as error:
+            raise EngineError(f"export to {self.name} failed: {error}: nothing was written") from error
         return program
 
     @abstractmethod
@@ -254,9 +258,10 @@ class _Torch(Format):
             archive.writestr(f"{place.removesuffix(PLACE)}{KEY}", record.to_json())
 
 
-def _write_program(format: str, folder: str, record: str, size: Size, path: str) -> None:  # noqa: A002
+def _write_program(name: str, folder: str, record: str, size: list[int], path: str, threads: int) -> None:
     """Writes a format's program of the model in a folder. It runs in a child, and is given JSON's types."""
-    kind, known = FORMATS[format], Record.from_json(record, format)
+    torch.set_num_threads(threads)
+    kind, known = FORMATS[name], Record.from_json(record, name)
     assert isinstance(kind, _Torch)
     interface, model = known.interface, stored(Path(folder))
     device = model.conv_stem.weight.device
@@ -308,7 +313,12 @@ class AotInductor(_Torch):
 
     def write(self, deployed: Deployed, images: tuple[Tensor], interface: Interface, path: Path) -> None:
         program = exported_program(deployed, images, interface)
-        torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs={"freezing": True})
+        try:
+            torch._inductor.aoti_compile_and_package(
+                program, package_path=str(path), inductor_configs={"freezing": True}
+            )
+        except Exception as error:  # whatever the compiler stumbles over: no C++ compiler, no header
+            raise EngineError(f"cannot compile here: {first_line(error)}: expected a C++ compiler") from error
         with zipfile.ZipFile(path, "a") as archive:
             top = archive.namelist()[0].partition("/")[0]
             archive.writestr(f"{top}/extra/{PLACE}", "")

@@ -142,8 +142,7 @@ def quantize(
     place = checked_path(path, ONNX, force=force)
     ONNX.check_installed()
     interface = interface_of(model, size, pixels=pixels, softmax=softmax)
-    resting = in_eval(model)
-    record = Record.of(resting, interface)
+    record = Record.of(model, interface)
     if record.images is None or model.in_chans != 3:
         raise ArgumentError("quantize: how this model's images are prepared is not known: expected its pretrained_cfg")
     selected = Images.of(
@@ -156,7 +155,7 @@ def quantize(
     recipes = list(RECIPES.values()) if search else [RECIPES[recipe]]
     done: list[Quantized] = []
     with destination(place, ONNX, force=force) as scratch:
-        subject = _Subject.of(resting, record, selected, progress)
+        subject = _Subject.of(in_eval(model), record, selected, progress)
         for one in recipes:
             progress(f"recipe {one.name}: {one.help}")
             done.append(_tried(subject, one, scratch, place, min_agreement))

@@ -58,7 +58,7 @@ class Images:
         calibration, bad = _readable(calib, read, most if evaluation else most * 5, skipped)
         if evaluation is None:
             # A fifth at least to calibrate with, of few images a half.
-            count = min(most, max(len(calibration) // 5, min(len(calibration) // 2, most // 2)))
+            count = min(most, max(FEWEST, len(calibration) // 5, min(len(calibration) // 2, most // 2)))
             every = list(calibration.items())
             calibration, comparison = dict(every[:count]), dict(every[count:])
         else:
