@@ -147,7 +147,7 @@ def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> Tensor:
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
-    """Reads what torch before 1.6 wrote: five pickles (the third the object), then the storages' bytes."""
+    """Reads what torch before 1.6 wrote: five pickles (the fourth is the object), then the storages' bytes."""
     memory: dict[str, _Storage] = {}
     promised = 0
 
