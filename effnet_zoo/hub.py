@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from effnet_zoo import atomic_io, fetch
-from effnet_zoo.errors import HubError, MissingExtraError, WeightsError
+from effnet_zoo.errors import FileError, HubError, MissingExtraError, WeightsError
 from effnet_zoo.fetch import Fetched, Pin, RemoteFile, WrongFileError
 from effnet_zoo.ledger import Checkpoint, Shipped
 
@@ -124,7 +124,8 @@ def load(source: Source, use: Callable[[Path], Loaded], cache_dir: str | Path | 
             if wrong is None:
                 raise
             lock = fetch.lock_path(remote, cache_dir)
-            advice = f" If {lock} is wrong, correct it, or delete it with a network." if remote.sha256 is None else ""
+            locked = remote.sha256 is None and lock.exists()
+            advice = f" If {lock} is wrong, correct it, or delete it with a network." if locked else ""
             raise HubError(f"{wrong}; it was left there, not loaded.{advice} There is no other: {error}") from None
     if pin != fetch.known_pin(remote, cache_dir):
         fetch.lock(remote, pin, cache_dir)
@@ -136,9 +137,10 @@ def _checked(file: Fetched, use: Callable[[Path], Loaded]) -> tuple[Loaded, Pin]
 
     Raises:
         WrongFileError: If it is not the file it must be, whatever `use` met in it.
+        HubError: If it cannot be read.
     """
     with ThreadPoolExecutor(1) as side:
-        hashing = side.submit(atomic_io.sha256, file.path)
+        hashing = side.submit(_sha256, file.path)
         try:
             loaded = use(file.path)
         except Exception:
@@ -147,6 +149,13 @@ def _checked(file: Fetched, use: Callable[[Path], Loaded]) -> tuple[Loaded, Pin]
         got = hashing.result()
     file.check(got)
     return loaded, Pin(revision=file.pin.revision, sha256=got)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return atomic_io.sha256(path)
+    except FileError as error:
+        raise HubError(str(error)) from None
 
 
 def _shipped(shipped: Shipped, name: str) -> Path:

@@ -147,7 +147,7 @@ def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> Tensor:
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
-    """Reads what torch before 1.6 wrote: five pickles (the third the object), then the storages' bytes."""
+    """Reads what torch before 1.6 wrote: five pickles (the fourth is the object), then the storages' bytes."""
     memory: dict[str, _Storage] = {}
     promised = 0
 
@@ -175,7 +175,8 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     system = machine.run(source)
     _check_byte_order("little" if system["little_endian"] is True else "big")
     content, keys = machine.run(source), machine.run(source)
-    if not isinstance(keys, list) or sorted(keys) != sorted(memory):
+    named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not named or sorted(keys) != sorted(memory):
         raise PickleError("it is damaged: it does not hold the storages that its tensors are in")
     file.seek(source.tell())
     for key in keys:
@@ -300,6 +301,8 @@ class _Machine:
             raise PickleError(f"it sets items of a {type(target).__name__}")
 
     def find(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise PickleError("it is damaged: it asks for something that has no name")
         if (found := _NAMES.get(f"{module} {name}")) is None:
             raise PickleError(f"it asks for {module}.{name}; where you trust it, save its state_dict alone")
         self.push(found)
@@ -395,7 +398,7 @@ class _Name:
 
 def _called(name: Any, arguments: Any) -> Any:
     if not isinstance(name, _Name) or name.make is None or not isinstance(arguments, tuple):
-        raise PickleError(f"it calls {name.text if isinstance(name, _Name) else quoted(name)}")
+        raise PickleError(f"it calls {name.text if isinstance(name, _Name) else f'a {type(name).__name__}'}")
     return name.make(*arguments)
 
 
@@ -403,17 +406,28 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and 0 <= value < 2**62
 
 
+def _are_counts(*values: Any) -> bool:
+    return all(
+        isinstance(value, tuple) and len(value) <= _MAX_DIMENSIONS and all(map(_is_count, value)) for value in values
+    )
+
+
+def _size(values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, tuple):
+        raise PickleError("it is damaged: a torch.Size is not described as torch describes one")
+    return values
+
+
 def _tensor(
     storage: Any, start: Any, shape: Any, strides: Any, _grad: Any = None, _hooks: Any = None, metadata: Any = None
 ) -> Tensor:
     """Returns a view of a storage, as torch._utils._rebuild_tensor_v2 does."""
-    shape, strides = tuple(shape), tuple(strides)
-    if not isinstance(storage, _Storage) or not all(map(_is_count, (start, *shape, *strides))):
+    if not isinstance(storage, _Storage) or not _are_counts(shape, strides, (start,)):
         raise PickleError("it is damaged: a tensor is not described as torch describes one")
     if metadata:
-        raise PickleError(f"a tensor with {quoted(metadata)}: expected plain tensors")
+        raise PickleError("a tensor that is conjugate or negative: expected plain tensors")
     last = start + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
-    if len(shape) > _MAX_DIMENSIONS or not _is_count(math.prod(shape)) or (all(shape) and last >= storage.length):
+    if not _is_count(math.prod(shape)) or (all(shape) and last >= storage.length):
         raise PickleError(f"a tensor of the shape {shape} in a storage of {storage.length} elements: it is damaged")
     whole = storage.data.untyped_storage()
     return torch.empty(0, dtype=storage.dtype).set_(whole, storage.start + start, shape, strides)
@@ -431,7 +445,7 @@ def _tensor_of_bytes(
 
 def _tensor_without_values(dtype: Any, shape: Any, strides: Any, _grad: Any) -> Tensor:
     """Returns a tensor on the meta device, for the reader to refuse by its key."""
-    if not all(map(_is_count, (*shape, *strides, math.prod(shape)))):
+    if not _are_counts(shape, strides) or not _is_count(math.prod(shape)):
         raise PickleError("it is damaged: a tensor is not described as torch describes one")
     return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
@@ -475,7 +489,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _of_class,
-    "torch.Size": tuple,
+    "torch.Size": _size,
     "collections.OrderedDict": _dictionary,
     "collections.defaultdict": _dictionary_with_default,
 }

@@ -589,6 +589,18 @@ PROGRAMS: dict[str, bytes] = {
     + b"e"
     + (global_("collections", "OrderedDict") + b"h\x01\x85R") * 2**13
     + b"t.",
+    "a name that is endless to write": b"(]q\x00" + b"](h\x00h\x00eq\x00" * 200 + b"X\x01\x00\x00\x00x\x93t.",
+    "a call of what is endless to write": b"(]q\x00" + b"](h\x00h\x00eq\x00" * 200 + b")Rt.",
+    "a size of a text": b"(X"
+    + struct.pack("<I", 2**20)
+    + b"x" * 2**20
+    + b"q\x00"
+    + (global_("torch", "Size") + b"h\x00\x85R") * 2**12
+    + b"t.",
+    "a shape of a text": global_("torch._utils", "_rebuild_tensor")
+    + b"("
+    + STORAGE
+    + b"K\x00X\x02\x00\x00\x00xxX\x02\x00\x00\x00xxtR.",
     "a storage many times": b"(" + STORAGE * 2**12 + b"t.",
     "a deep tuple": b"N" + b"\x85" * 2**18 + b".",
     "a shape without end": global_("torch._utils", "_rebuild_tensor")
@@ -599,7 +611,15 @@ PROGRAMS: dict[str, bytes] = {
 }
 
 
+def endless_keys() -> bytes:
+    """A file of the older format whose storages have names that are endless to sort."""
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}, {})
+    keys = (b"]q\x00" + b"](h\x00h\x00eq\x00" * 60) * 2
+    return b"".join(pickle.dumps(part, protocol=2) for part in parts) + b"\x80\x02](" + keys + b"e."
+
+
 BOMBS: dict[str, Callable[[], bytes]] = {
+    "keys that are endless to sort": endless_keys,
     "a zip of zeros": lambda: zip_bomb(512),
     "a zip of zeros that lies": lambda: lying_zip_bomb(512),
     "strides of 0": lambda: pickled({"conv_stem.weight": torch.zeros(1).expand(10**12)}),

@@ -8,7 +8,6 @@ import typer
 
 from effnet_zoo import catalog
 from effnet_zoo.cli.output import AsJson, print_json, with_progress
-from effnet_zoo.errors import InputError
 
 if TYPE_CHECKING:
     from effnet_zoo.hub import Source
@@ -31,12 +30,10 @@ def pull(
     effnet-zoo pull effnet_zoo_b5 --to /media/stick   # then, offline: EFFNET_ZOO_MIRRORS=/media/stick
     """
     checkpoints = [catalog.find(name)[1] for name in names]
-    if to is not None and to.exists() and not to.is_dir():
-        raise InputError(f"--to {to}: expected a folder, but this is a file")
     from effnet_zoo import atomic_io, hub
 
     if to is not None:
-        atomic_io.check_destination(to)
+        atomic_io.check_destination(to / hub.FILENAME)
     answers: list[dict[str, Any]] = []
     for checkpoint in with_progress(checkpoints, len(checkpoints), "pulling", wanted=len(checkpoints) > 1):
         source = hub.of_checkpoint(checkpoint)

@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,14 @@ from effnet_zoo.convert.identify import Identity, identify, without_head
 from effnet_zoo.convert.layouts import LAYOUTS
 from effnet_zoo.convert.proof import TRANSFORMERS_ACTIVATIONS, transformers_config
 from effnet_zoo.documents import from_json
-from effnet_zoo.errors import FileError, MissingFileError, UnknownNameError, WeightsError
+from effnet_zoo.errors import (
+    ArgumentError,
+    FileError,
+    MissingFileError,
+    SpecError,
+    UnknownNameError,
+    WeightsError,
+)
 from effnet_zoo.ledger import Checkpoint, Preprocessing
 from effnet_zoo.options import ModelOptions
 from effnet_zoo.package import Package
@@ -327,9 +335,10 @@ def _read_keras(path: Path, source: str, wish: _Wish) -> Package:
     if file.normalisation:
         mean, std = file.normalisation
         size = file.input_size or (side, side)
-        images = Preprocessing(
-            size=size, crop_pct=1.0, crop_mode="squash", interpolation="bilinear", mean=mean, std=std
-        )
+        with _named(source):
+            images = Preprocessing(
+                size=size, crop_pct=1.0, crop_mode="squash", interpolation="bilinear", mean=mean, std=std
+            )
     seen = (*package.seen, *(("mean and std of the layers in front of the network",) if images else ()))
     return dataclasses.replace(package, images=images, seen=seen)
 
@@ -407,13 +416,16 @@ def _as_transformers_says(package: Package, content: TransformersConfig, process
     def said(value: float | None, otherwise: float) -> float:
         return otherwise if value is None else value
 
-    arch = dataclasses.replace(
-        package.arch,
-        bn_eps=said(content.batch_norm_eps, package.arch.bn_eps),
-        activation=activations[content.hidden_act],
-        drop_rate=said(content.dropout_rate, package.arch.drop_rate),
-        drop_path_rate=said(content.drop_connect_rate, package.arch.drop_path_rate),
-    )
+    with _named(f"{package.source}: {config.FILENAME}"):
+        arch = dataclasses.replace(
+            package.arch,
+            bn_eps=said(content.batch_norm_eps, package.arch.bn_eps),
+            activation=activations[content.hidden_act],
+            drop_rate=said(content.dropout_rate, package.arch.drop_rate),
+            drop_path_rate=said(content.drop_connect_rate, package.arch.drop_path_rate),
+        )
+    with _named(f"{package.source}: {PROCESSOR}"):
+        images = _processor_images(processor) if processor else package.images
     options = ModelOptions(**package.options)
     options["global_pool"] = pools[content.pooling_type]
     files = "config.json and preprocessor_config.json" if processor else "config.json"
@@ -422,9 +434,18 @@ def _as_transformers_says(package: Package, content: TransformersConfig, process
         arch=arch,
         options=options,
         labels=_transformers_labels(content.id2label or {}, package.num_classes),
-        images=_processor_images(processor) if processor else package.images,
+        images=images,
         seen=(*package.seen, files),
     )
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Names the place of a value that no network can have and no image be prepared with."""
+    try:
+        yield
+    except (ArgumentError, SpecError) as error:
+        raise WeightsError(f"{place}: {error}") from None
 
 
 def _shown(value: Any) -> str:

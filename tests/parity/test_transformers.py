@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -258,6 +259,37 @@ def test_what_no_tensor_shows_and_is_not_efficientnet_is_refused(
         open_package(beside(b0, tmp_path, **{field: value}))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("batch_norm_eps", -1.0, "config.json: bn_eps=-1.0: expected a number above 0"),
+        ("batch_norm_eps", "x", "config.json: batch_norm_eps: expected float | null, found str"),
+        ("pooling_type", 5, "config.json: pooling_type: expected str, found int"),
+    ],
+)
+def test_a_value_that_no_network_has_is_refused_by_its_place(
+    b0: Path, tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        open_package(beside(b0, tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_std": [0.2, 0.0, 0.2]}, "preprocessor_config.json: std "),
+        ({"image_std": "0.2"}, "preprocessor_config.json: image_std: expected array | null, found str"),
+        ({"size": {"height": 10**9, "width": 224}}, "preprocessor_config.json: size "),
+    ],
+    ids=str,
+)
+def test_an_image_processor_with_values_that_are_none_is_refused(
+    b0: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        open_package(beside(b0, tmp_path, {**GOOGLE, **changes}))
+
+
 # Images.
 
 
@@ -326,13 +358,13 @@ def test_googles_image_processor_divides_twice(b0: Path, tmp_path: Path) -> None
     images = open_package(beside(b0, tmp_path, GOOGLE)).images
     assert images is not None
     assert images.std == pytest.approx((0.229, 0.224, 0.225), abs=1e-6)
-    assert dataclasses.replace(images, std=()) == Preprocessing(
+    assert dataclasses.replace(images, std=(1.0, 1.0, 1.0)) == Preprocessing(
         size=(224, 224),
         crop_pct=1.0,
         crop_mode="squash",
         interpolation="nearest",
         mean=(0.485, 0.456, 0.406),
-        std=(),
+        std=(1.0, 1.0, 1.0),
     )
 
 
