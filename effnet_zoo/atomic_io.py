@@ -266,12 +266,12 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Yields whether a lock file was free and is held now, until the block ends or the process dies."""
+def _held(path: Path, seconds: float = 0) -> Iterator[bool]:
+    """Yields whether a lock file got free within some seconds and is held now, until the block or the process ends."""
     lock = FileLock(path, thread_local=False)
     with file_errors(path):
         try:
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=seconds)
         except Timeout:
             held = False
         else:
@@ -286,17 +286,21 @@ def _held(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds a file for this process alone, by a lock beside it that dies with the process.
+def exclusive(path: Path, seconds: float = 0) -> Iterator[None]:
+    """Holds a file or folder for this process alone, by a lock beside it that dies with the process.
+
+    Args:
+        path: What to hold.
+        seconds: How long to wait if another process, or another thread of this one, holds it.
 
     Raises:
-        FileError: If another process holds it, or the lock cannot be made.
+        FileError: If it is still held after that, or the lock cannot be made.
     """
     with file_errors(path):
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
         mark = hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
-    with _held(place.parent / f"{_PREFIX}{mark}.lock") as mine:
+    with _held(place.parent / f"{_PREFIX}{mark}.lock", seconds) as mine:
         if not mine:
             raise FileError(f"{path}: another process is writing it: wait for its end, or name another file")
         yield

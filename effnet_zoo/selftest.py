@@ -158,9 +158,13 @@ def _input_gradient(model: EfficientNet, images: Tensor) -> Tensor:
 
 
 def relative_error(out: Tensor, reference: Tensor) -> float:
-    """||out - reference|| / ||reference||, computed in float64 on the CPU; infinite if `out` is not finite."""
+    """Returns ||out - reference|| / ||reference||, computed in float64 on the CPU; infinite if `out` is not finite.
+
+    If the reference is zero everywhere, as the logits of a classifier that starts from zeros are, it is ||out||.
+    """
     reference = reference.detach().double().cpu()
-    difference = (out.detach().double().cpu() - reference).norm() / reference.norm()
+    length = reference.norm()
+    difference = (out.detach().double().cpu() - reference).norm() / (length if length > 0 else 1.0)
     return difference.item() if difference.isfinite() else float("inf")
 
 

@@ -1,7 +1,7 @@
 """The network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv, one node a layer.
 
 Each kind of block names its layers in order (`Block.PATH`); here is only what each kind of layer is in ONNX. Nothing is
-traced: torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks the models
+traced: torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models
 that other threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding,
 so that a graph for any size computes it from shapes at every layer.
 """

@@ -1,0 +1,107 @@
+"""Work in a process of its own: what would change something for all threads of this one.
+
+torch.export and torch's compiler trace by torch.fx, which replaces methods of `nn.Module` while it works: models that
+other threads run meanwhile fail, or are traced too.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from effnet_zoo.errors import EngineError, first_line, quoted
+
+LIMIT = 3600.0
+"""Seconds that a child may take. torch's compiler needs 40 for a B0, and a few minutes for the largest networks."""
+
+_CHILD = """
+import os, pickle, signal, sys, threading
+sys.path[:] = pickle.load(sys.stdin.buffer)
+from effnet_zoo.errors import first_line
+try:
+    function, arguments = pickle.load(sys.stdin.buffer)
+    def follow():
+        sys.stdin.buffer.read()  # it ends when the parent does
+        os.killpg(0, signal.SIGKILL) if hasattr(os, "killpg") else os._exit(1)
+    threading.Thread(target=follow, daemon=True).start()
+    function(*arguments)
+except Exception as error:
+    sys.exit(f"\\n{type(error).__name__}: {first_line(error)}")
+sys.stderr.flush()
+os._exit(0)
+"""
+
+
+def run_in_child(
+    function: Callable[..., None],
+    *arguments: Any,
+    seconds: float = LIMIT,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Calls a function in a child process, which finds modules where this one does, and waits for its end.
+
+    What the function computes it writes to a file. The child, and what it started, ends with this process, and when
+    waiting is interrupted. It never reads the main script again, so that scripts need no ``__main__`` guard.
+
+    Args:
+        function: A function at the top level of a module.
+        arguments: What to call it with; models and tensors go through a pipe, not through a file.
+        seconds: How long it may take.
+        environment: Variables that the child gets besides those of this process.
+
+    Raises:
+        EngineError: If an argument cannot be pickled, the function raises, or it takes too long.
+    """
+    command = [sys.executable, "-P", "-W", "ignore", "-c", _CHILD]
+    expired = threading.Event()
+    with tempfile.TemporaryFile() as said:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,
+        )
+
+        def end() -> None:
+            if child.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+
+        def expire() -> None:
+            expired.set()
+            end()
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
+        assert child.stdin is not None
+        try:
+            with suppress(BrokenPipeError):  # it died at once: its status says why
+                pickle.dump(sys.path, child.stdin)
+                pickle.dump((function, arguments), child.stdin)
+                child.stdin.flush()
+            status = child.wait()
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise EngineError(f"the model cannot be sent to another process: {first_line(error)}") from error
+        finally:
+            timer.cancel()
+            end()
+            with suppress(BrokenPipeError):
+                child.stdin.close()
+            child.wait()
+        if expired.is_set():
+            raise EngineError(f"not done after {seconds:.0f} seconds")
+        if status < 0:
+            raise EngineError(f"the process was ended by signal {-status}: is there enough memory?")
+        if status:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            raise EngineError(lines[-1] if lines else f"the process ended with status {quoted(status)}")
