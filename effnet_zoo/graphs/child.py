@@ -13,6 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from effnet_zoo.errors import EngineError, first_line, quoted
@@ -23,18 +24,16 @@ LIMIT = 3600.0
 _CHILD = """
 import os, pickle, signal, sys, threading
 sys.path[:] = pickle.load(sys.stdin.buffer)
-from effnet_zoo.errors import first_line
 try:
     function, arguments = pickle.load(sys.stdin.buffer)
     def follow():
-        sys.stdin.buffer.read()  # it ends when the parent does
+        while os.read(0, 1):  # it ends when the parent does
+            pass
         os.killpg(0, signal.SIGKILL) if hasattr(os, "killpg") else os._exit(1)
     threading.Thread(target=follow, daemon=True).start()
     function(*arguments)
 except Exception as error:
-    sys.exit(f"\\n{type(error).__name__}: {first_line(error)}")
-sys.stderr.flush()
-os._exit(0)
+    sys.exit(f"\\n{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
 """
 
 
@@ -85,7 +84,7 @@ def run_in_child(
         assert child.stdin is not None
         try:
             with suppress(BrokenPipeError):  # it died at once: its status says why
-                pickle.dump(sys.path, child.stdin)
+                pickle.dump(_path(), child.stdin)
                 pickle.dump((function, arguments), child.stdin)
                 child.stdin.flush()
             status = child.wait()
@@ -105,3 +104,9 @@ def run_in_child(
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
             raise EngineError(lines[-1] if lines else f"the process ended with status {quoted(status)}")
+
+
+def _path() -> list[str]:
+    """Returns where the child looks for modules: torch.hub takes its checkout off the path when it has loaded it."""
+    root = str(Path(__file__).parents[2])
+    return sys.path if root in sys.path else [root, *sys.path]
