@@ -11,6 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -280,11 +281,17 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
 # locks and private folders
 
 
+_POLL = 0.05
+"""Seconds after which a lock that another process holds is tried again."""
+
+
 @contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Yields whether a lock file was free and is held now, until the block ends or the process dies."""
+def _held(path: Path, seconds: float = 0) -> Iterator[bool]:
+    """Yields whether a lock file got free within some seconds and is held now, until the block or the process ends."""
+    until = time.monotonic() + seconds
     with file_errors(path):
-        descriptor = _locked(path)
+        while (descriptor := _locked(path)) is None and time.monotonic() < until:
+            time.sleep(_POLL)
     try:
         yield descriptor is not None
     finally:
@@ -312,17 +319,21 @@ def _locked(path: Path) -> int | None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Holds a file for this process alone, by a lock beside it that dies with the process.
+def exclusive(path: Path, seconds: float = 0) -> Iterator[None]:
+    """Holds a file or folder for this process alone, by a lock beside it that dies with the process.
+
+    Args:
+        path: What to hold.
+        seconds: How long to wait if another process, or another thread of this one, holds it.
 
     Raises:
-        FileError: If another process holds it, or the lock cannot be made.
+        FileError: If it is still held after that, or the lock cannot be made.
     """
     with file_errors(path):
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
         mark = hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
-    with _held(place.parent / f"{_PREFIX}{mark}.lock") as mine:
+    with _held(place.parent / f"{_PREFIX}{mark}.lock", seconds) as mine:
         if not mine:
             raise FileError(f"{path}: another process is writing it: wait for its end, or name another file")
         yield

@@ -6,6 +6,7 @@ the two libraries with plain `load_state_dict`. All tensors are (batch, channels
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import ClassVar
 
 import torch
 from timm.layers import DropPath
@@ -122,9 +123,13 @@ class Block(nn.Module):
     """What all kinds share: the residual connection with stochastic depth (arXiv:1603.09382).
 
     Attributes:
+        PATH: The layers of `forward`, in its order, before the residual connection. What writes the network in another
+            language reads it; a subclass that defines `forward` defines PATH beside it.
         skip: Whether there is one.
         inplace: Whether it is added in place where no gradient is asked for.
     """
+
+    PATH: ClassVar[tuple[str, ...]]
 
     def __init__(self, block: BlockSpec) -> None:
         super().__init__()
@@ -141,6 +146,8 @@ class Block(nn.Module):
 
 class MBConv(Block):
     """Mobile inverted bottleneck: expand, depthwise, squeeze-excite, project without activation."""
+
+    PATH = ("conv_pw", "bn1", "act1", "conv_dw", "bn2", "act2", "se", "conv_pwl", "bn3")
 
     def __init__(self, block: BlockSpec, make: Layers) -> None:
         super().__init__(block)
@@ -173,6 +180,8 @@ class MBConv(Block):
 class SeparableConv(Block):
     """MBConv with expansion 1, which has no expand convolution."""
 
+    PATH = ("conv_dw", "bn1", "act1", "se", "conv_pw", "bn2")
+
     def __init__(self, block: BlockSpec, make: Layers) -> None:
         super().__init__(block)
         self.conv_dw = make.conv(
@@ -200,6 +209,8 @@ class SeparableConv(Block):
 class FusedMBConv(Block):
     """Expand and depthwise fused into one dense convolution; project without activation."""
 
+    PATH = ("conv_exp", "bn1", "act1", "conv_pwl", "bn2")
+
     def __init__(self, block: BlockSpec, make: Layers) -> None:
         super().__init__(block)
         self.conv_exp = make.conv(
@@ -219,6 +230,8 @@ class FusedMBConv(Block):
 
 class ConvBlock(Block):
     """Fused-MBConv with expansion 1: nothing to project, one convolution with activation."""
+
+    PATH = ("conv", "bn1", "act1")
 
     def __init__(self, block: BlockSpec, make: Layers) -> None:
         super().__init__(block)

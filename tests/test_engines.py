@@ -1,18 +1,23 @@
 """Engines: the model's outputs whatever runs it, in any batch; artefacts found again; the fastest chosen."""
 
+import copy
 import dataclasses
 import importlib.util
+import os
+import pickle
 import signal
+import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from effnet_zoo import EfficientNet, catalog, engine, eval_transform, preprocessing_of
@@ -23,13 +28,13 @@ from effnet_zoo.engines.backends import BACKENDS, Backend
 from effnet_zoo.errors import (
     ArgumentError,
     EngineError,
+    FileError,
     InputError,
     MissingExtraError,
     UnknownNameError,
 )
 from effnet_zoo.graphs.interface import DTYPES, Size
-from effnet_zoo.graphs.runtimes import Run
-from effnet_zoo.graphs.streams import Plan
+from effnet_zoo.graphs.runtimes import Run, package_version
 from effnet_zoo.model import EfficientNetFeatures
 from effnet_zoo.preprocess import open_image
 from effnet_zoo.selftest import randomise, relative_error, shallow
@@ -158,9 +163,12 @@ def test_another_size_is_refused_if_one_was_given(backend: str) -> None:
         (images(1).to(torch.uint8), "images torch.uint8"),
         (images(1, (31, 64)), "images of 31x64 pixels: expected at least 32x32"),
         (images(1)[:0], "a batch of no images"),
+        (images(1).double(), "images torch.float64"),
+        (images(1).numpy(), "expected images as a torch.Tensor, found ndarray"),
+        ([[[[1.0]]]], "found list"),
     ],
 )
-def test_what_is_no_image_is_refused(some: Tensor, message: str) -> None:
+def test_what_is_no_image_is_refused(some: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         engine(network(), "eager")(some)
 
@@ -169,9 +177,15 @@ def test_wrong_arguments_are_refused_by_name() -> None:
     model = network()
     with pytest.raises(UnknownNameError, match="unknown engine 'openvin'.*Did you mean 'openvino'"):
         engine(model, "openvin")
+    with pytest.raises(UnknownNameError, match="unknown engine \\['eager'\\]: expected auto"):
+        engine(model, ["eager"])  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="dtype='int8': expected float32, bfloat16, float16"):
         engine(model, dtype="int8")
-    for size in (31, (64,), (64, 31), (64.0, 64), True):
+    with pytest.raises(ArgumentError, match=r"dtype=\[\]: expected float32"):
+        engine(model, dtype=[])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="the model is on the meta device: expected one with weights"):
+        engine(EfficientNet(catalog.models()["effnet_zoo_b0"].spec, device="meta"))
+    for size in (31, 224.0, "224", (64,), (64, 31), (64.0, 64), True, [None, None]):
         with pytest.raises(ArgumentError, match="expected a side, or height and width, of at least 32"):
             engine(model, "eager", size=size)  # type: ignore[arg-type]
     for count in (0, True, 1.5):
@@ -192,6 +206,26 @@ def test_a_missing_package_names_the_extra(backend: str, monkeypatch: pytest.Mon
         engine(network(), backend)
 
 
+def test_a_module_of_another_distribution_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs_here("onnxruntime")
+
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)  # it is called onnxruntime-gpu
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert package_version("onnxruntime") == importlib.import_module("onnxruntime").__version__
+    assert engine(network(), "onnxruntime")(images(2)).shape == (2, 7)
+    assert engine(network(), size=SIZE).backend in BACKENDS
+
+
+def test_auto_passes_over_a_package_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Backend, device: str, dtype: str) -> None:
+        raise EngineError("openvino does not start")
+
+    monkeypatch.setattr(type(BACKENDS["openvino"]), "check", fail)
+    assert "openvino" not in {backend.name for backend in core._candidates("cpu", "float32")}
+
+
 class Fake(Backend):
     """Runs the model and says how long that takes on a clock of its own; its artefact is a file with a word."""
 
@@ -201,16 +235,18 @@ class Fake(Backend):
     def __init__(self, clock: list[float], *, name: str = "fake", seconds: float = 1.0, factor: float = 1.0) -> None:
         self.name, self.clock, self.seconds, self.factor = name, clock, seconds, factor  # type: ignore[misc]
         self.exported: list[tuple[Size, str]] = []
+        self.loaded: list[str] = []
+        self.before: Callable[[], Any] = lambda: None
 
     def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:
         self.exported.append((size, dtype))
         (folder / self.filename).write_text("whole")
 
     def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:
-        if (folder / self.filename).read_text() != "whole":
-            raise RuntimeError("this file was cut")
+        self.loaded.append((folder / self.filename).read_text())
 
         def run(some: Tensor) -> Tensor:
+            self.before()
             self.clock[0] += self.seconds
             return model(some) * self.factor
 
@@ -251,6 +287,32 @@ def test_a_first_single_image_is_compared_too(fakes: Callable[..., Any]) -> None
         run(images(1))
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_good_engine_survives_whatever_image(wrong: float, fakes: Callable[..., Any], home: Path) -> None:
+    backend = fakes(fake=(1, 1))["fake"]
+    run = engine(network(), "fake", size=SIZE)
+    assert not run(images(2) * wrong).isfinite().all()
+    assert run(images(2)).isfinite().all()
+    assert len(backend.exported) == len(list(home.iterdir())) == 1
+
+
+def test_a_classifier_of_zeros_is_compared_absolutely(fakes: Callable[..., Any]) -> None:
+    fakes(fake=(1, 1))
+    model = network()
+    for parameter in model.classifier.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert engine(model, "fake")(images(2)).abs().max() == 0
+    assert relative_error(torch.full((1,), 0.5), torch.zeros(1)) == 0.5
+
+
+def test_weights_that_are_not_finite_are_not_called_the_backends_fault(fakes: Callable[..., Any]) -> None:
+    fakes(fake=(1, 1))
+    model = network()
+    model.conv_head.weight.data[0] = float("nan")
+    with pytest.raises(EngineError, match=r"the model's own outputs are not finite .* expected weights without NaN"):
+        engine(model, "fake")(images(2))
+
+
 def test_outputs_that_are_not_finite_are_refused(fakes: Callable[..., Any]) -> None:
     fakes(fake=(1, float("nan")))
     with pytest.raises(EngineError, match="relative inf"):
@@ -264,6 +326,128 @@ def test_a_runtimes_own_error_is_one_of_ours(fakes: Callable[..., Any], monkeypa
     monkeypatch.setattr(fakes(fake=(1, 1))["fake"], "export", fail)
     with pytest.raises(EngineError, match=r"^engine fake cannot run this model: no kernel for this: try another"):
         engine(network(), "fake", size=SIZE)
+
+
+# the model it was made of
+
+
+def test_the_callers_model_stays_as_it_is(fakes: Callable[..., Any]) -> None:
+    fakes(fake=(1, 1), other=(2, 1))
+    model = network()
+    model.train()
+    model.blocks[0].eval()
+    model.freeze(1)
+    model.set_grad_checkpointing()
+
+    def state() -> list[Any]:
+        return [
+            *((name, module.training) for name, module in model.named_modules()),
+            *((name, value.requires_grad, value.clone()) for name, value in model.named_parameters()),
+        ]
+
+    before = state()
+    engine(model, size=SIZE)(images(2))
+    assert str(state()) == str(before)
+
+
+@pytest.mark.parametrize("backend", ["eager", *RUNTIMES])
+def test_training_the_model_later_does_not_change_the_engine(backend: str) -> None:
+    runs_here(backend)
+    model, kept = network(), network()
+    run = engine(model, backend)
+    run(images(2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+        for size in (SIZE, (64, 64)):
+            assert relative_error(run(images(2, size)), kept(images(2, size))) < 1e-5
+
+
+# processes and threads
+
+
+@pytest.mark.parametrize("backend", ["eager", *RUNTIMES])
+def test_an_engine_is_pickled_and_copied(backend: str) -> None:
+    runs_here(backend)
+    run = engine(network(), backend)
+    expected = run(images(3))
+    for again in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+        assert repr(again) == repr(run)
+        assert torch.equal(again(images(3)), expected)
+
+
+def test_a_forked_process_makes_the_engine_anew_or_says_why_not(
+    fakes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = fakes(fake=(1, 1))["fake"]
+    run = engine(network(), "fake", size=SIZE)
+    expected = run(images(2))
+    monkeypatch.setattr(core, "_first_process", os.getpid())
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    for attempt in (lambda: run(images(2)), lambda: engine(network(), "fake")):
+        with pytest.raises(EngineError, match=r"was forked from .* torch.set_num_threads\(1\) first, .* 'spawn'"):
+            attempt()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert torch.equal(run(images(2)), expected)
+    assert len(backend.loaded) == 2
+
+
+FORKED = """
+import multiprocessing, sys, torch
+from effnet_zoo import engine
+from tests.test_engines import images, network
+torch.set_num_threads(2)
+run = engine(network(), sys.argv[1])
+expected = run(images(4))
+def child(threads):
+    torch.set_num_threads(threads)
+    try:
+        print(threads, torch.allclose(run(images(4)), expected, atol=1e-5))
+    except Exception as error:
+        print(threads, type(error).__name__)
+for threads in (1, 2):
+    process = multiprocessing.get_context("fork").Process(target=child, args=(threads,))
+    process.start()
+    process.join(60)
+    if process.is_alive():
+        process.kill()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("backend", ["eager", *RUNTIMES])
+def test_a_forked_process_never_hangs(backend: str) -> None:
+    runs_here(backend)
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, backend]
+    root = Path(__file__).parent.parent
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True, timeout=200)
+    assert result.stdout.splitlines() == ["1 True", "2 EngineError"]
+
+
+@pytest.mark.parametrize("backend", ["eager", *RUNTIMES])
+def test_threads_share_an_engine(backend: str) -> None:
+    runs_here(backend)
+    model = network()
+    run = engine(model, backend)
+
+    def error(count: int) -> float:
+        with torch.no_grad():
+            return relative_error(run(images(count)), model(images(count)))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(error, [1, 2, 3, 4, 5, 6, 7, 8] * 2)) < 1e-5
+
+
+def test_threads_compute_at_the_same_time(fakes: Callable[..., Any]) -> None:
+    backend = fakes(fake=(1, 1))["fake"]
+    run = engine(network(), "fake")
+    run(images(2))
+    together = threading.Barrier(2)
+    backend.before = lambda: together.wait(30)
+    with ThreadPoolExecutor(2) as pool:
+        assert len(list(pool.map(run, [images(2)] * 2))) == 2
 
 
 # artefacts
@@ -310,22 +494,141 @@ def test_a_warm_start_exports_nothing_unless_the_artefact_is_damaged(
     assert path.stat().st_size > 1000
 
 
-def test_an_artefact_that_another_process_made_meanwhile_is_taken(
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "record.json").unlink(),
+        lambda folder: (folder / "record.json").write_text("[" * 100_000),
+        lambda folder: (folder / "model.fake").write_text("planted"),
+        lambda folder: (folder / "model.fake").unlink(),
+        lambda folder: (folder / "more").write_text("planted"),
+        lambda folder: (folder / "more").mkdir(),
+        lambda folder: (folder / "model.fake").rename(folder / "m") and (folder / "model.fake").symlink_to("m"),
+    ],
+)
+def test_an_artefact_that_is_not_as_recorded_is_never_loaded(
+    damage: Callable[[Path], Any], fakes: Callable[..., Any], home: Path
+) -> None:
+    backend = fakes(fake=(1, 1))["fake"]
+    engine(network(), "fake", size=SIZE)
+    (folder,) = home.iterdir()
+    damage(folder)
+    engine(network(), "fake", size=SIZE)
+    assert backend.loaded == ["whole", "whole"]
+    assert len(backend.exported) == 2
+    assert sorted(path.name for path in home.rglob("*")) == [folder.name, "model.fake", "record.json"]
+
+
+def test_a_compiled_program_that_somebody_planted_does_not_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(network: Any, images: Any, path: str, threads: int) -> None:
+        Path(path).write_bytes(b"ours")
+
+    ran: list[bytes] = []
+    monkeypatch.setattr("effnet_zoo.engines.backends.run_in_child", lambda _, *given, **more: compiled(*given))
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: ran.append(Path(path).read_bytes()))
+    engine(network(), "inductor", size=SIZE)
+    (path,) = home.rglob("model.pt2")
+    path.write_bytes(b"theirs")
+    engine(network(), "inductor", size=SIZE)
+    assert ran == [b"ours", b"ours"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has other permissions")
+def test_a_cache_that_others_can_write_is_refused_with_the_fix(fakes: Callable[..., Any], home: Path) -> None:
+    fakes(fake=(1, 1))
+    before = os.umask(0)
+    try:
+        engine(network(), "fake", size=SIZE)
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+    finally:
+        os.umask(before)
+    home.chmod(0o770)
+    with pytest.raises(FileError, match=r"others can write to it .*`chmod 700 .*EFFNET_ZOO_HOME"):
+        engine(network(), "fake", size=SIZE)
+
+
+@pytest.mark.parametrize("home_text", ["~nobody-of-this-name", "{file}/below"])
+def test_only_engines_that_keep_something_need_the_cache(
+    home_text: str, fakes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EFFNET_ZOO_HOME", home_text.format(file=tmp_path / "file"))
+    assert engine(network(), "eager")(images(1)).shape == (1, 7)
+    fakes(fake=(1, 1), other=(2, 1))
+    for backend in ("fake", "auto"):
+        with pytest.raises(FileError, match=r"the cache of engines: .*EFFNET_ZOO_HOME.*engine\(backend='eager'\)"):
+            engine(network(), backend, size=SIZE)
+    monkeypatch.setattr(core, "BACKENDS", {"eager": BACKENDS["eager"]})
+    assert engine(network()).backend == "eager"
+
+
+@pytest.mark.parametrize("backend", RUNTIMES)
+def test_an_artefact_never_changes(backend: str, home: Path) -> None:
+    runs_here(backend)
+
+    def files() -> dict[Path, tuple[int, bytes]]:
+        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in home.rglob("*") if path.is_file()}
+
+    run = engine(network(), backend, size=SIZE)
+    published = files()
+    for count in (1, 4, 7):
+        run(images(count))
+    assert files() == published
+
+
+def test_of_several_that_make_an_artefact_at_once_one_does(
     fakes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     backend = fakes(fake=(1, 1))["fake"]
-    export = backend.export
+    export, started = backend.export, threading.Barrier(4)
 
-    def slow(model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:
-        export(model, size, dtype, folder)
-        if len(backend.exported) == 1:
-            monkeypatch.setattr(backend, "export", export)
-            engine(model, "fake", size=size)
+    def make(_: int) -> Any:
+        started.wait(60)
+        return engine(network(), "fake", size=SIZE)
 
-    monkeypatch.setattr(backend, "export", slow)
-    engine(network(), "fake", size=SIZE)(images(2))
-    assert len(backend.exported) == 2
+    monkeypatch.setattr(backend, "export", lambda *given: (threading.Event().wait(0.2), export(*given)))
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(make, range(4)))) == 4
+    assert len(backend.exported) == 1
     assert len(list(home.iterdir())) == 1
+
+
+AT_ONCE = """
+import torch
+from effnet_zoo import engine
+from tests.test_engines import images, network
+run = engine(network(), "openvino")
+for count in (1, 2, 4, 8):
+    run(images(count))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_start_at_once_share_an_engine(home: Path) -> None:
+    runs_here("openvino")
+    root = Path(__file__).parent.parent
+    for _ in range(2):  # cold, then warm
+        started = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", AT_ONCE], cwd=root) for _ in range(4)]
+        assert [process.wait(120) for process in started] == [0] * 4
+    assert len(list(home.iterdir())) == 1
+
+
+def test_the_key_of_an_artefact_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = cache.key({})
+    if Path("/proc/cpuinfo").exists():
+        assert len(cache.processor()) > 3
+    monkeypatch.setattr(cache, "processor", lambda: ["another"])
+    assert cache.key({}) != here
+
+
+def test_weights_lie_in_memory_once_for_any_number_of_threads() -> None:
+    runs_here("onnxruntime")
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not list what is mapped")
+    run = engine(network(), "onnxruntime", size=SIZE)
+    run(images(1)), run(images(8))
+    assert "model.bin" in maps.read_text()
 
 
 FREED_IN_TURN = """
@@ -392,25 +695,6 @@ def test_a_damaged_memory_is_measured_anew(content: str, fakes: Callable[..., An
     path.write_text(content)
     assert engine(network(), size=SIZE).backend == "fast"
     assert cache.recalled(path.stem) == "fast"
-
-
-# streams
-
-
-@given(count=st.integers(1, 300), threads=st.integers(1, 96))
-def test_a_plan_shares_out_every_image_once_and_no_thread_twice(count: int, threads: int) -> None:
-    plan = Plan.of(count, threads)
-    parts = list(plan.chunks(count))
-    assert [number for part in parts for number in range(part.start, part.stop)] == list(range(count))
-    assert plan.streams * plan.threads <= threads
-    assert len(parts) >= plan.streams
-
-
-def test_one_image_gets_all_threads_and_many_one_each() -> None:
-    assert Plan.of(1, 8) == Plan(streams=1, threads=8, chunk=1)
-    assert Plan.of(32, 8) == Plan(streams=8, threads=1, chunk=2)
-    assert Plan.of(3, 8) == Plan(streams=2, threads=4, chunk=1)
-    assert Plan.of(8, 1) == Plan(streams=1, threads=1, chunk=2)
 
 
 def test_the_command_names_the_engines_there_are() -> None:

@@ -3,17 +3,25 @@
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
-from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from effnet_zoo.errors import ArgumentError, MissingExtraError
 from effnet_zoo.folding import optimize
+from effnet_zoo.graphs.child import run_in_child
 from effnet_zoo.graphs.interface import DTYPES, Interface, Size
-from effnet_zoo.graphs.runtimes import Run, onnxruntime_run, openvino_core, openvino_model, openvino_run
+from effnet_zoo.graphs.runtimes import (
+    Run,
+    onnxruntime_optimized,
+    onnxruntime_run,
+    openvino_core,
+    openvino_model,
+    openvino_run,
+    package_version,
+)
 from effnet_zoo.model import EfficientNet
 
 EXAMPLES = 2
@@ -25,7 +33,7 @@ class Backend(ABC):
 
     Attributes:
         name: What it is called.
-        packages: Distributions it needs beyond this package's own.
+        packages: Modules it needs beyond this package's own; their extra has the backend's name.
         devices: Kinds of device it runs on.
         dtypes: What it computes in.
         filename: Of its artefact; empty if it makes none.
@@ -45,6 +53,7 @@ class Backend(ABC):
         Raises:
             MissingExtraError: If a package is missing.
             ArgumentError: If it does not run on such a device, or compute in such a dtype.
+            EngineError: If a package does not start.
         """
         if device not in self.devices:
             raise ArgumentError(f"engine {self.name} runs on {' or '.join(self.devices)}, and the model is on {device}")
@@ -56,9 +65,9 @@ class Backend(ABC):
                     f"engine {self.name} needs {package}, which is not installed: pip install 'effnet-zoo[{self.name}]'"
                 )
 
-    def versions(self) -> dict[str, str]:
-        """Of the packages that an artefact, and its speed, depend on."""
-        return {package: metadata.version(package) for package in self.packages}
+    def facts(self, device: torch.device) -> dict[str, Any]:  # noqa: ARG002
+        """Returns what an artefact, and its speed, depend on besides the model and the processor."""
+        return {package: package_version(package) for package in self.packages}
 
     @abstractmethod
     def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:
@@ -98,15 +107,21 @@ class Inductor(Backend):
     filename = "model.pt2"
     patient = True
 
+    def facts(self, device: torch.device) -> dict[str, Any]:
+        # The compiler writes the number of threads into its loops.
+        facts: dict[str, Any] = {"threads": torch.get_num_threads()}
+        if device.type == "cuda":
+            facts["gpu"] = [torch.cuda.get_device_name(device), *torch.cuda.get_device_capability(device)]
+        return facts
+
     def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:
         optimized = optimize(model, DTYPES[dtype])
         weight = optimized.conv_stem.weight
         images = torch.zeros(EXAMPLES, optimized.in_chans, *size, device=weight.device, dtype=weight.dtype)
-        with torch.no_grad():
-            program = torch.export.export(optimized, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(folder / self.filename), inductor_configs={"freezing": True}
-            )
+        # What the compiler keeps would otherwise lie in the shared /tmp, where it is found and run again.
+        environment = {"TORCHINDUCTOR_CACHE_DIR": str(folder.with_name("inductor"))}
+        path = str(folder / self.filename)
+        run_in_child(_compile, optimized, images, path, torch.get_num_threads(), environment=environment)
 
     def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:  # noqa: ARG002
         compiled = torch._inductor.aoti_load_package(str(folder / self.filename))
@@ -120,6 +135,13 @@ class Inductor(Backend):
         return run
 
 
+def _compile(network: EfficientNet, images: Tensor, path: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
+        torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs={"freezing": True})
+
+
 class OnnxRuntime(Backend):
     """ONNX Runtime on the processor."""
 
@@ -129,10 +151,10 @@ class OnnxRuntime(Backend):
 
     def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:
         graph = importlib.import_module("effnet_zoo.graphs.writer").onnx_model(model, Interface(size=size, dtype=dtype))
-        (folder / self.filename).write_bytes(graph.SerializeToString())
+        onnxruntime_optimized(graph.SerializeToString(), folder / self.filename)
 
     def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:  # noqa: ARG002
-        return onnxruntime_run(folder / self.filename, threads)
+        return onnxruntime_run(folder / self.filename, threads, optimized=True)
 
 
 class OpenVino(Backend):
@@ -154,7 +176,7 @@ class OpenVino(Backend):
         openvino.save_model(openvino_model(graph), str(folder / self.filename), compress_to_fp16=False)
 
     def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:  # noqa: ARG002
-        return openvino_run(folder / self.filename, threads, dtype, compiled=folder / "compiled")
+        return openvino_run(folder / self.filename, threads, dtype)
 
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (Eager(), Inductor(), OnnxRuntime(), OpenVino())}

@@ -1,7 +1,8 @@
 """The engine: a model run by the backend that was asked for, or that is fastest here, and held to its own outputs."""
 
+import copy
 import dataclasses
-import shutil
+import os
 import statistics
 import threading
 import time
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from effnet_zoo.atomic_io import folder_written_whole
 from effnet_zoo.engines import cache
 from effnet_zoo.engines.backends import BACKENDS, Backend
 from effnet_zoo.errors import (
@@ -20,13 +20,14 @@ from effnet_zoo.errors import (
     EffnetZooError,
     EngineError,
     InputError,
-    MissingExtraError,
     UnknownNameError,
     did_you_mean,
     first_line,
+    quoted,
 )
 from effnet_zoo.graphs.interface import DTYPES, Size, own_size
 from effnet_zoo.graphs.runtimes import Run
+from effnet_zoo.graphs.streams import CHUNK, Plan
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import MIN_SIZE
@@ -39,8 +40,8 @@ Trained weights lose 1e-5, 5e-2 and 6e-3 (Lite0 on photos); another epsilon, ano
 the logits by 0.5 and more.
 """
 
-CHECKED = 2
-"""Images of a first call whose outputs are compared: in inference they do not depend on the others of the batch."""
+DRAWN = 2
+"""Different images that an engine is compared with the model on; a larger batch repeats them."""
 
 TRIALS, REST = 5, 0.05
 """Calls that `auto` times of each candidate, and seconds before each: threads of other runtimes spin for a while."""
@@ -48,64 +49,102 @@ TRIALS, REST = 5, 0.05
 BATCH = 8
 """Images a call that `auto` measures with, if not told."""
 
+_first_process: int | None = None
+"""The process in which the first engine was made: this one, or the one that this one was forked from."""
+
+_inherited: list[Any] = []
+"""What a forked process has of its parent's runtimes: to free it, they would wait for threads that are not there."""
+
 
 class Engine:
     """A model as a function: images float32 (n, channels, height, width) to outputs float32 (n, outputs), n free.
 
-    It is made for the weights that the model has at the time. Do not train it: outputs carry no gradient.
+    It computes with the weights that the model had when the engine was made, whatever becomes of the model, and its
+    outputs carry no gradient. Any number of threads may call it. It can be pickled and copied: what is unpickled is
+    made anew, from the weights and the cache. A forked process makes its own at the first call.
 
     Attributes:
-        model: What it computes.
+        model: What it computes: a copy in eval mode.
         backend: The name of what runs it.
         dtype: What it computes in.
         size: Height and width it takes; None for any, each compiled when it first comes.
-        error: Relative error of the last outputs that were compared; None before the first call.
+        error: Largest relative error of the outputs that were compared; None before the first call.
     """
 
     def __init__(self, model: EfficientNet, backend: Backend, dtype: str, size: Size | None) -> None:
-        self.model, self.dtype, self.size = model.eval(), dtype, size
+        global _first_process
+        if _first_process is None:
+            _first_process = os.getpid()
+        _check_threads(_first_process)
+        self.model, self.dtype, self.size = model, dtype, size
         self.backend = backend.name
         self.error: float | None = None
         self._backend = backend
-        self._threads = torch.get_num_threads()
-        self._runs: dict[Size, Run] = {}
-        self._checked: set[tuple[Size, bool]] = set()
-        self._lock = threading.Lock()
+        self._start()
         if size is not None:
             self._ready(size)
+
+    def _start(self) -> None:
+        self._threads = torch.get_num_threads()
+        self._runs: dict[Size, Run] = {}
+        self._expected: dict[Size, tuple[Tensor, Tensor]] = {}
+        self._checked: set[tuple[Size, Plan]] = set()
+        self._lock = threading.Lock()
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"Engine({self.backend}, {self.dtype}, size={self.size})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.model, self.backend, self.dtype, self.size)
+
     def __call__(self, images: Tensor) -> Tensor:
-        """Outputs of images; the first of each size are compared with the model's.
+        """Returns outputs of images, on the images' device.
+
+        Before the first batch of a size, and of a number that is shared out otherwise to threads, outputs of drawn
+        images are compared with the model's.
 
         Raises:
             InputError: If images are not float32, of other channels, smaller than 32 pixels, or of another size than
                 the engine was made for.
-            EngineError: If outputs differ from the model's by more than `TOLERANCE`.
+            EngineError: If outputs differ from the model's by more than `TOLERANCE`, or the backend fails.
         """
         size = self._check_images(images)
-        if not len(images):
-            raise InputError("engine: a batch of no images: expected at least one")
-        with self._lock:
-            run = self._ready(size)
+        if self._process != os.getpid():
+            _check_threads(self._process)
+            _inherited.append((self._runs, self._lock))
+            self._start()
+        plan = Plan.of(len(images), self._threads)
+        run = self._runs.get(size)
+        if run is None or (size, plan) not in self._checked:
+            with self._lock:
+                run = self._ready(size)
+                if (size, plan) not in self._checked:
+                    self._check(run, size, min(len(images), CHUNK * self._threads))
+                    self._checked.add((size, plan))
+        return self._computed(run, images).to(images.device)
+
+    def _computed(self, run: Run, images: Tensor) -> Tensor:
+        try:
             with torch.inference_mode():
-                outputs = run(images)
-            outputs = outputs.clone()  # what is made in inference mode may not be changed outside of it
-            # One image is run otherwise than many, see `Plan`.
-            if (size, len(images) == 1) not in self._checked:
-                self._check(images, outputs, size)
-                self._checked.add((size, len(images) == 1))
-        return outputs
+                outputs = run(images.detach())
+        except EffnetZooError:
+            raise
+        except Exception as error:  # of the backend's own kinds, which nobody can list
+            raise EngineError(f"engine {self.backend} failed: {first_line(error)}: try another backend") from error
+        return outputs.clone()  # what is made in inference mode may not be changed outside of it
 
     def _check_images(self, images: Tensor) -> Size:
+        if not isinstance(images, Tensor):
+            raise InputError(f"engine: expected images as a torch.Tensor, found {type(images).__name__}")
         channels = self.model.in_chans
         if images.dim() != 4 or images.shape[1] != channels or images.dtype != torch.float32:
             raise InputError(
                 f"engine: images {images.dtype} of shape {tuple(images.shape)}: expected torch.float32 of "
                 f"(n, {channels}, height, width)"
             )
+        if not len(images):
+            raise InputError("engine: a batch of no images: expected at least one")
         size = (images.shape[2], images.shape[3])
         if min(size) < MIN_SIZE:
             raise InputError(f"engine: images of {size[0]}x{size[1]} pixels: expected at least {MIN_SIZE}x{MIN_SIZE}")
@@ -118,60 +157,82 @@ class Engine:
 
     def _ready(self, size: Size) -> Run:
         if size not in self._runs:
-            self._runs[size] = self._made(size)
+            try:
+                self._runs[size] = self._made(size)
+            except EffnetZooError:
+                raise
+            except Exception as error:  # of the backend's own kinds, which nobody can list
+                raise EngineError(
+                    f"engine {self.backend} cannot run this model: {first_line(error)}: try another backend"
+                ) from error
         return self._runs[size]
 
     def _made(self, size: Size) -> Run:
-        backend, folder = self._backend, self._folder(size)
-        try:
-            if folder.exists():
-                try:
-                    return backend.load(self.model, self.dtype, folder, self._threads)
-                except Exception:  # whatever a runtime raises on a file that was cut or made by another build
-                    shutil.rmtree(folder)
-            if backend.filename:
-                self._export(size, folder)
-            return backend.load(self.model, self.dtype, folder, self._threads)
-        except EffnetZooError:
-            raise
-        except Exception as error:  # of the backend's own kinds, which nobody can list
-            raise EngineError(
-                f"engine {self.backend} cannot run this model: {first_line(error)}: try another backend"
-            ) from error
+        backend, model, dtype = self._backend, self.model, self.dtype
+        if not backend.filename:
+            return backend.load(model, dtype, Path(), self._threads)
+        folder = cache.artefact(self._key(size), lambda draft: backend.export(model, size, dtype, draft))
+        return backend.load(model, dtype, folder, self._threads)
 
-    def _export(self, size: Size, folder: Path) -> None:
-        try:
-            with folder_written_whole(folder) as beside:
-                self._backend.export(self.model, size, self.dtype, beside)
-        except (InputError, OSError):
-            if not folder.exists():  # else another process has put it there meanwhile
-                raise
+    def _key(self, size: Size) -> str:
+        """Returns the name of the artefact for a size."""
+        return cache.key(
+            {
+                "weights": fingerprint(self.model.state_dict()),
+                **_facts(self.model),
+                "backend": [self.backend, self._backend.facts(self.model.conv_stem.weight.device)],
+                "dtype": self.dtype,
+                "size": size,
+            }
+        )
 
-    def _folder(self, size: Size) -> Path:
-        """Where the artefact is or shall be: there is nothing at the place of a backend that makes none."""
-        facts = {
-            "weights": fingerprint(self.model.state_dict()) if self._backend.filename else None,
-            **_facts(self.model),
-            "backend": [self.backend, self._backend.versions()],
-            "dtype": self.dtype,
-            "size": size,
-        }
-        return cache.folder() / cache.key(facts)
-
-    def _check(self, images: Tensor, outputs: Tensor, size: Size) -> None:
+    def _check(self, run: Run, size: Size, count: int) -> None:
+        """Compares outputs with the model's on images that have nothing to do with the caller's."""
         weight = self.model.conv_stem.weight
-        with torch.inference_mode():
-            expected = self.model(images[:CHECKED].to(weight.device, weight.dtype))
-        some = outputs[:CHECKED]
-        self.error = relative_error(some, expected) if some.shape == expected.shape else float("inf")
+        if size not in self._expected:
+            drawn = torch.randn(DRAWN, self.model.in_chans, *size, generator=torch.Generator().manual_seed(0))
+            with torch.inference_mode():
+                expected = self.model(drawn.to(weight.device, weight.dtype)).float().cpu()
+            if not expected.isfinite().all():
+                raise EngineError(
+                    f"engine: the model's own outputs are not finite on drawn images of {size[0]}x{size[1]} pixels: "
+                    "expected weights without NaN or infinity, and activations that fit the dtype of the model"
+                )
+            self._expected[size] = drawn, expected
+        drawn, expected = self._expected[size]
+        chosen = torch.arange(count) % DRAWN
+        outputs, expected = self._computed(run, drawn[chosen]), expected[chosen]
+        error = relative_error(outputs, expected) if outputs.shape == expected.shape else float("inf")
+        self.error = max(error, self.error or 0.0)
         allowed = max(TOLERANCE[self.dtype], TOLERANCE.get(str(weight.dtype).removeprefix("torch."), 0))
-        if self.error > allowed:
-            shutil.rmtree(self._folder(size), ignore_errors=True)
+        if error > allowed:
             del self._runs[size]
+            if self._backend.filename:
+                cache.discard(self._key(size))
             raise EngineError(
-                f"engine {self.backend}, {self.dtype}: outputs differ from the model's by a relative {self.error:.1e}: "
+                f"engine {self.backend}, {self.dtype}: outputs differ from the model's by a relative {error:.1e}: "
                 f"expected at most {allowed:.0e}; try another backend or dtype"
             )
+
+
+def _restored(model: EfficientNet, backend: str, dtype: str, size: Size | None) -> Engine:
+    """Returns an engine that was pickled or copied."""
+    BACKENDS[backend].check(model.conv_stem.weight.device.type, dtype)
+    return Engine(model, BACKENDS[backend], dtype, size)
+
+
+def _check_threads(process: int) -> None:
+    """Checks that torch does not wait for threads that were left behind in the process this one was forked from.
+
+    Raises:
+        EngineError: If it would.
+    """
+    if process != os.getpid() and torch.get_num_threads() > 1:
+        raise EngineError(
+            f"engine: this process was forked from process {process}, which made an engine, and a fork has no threads "
+            "to compute with: call torch.set_num_threads(1) first, as a DataLoader does in its workers, or start "
+            "processes by 'spawn'"
+        )
 
 
 def engine(
@@ -181,10 +242,11 @@ def engine(
     batch: int | None = None,
     size: int | Size | None = None,
 ) -> Engine:
-    """A model as the fastest function of images on this machine.
+    """Returns a model as the fastest function of images on this machine.
 
     Args:
-        model_or_name: A classifier, or a name to load with its weights.
+        model_or_name: A classifier, or a name to load with its weights. The engine keeps a copy of the weights: the
+            model stays as it is, and training it later does not change the engine.
         backend: ``eager``, ``inductor``, ``onnxruntime``, ``openvino``; or ``auto``, which times all of them that are
             installed and quick to make once, for this network, size, batch and dtype, and remembers the fastest.
         dtype: What to compute in: ``float32``, ``bfloat16``, ``float16``. Images and outputs are float32 with any.
@@ -196,26 +258,33 @@ def engine(
         UnknownNameError: If there is no such model or backend.
         ArgumentError: If the backend does not run on the model's device or compute in the dtype, or a value is none.
         MissingExtraError: If the backend's package is not installed.
+        FileError: If the cache cannot be written to, or others can; ``eager`` needs none.
         EngineError: If the backend cannot run the model.
         WeightsError: If the weights of a name cannot be had.
     """
-    if backend not in ("auto", *BACKENDS):
+    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
         known = ["auto", *BACKENDS]
         raise UnknownNameError(
-            f"unknown engine {backend!r}: expected {', '.join(known)}.{did_you_mean(backend, known)}"
+            f"unknown engine {quoted(backend)}: expected {', '.join(known)}.{did_you_mean(str(backend), known)}"
         )
-    if dtype not in DTYPES:
-        raise ArgumentError(f"engine: dtype={dtype!r}: expected {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ArgumentError(f"engine: dtype={quoted(dtype)}: expected {', '.join(DTYPES)}")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ArgumentError(f"engine: batch={batch!r}: expected a whole number of at least 1, or None")
+        raise ArgumentError(f"engine: batch={quoted(batch)}: expected a whole number of at least 1, or None")
     sides = _sides(size)
-    model = model_or_name
-    if isinstance(model, str):
+    if isinstance(model_or_name, str):
         from effnet_zoo.registry import create_classifier
 
-        model = create_classifier(model, pretrained=True)
-    if not isinstance(model, EfficientNet):
-        raise ArgumentError(f"engine: expected a classifier of this package or its name, found {type(model).__name__}")
+        model = create_classifier(model_or_name, pretrained=True)
+    elif not isinstance(model_or_name, EfficientNet):
+        raise ArgumentError(
+            f"engine: expected a classifier of this package or its name, found {type(model_or_name).__name__}"
+        )
+    elif any(tensor.is_meta for tensor in model_or_name.state_dict().values()):
+        raise ArgumentError("engine: the model is on the meta device: expected one with weights, load them first")
+    else:
+        model = copy.deepcopy(model_or_name)
+    model.eval().requires_grad_(False)
     device = model.conv_stem.weight.device.type
     if backend != "auto":
         BACKENDS[backend].check(device, dtype)
@@ -226,10 +295,10 @@ def engine(
 def _sides(size: int | Size | None) -> Size | None:
     if size is None:
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < MIN_SIZE for side in sides):
         raise ArgumentError(
-            f"engine: size={size!r}: expected a side, or height and width, of at least {MIN_SIZE} pixels"
+            f"engine: size={quoted(size)}: expected a side, or height and width, of at least {MIN_SIZE} pixels"
         )
     return sides
 
@@ -238,7 +307,7 @@ def _candidates(device: str, dtype: str) -> Iterator[Backend]:
     for backend in BACKENDS.values():
         try:
             backend.check(device, dtype)
-        except (ArgumentError, MissingExtraError):
+        except EffnetZooError:  # it does not run here
             continue
         if not backend.patient:
             yield backend
@@ -248,16 +317,18 @@ def _fastest(model: EfficientNet, candidates: list[Backend], dtype: str, batch: 
     size = sides or own_size(model)
     facts = {
         **_facts(model),
-        "backends": {backend.name: backend.versions() for backend in candidates},
+        "backends": {backend.name: backend.facts(model.conv_stem.weight.device) for backend in candidates},
         "threads": torch.get_num_threads(),
         "dtype": dtype,
         "size": size,
         "batch": batch,
     }
+    if len(candidates) == 1:
+        return Engine(model, candidates[0], dtype, sides)
     name = cache.key(facts)
     known = cache.recalled(name)
     for backend in candidates:
-        if backend.name == known or len(candidates) == 1:
+        if backend.name == known:
             return Engine(model, backend, dtype, sides)
     images = torch.randn(batch, model.in_chans, *size, generator=torch.Generator().manual_seed(0))
     engines, failures = [], []

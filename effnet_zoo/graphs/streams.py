@@ -22,10 +22,14 @@ class Plan:
 
     @classmethod
     def of(cls, images: int, threads: int) -> "Plan":
-        """For a batch: one image gets all threads. Streams come in powers of two, so that plans stay few."""
-        streams = 1 << (min(images, threads).bit_length() - 1)
+        """Returns the plan of a batch: one image gets all threads, and a batch of as many images one thread each.
+
+        The number of streams divides that of threads. No thread is left over, and there are at most two plans for each
+        divisor, whatever batches come.
+        """
+        streams = next(number for number in range(min(images, threads), 0, -1) if threads % number == 0)
         return cls(streams=streams, threads=threads // streams, chunk=CHUNK if images >= CHUNK * streams else 1)
 
     def chunks(self, images: int) -> Iterator[slice]:
-        """The parts of a batch; the last may be smaller."""
+        """Yields the parts of a batch; the last may be smaller."""
         return (slice(start, min(start + self.chunk, images)) for start in range(0, images, self.chunk))

@@ -1,12 +1,12 @@
 """The network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv, one node a layer.
 
-It is drawn from the blocks' own forward, which torch.fx traces down to layers; here is only what each kind of layer is
-in ONNX. PyTorch's exporter would need torch 2.9 and takes eight seconds for a B0; it has no way to say SAME padding, so
-that a graph for any size computes it from shapes at every layer.
+Each kind of block names its layers in order (`Block.PATH`); here is only what each kind of layer is in ONNX. Nothing is
+traced: torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models
+that other threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding,
+so that a graph for any size computes it from shapes at every layer.
 """
 
-import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy
@@ -14,10 +14,10 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from timm.layers import SelectAdaptivePool2d
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 import effnet_zoo
-from effnet_zoo.blocks import Block, SameConv2d, SqueezeExcite
+from effnet_zoo.blocks import Block, PooledConv2d, SameConv2d, SqueezeExcite, Stage
 from effnet_zoo.errors import ArgumentError, EngineError
 from effnet_zoo.folding import optimize
 from effnet_zoo.graphs.interface import Interface, Resizing, scale_and_shift
@@ -48,6 +48,7 @@ def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | N
 
     Raises:
         ArgumentError: If ONNX has no such dtype, the file would be too large, or pixels cannot be normalised.
+        EngineError: If a module, such as a block of your own, computes what has no translation here.
     """
     if interface.dtype not in TYPES:
         raise ArgumentError(f"onnx has no {interface.dtype} that runtimes compute in: expected {' or '.join(TYPES)}")
@@ -60,13 +61,6 @@ def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | N
             "holds: export in float16, or to another format"
         )
     return _Writer(folded, interface, how).model()
-
-
-class _Tracer(fx.Tracer):
-    """Follows blocks down to the layers that `_Writer` knows."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002
-        return isinstance(m, tuple(_LAYERS))
 
 
 class _Writer:
@@ -172,44 +166,64 @@ class _Writer:
 
     def _network(self, x: str) -> str:
         network = self.network
-        x = self.layer("conv_stem", x)
-        x = self.layer("act1", x)
-        x = self._traced("blocks", x)
-        x = self.layer("conv_head", x)
-        x = self.layer("act2", x)
-        x = self.layer("global_pool", x)
-        return self.layer("classifier", x) if network.num_classes else x
+        for name in ("forward", "forward_features", "forward_head", "forward_stem", "_head"):
+            if getattr(type(network), name) is not getattr(EfficientNet, name):
+                raise EngineError(f"onnx: {type(network).__name__}.{name} has no translation here")
+        self._check_plain(network, "the model")
+        for name in ("conv_stem", "bn1", "act1"):
+            x = self.layer(name, x)
+        for stage in self._members("blocks", nn.Sequential):
+            for block in self._members(stage, Stage):
+                x = self._block(block, x)
+        for name in ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier"):
+            x = self.layer(name, x)
+        return x
 
-    def _traced(self, name: str, x: str) -> str:
-        """What a module's forward does, layer by layer."""
-        module = self.network.get_submodule(name)
-        for block in module.modules():
-            if isinstance(block, Block):
-                block.inplace = False  # it asks the map whether it has a gradient, which a trace cannot answer
-        values: dict[fx.Node, str] = {}
-        place = name
-        for node in _Tracer().trace(module).nodes:
-            given = [values[one] for one in node.all_input_nodes]
-            if node.op == "placeholder":
-                values[node] = x
-            elif node.op == "call_module":
-                place = f"{name}.{node.target}"
-                values[node] = self.layer(place, *given)
-            elif node.op == "call_function" and node.target is operator.add:
-                values[node] = self.node("Add", given, f"{place.rpartition('.')[0]}.add")
-            elif node.op == "output":
-                return given[0]
-            else:
-                raise EngineError(f"onnx: {name} computes {node.format_node()}, which has no translation here")
-        raise AssertionError("a trace ends with its output")
+    def _members(self, name: str, kind: type[nn.Module]) -> Iterator[str]:
+        """Yields the names of the modules that a container runs one after the other."""
+        module = self._module(name)
+        if type(module).forward is not kind.forward:
+            raise self._unknown(name, module)
+        return (f"{name}.{child}" for child, _ in module.named_children())
+
+    def _block(self, name: str, x: str) -> str:
+        block = self._module(name)
+        kinds = type(block).__mro__
+        described = next((kind for kind in kinds if "PATH" in vars(kind)), None)
+        # PATH is true of the forward that it stands beside, and not of a subclass's.
+        if (
+            not isinstance(block, Block)
+            or described is not next(kind for kind in kinds if "forward" in vars(kind))
+            or type(block).add_skip is not Block.add_skip
+        ):
+            raise self._unknown(name, block)
+        shortcut = x
+        for child in block.PATH:
+            x = self.layer(f"{name}.{child}", x)
+        if not block.skip:
+            return x
+        return self.node("Add", [self.layer(f"{name}.drop_path", x), shortcut], f"{name}.add")
 
     def layer(self, name: str, x: str) -> str:
-        """A layer's node or nodes."""
-        module = self.network.get_submodule(name)
+        """Writes a layer's node or nodes, and returns the name of their output."""
+        module = self._module(name)
         for kind, write in _LAYERS.items():
-            if isinstance(module, kind):
+            if isinstance(module, kind) and type(module).forward is kind.forward:
                 return write(self, cast(Any, module), name, x)
-        raise EngineError(f"onnx: {name} is {type(module).__name__}, which has no translation here")
+        raise self._unknown(name, module)
+
+    def _module(self, name: str) -> nn.Module:
+        module = self.network.get_submodule(name)
+        self._check_plain(module, name)
+        return module
+
+    def _check_plain(self, module: nn.Module, name: str) -> None:
+        """Checks that a module computes what its class says."""
+        if "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks:
+            raise EngineError(f"onnx: {name} has a hook, or a forward of its own, which has no translation here")
+
+    def _unknown(self, name: str, module: nn.Module) -> EngineError:
+        return EngineError(f"onnx: {name} is {type(module).__name__}, which has no translation here")
 
     def _conv(self, conv: nn.Conv2d, name: str, x: str) -> str:
         stride, dilation = cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.dilation)
@@ -245,12 +259,13 @@ class _Writer:
             inputs.append(self.weight(bias, f"{name}.bias"))
         return self.node("Conv", inputs, name, **attributes)
 
-    def _squeeze_excite(self, se: SqueezeExcite, name: str, x: str) -> str:
+    def _pooled_conv(self, conv: PooledConv2d, name: str, x: str) -> str:
+        return self.conv(name, x, conv.weight, conv.bias, kernel_shape=[1, 1])
+
+    def _squeeze_excite(self, se: SqueezeExcite, name: str, x: str) -> str:  # noqa: ARG002
         gate = self.pooled(x, f"{name}.pool")
-        gate = self.conv(f"{name}.conv_reduce", gate, se.conv_reduce.weight, se.conv_reduce.bias, kernel_shape=[1, 1])
-        gate = self.layer(f"{name}.act1", gate)
-        gate = self.conv(f"{name}.conv_expand", gate, se.conv_expand.weight, se.conv_expand.bias, kernel_shape=[1, 1])
-        gate = self.node("Sigmoid", [gate], f"{name}.gate")
+        for child in ("conv_reduce", "act1", "conv_expand", "gate"):
+            gate = self.layer(f"{name}.{child}", gate)
         return self.node("Mul", [x, gate], f"{name}.scale")
 
     def pooled(self, x: str, name: str) -> str:
@@ -281,6 +296,9 @@ class _Writer:
 
     def _silu(self, silu: nn.SiLU, name: str, x: str) -> str:  # noqa: ARG002
         return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
+
+    def _sigmoid(self, sigmoid: nn.Sigmoid, name: str, x: str) -> str:  # noqa: ARG002
+        return self.node("Sigmoid", [x], name)
 
     def _relu(self, relu: nn.ReLU, name: str, x: str) -> str:  # noqa: ARG002
         return self.node("Relu", [x], name)
@@ -321,12 +339,15 @@ class _Writer:
 
 _LAYERS: dict[type[nn.Module], Callable[[_Writer, Any, str, str], str]] = {
     SqueezeExcite: _Writer._squeeze_excite,
+    SameConv2d: _Writer._conv,
+    PooledConv2d: _Writer._pooled_conv,
     nn.Conv2d: _Writer._conv,
     nn.Linear: _Writer._linear,
     nn.SiLU: _Writer._silu,
-    nn.ReLU6: _Writer._relu6,  # before ReLU, which it is not a kind of, as readers may think
+    nn.Sigmoid: _Writer._sigmoid,
+    nn.ReLU6: _Writer._relu6,
     nn.ReLU: _Writer._relu,
     nn.Identity: _Writer._nothing,
     SelectAdaptivePool2d: _Writer._global_pool,
 }
-"""What each kind of layer is in ONNX."""
+"""What each kind of layer is in ONNX. A subclass counts as its kind only if it computes the same forward."""
