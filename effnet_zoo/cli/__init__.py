@@ -3,6 +3,7 @@
 import platform
 import sys
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +26,7 @@ from effnet_zoo.cli.push import push
 from effnet_zoo.cli.quantize import quantize
 from effnet_zoo.cli.selftest import selftest
 from effnet_zoo.cli.verify import verify
-from effnet_zoo.errors import LONGEST_QUOTE, EffnetZooError, first_line, printable, shortened
+from effnet_zoo.errors import LONGEST_QUOTE, ArgumentError, EffnetZooError, first_line, printable, quoted, shortened
 
 app = typer.Typer(
     help="Every EfficientNet, V1 and V2: list, run, convert, publish and check.",
@@ -66,6 +67,7 @@ def main() -> None:
     program, *arguments = sys.argv
     debug = DEBUG in arguments
     try:
+        _refuse_empty(arguments)
         app([argument for argument in arguments if argument != DEBUG], prog_name=Path(program).name)
     except Exception as error:
         if debug:
@@ -73,6 +75,17 @@ def main() -> None:
         status, line = _told(error)
         typer.echo(f"effnet-zoo: {line}", err=True)
         sys.exit(status)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuses an empty argument, which a script with an unset variable gives: as a path it would mean this folder.
+
+    Raises:
+        ArgumentError: If there is one.
+    """
+    for before, argument in zip(["the first", *arguments], arguments, strict=False):
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise ArgumentError(f"an empty argument at {quoted(argument or before)}: expected a value, or none at all")
 
 
 DEBUG = "--debug"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def predict(
     job: batch.Job,
     topk: Annotated[int, typer.Option(min=1, help="How many classes; all of a model that has fewer.")] = 5,
-    out: Annotated[str | None, typer.Option(help="Folder for a picture of each result.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for a picture of each result.", show_default=False)] = None,
 ) -> None:
     """Classify photos with pretrained weights and the preprocessing that belongs to them.
 
@@ -39,13 +39,11 @@ def predict(
     """
     if out is not None and job.output:
         raise ArgumentError("--out draws pictures of a few files, --output lists many: expected one of them")
-    if out == "":
-        raise ArgumentError("--out '': expected a folder")
     pictures = None
     if out is not None:
         from effnet_zoo.draw import Pictures
 
-        pictures = Pictures(Path(out), job.name, orientation=job.orientation)
+        pictures = Pictures(out, job.name, orientation=job.orientation)
     job.run(lambda model: _work(model, topk, job.name, pictures))
 
 

@@ -62,14 +62,20 @@ def test_a_place_that_cannot_be_written_to_is_one_line_before_the_work(run: Run,
     assert "bug" not in err
 
 
-@pytest.mark.parametrize("command", ["predict --out", "convert --out", "push --to", "pull --to", "bench --plot"])
-def test_the_current_folder_and_no_name_are_no_new_folder(run: Run, command: str) -> None:
-    for name in ("", "."):
-        if name == "." and command in ("predict --out", "push --to", "pull --to", "bench --plot"):
-            continue  # a folder that is there may get files
-        code, out, err = run(*(part.format(name) for part in COMMANDS[command]))
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_empty_name_is_no_place(run: Run, command: str) -> None:
+    for arguments in (
+        [part if "{}" not in part else "" for part in COMMANDS[command]],
+        [*COMMANDS[command][:-2], f"{COMMANDS[command][-2]}="],
+    ):
+        code, out, err = run(*arguments)
         assert (code, out, err.count("\n")) == (1, "", 1), err
-        assert err.startswith("effnet-zoo: ")
+        assert "an empty argument at '--" in err
+
+
+def test_the_current_folder_is_no_new_one(run: Run) -> None:
+    code, out, err = run("convert", LITE0, "--out", ".")
+    assert (code, out, err.count("\n")) == (1, "", 1), err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
