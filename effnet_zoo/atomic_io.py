@@ -182,11 +182,11 @@ def check_destination(path: str | Path) -> Path:
         for part in place.relative_to(nearest).parts:
             if (length := len(os.fsencode(part))) > longest:
                 raise FileError(f"{path}: a name of {length} bytes: expected at most {longest}")
-        os.rmdir(tempfile.mkdtemp(prefix=_PREFIX, dir=nearest))  # only trying tells what the system allows
+        os.rmdir(tempfile.mkdtemp(prefix=TEMPORARY, dir=nearest))  # only trying tells what the system allows
     return place
 
 
-_PREFIX = ".effnet-zoo-"
+TEMPORARY = ".effnet-zoo-"
 """How every temporary name begins: such a file or folder is of no use once no process of this package runs."""
 
 
@@ -210,7 +210,7 @@ def scratch_beside(path: Path) -> Iterator[Path]:
         # Not the name itself: it may be as long as a name can be.
         mark = hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
     for number in range(_MOST_WRITERS):
-        folder = place.parent / f"{_PREFIX}{mark}-{number}"
+        folder = place.parent / f"{TEMPORARY}{mark}-{number}"
         with _held(folder.with_suffix(".lock")) as mine:
             if mine:
                 with file_errors(path):
@@ -333,7 +333,7 @@ def exclusive(path: Path, seconds: float = 0) -> Iterator[None]:
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
         mark = hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
-    with _held(place.parent / f"{_PREFIX}{mark}.lock", seconds) as mine:
+    with _held(place.parent / f"{TEMPORARY}{mark}.lock", seconds) as mine:
         if not mine:
             raise FileError(f"{path}: another process is writing it: wait for its end, or name another file")
         yield

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torchvision.io import ImageReadMode
 from torchvision.transforms.functional import center_crop, pil_to_tensor, to_pil_image
 
-from effnet_zoo.atomic_io import file_errors, open_regular, read_bytes
+from effnet_zoo.atomic_io import TEMPORARY, file_errors, open_regular, read_bytes
 from effnet_zoo.errors import FileError, InputError, printable
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.paths import digest, path_text
@@ -45,8 +45,9 @@ _SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 _MOST_REASONS = 20
 """Kinds of skipped entries that are told apart."""
 
-_LONGEST_NAME = 1 << 16
-"""Bytes of a line of a list at most: more than any system takes as a path."""
+_LONGEST_NAME = 1 << 15
+"""Bytes of a line of a list at most: more than any system takes as a path. As a URI it may be three times as long, and
+Python's csv reads back 131,072 characters."""
 
 _EXACT_REDUCTION = 3
 """How much smaller, at least, each side becomes where torch resizes. Two ties rounded the other way, one in each pass,
@@ -202,6 +203,8 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
     known = suffixes()
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name.startswith(TEMPORARY):
+                continue
             try:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # it may not be looked at, or its links lead in a circle: reading it says which

@@ -86,5 +86,5 @@ def test_dependencies_are_ranges() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     everything = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     assert not [requirement for requirement in everything if "==" in requirement or "<" in requirement]
-    light = {"torch", "torchvision", "timm", "huggingface_hub", "safetensors", "pillow", "typer", "rich"}
+    light = {"torch", "torchvision", "timm", "huggingface_hub", "msgspec", "safetensors", "pillow", "typer", "rich"}
     assert {requirement.split(">")[0] for requirement in project["dependencies"]} == light
