@@ -613,12 +613,8 @@ PROGRAMS: dict[str, bytes] = {
 
 def endless_keys() -> bytes:
     """A file of the older format whose storages have names that are endless to sort."""
-    parts: tuple[Any, ...] = (
-        0x1950A86A20F9469CFC6C,
-        1001,
-        {"protocol_version": 1001, "little_endian": True, "type_sizes": {}},
-        {},
-    )
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}
+    parts: tuple[Any, ...] = (0x1950A86A20F9469CFC6C, 1001, system, {})
     keys = (b"]q\x00" + b"](h\x00h\x00eq\x00" * 60) * 2
     return b"".join(pickle.dumps(part, protocol=2) for part in parts) + b"\x80\x02](" + keys + b"e."
 
