@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -35,7 +34,7 @@ from effnet_zoo.errors import (
 from effnet_zoo.export.formats import FORMATS, Format
 from effnet_zoo.export.record import Record
 from effnet_zoo.graphs.interface import DTYPES, Deployed, Interface, Pixels, Size, own_size
-from effnet_zoo.graphs.runtimes import Run
+from effnet_zoo.graphs.runtimes import Run, package_version
 from effnet_zoo.images import Reader, read_whole
 from effnet_zoo.ledger import LARGEST_SIDE
 from effnet_zoo.model import EfficientNet
@@ -358,14 +357,9 @@ def prove(
         "sizes": [list(size) for size in _sizes(model, interface)],
         "photos": len(photos),
         "same_label": len(photos) - len(others) if model.num_classes else None,
-        "ran": [_version(package) for package in target.packages] or [f"torch {torch.__version__}"],
+        "ran": [f"{package} {package_version(package)}" for package in target.packages]
+        or [f"torch {torch.__version__}"],
     }
-
-
-def _version(module: str) -> str:
-    """Returns the distribution that a module is of, and its version: onnxruntime-gpu has onnxruntime's module."""
-    name = metadata.packages_distributions().get(module, [module])[0]
-    return f"{name} {metadata.version(name)}"
 
 
 def _sizes(model: EfficientNet, interface: Interface) -> Iterator[Size]:
