@@ -167,7 +167,10 @@ def test_a_folder_takes_the_place_of_an_empty_one_only(tmp_path: Path) -> None:
 def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (".", "", str(tmp_path)):
-        with pytest.raises(FileError, match="the current one"), folder_written_whole(Path(name)):
+        with (
+            pytest.raises(FileError, match="the current one|expected the name of a file or folder"),
+            folder_written_whole(Path(name)),
+        ):
             pytest.fail("not before the work")
     assert tmp_path.exists()
 

@@ -173,7 +173,7 @@ def test_only_who_computes_the_same_is_timed(task: Task) -> None:
         fake("other", lambda logits: logits * 1.01),
         fake("short", lambda logits: logits[:, :10]),
         fake("broken", lambda logits: logits * float("nan")),
-        Contestant(name="missing", library="timm", build=unavailable(MissingExtraError("pip install it\nnow"))),
+        Contestant(name="missing", library="timm", build=unavailable(MissingExtraError("pip install it"))),
         Contestant(name="failing", library="timm", build=unavailable(ValueError(""))),
     ]
     ready = prepare(everyone, task)

@@ -87,7 +87,7 @@ def test_every_number_with_a_fraction_is_finite() -> None:
     assert found >= {"crop_pct", "bn_eps", "min_agreement"}
 
 
-@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999", "x", ""])
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e999", "x"])
 def test_what_is_no_number_is_refused_by_every_option(run: Run, number: str) -> None:
     convert = ["convert", "nowhere.pth", "--out", "nowhere"]
     quantize = ["quantize", "nowhere.pth", "--calib", "nowhere", "--out", "nowhere.onnx"]
@@ -96,7 +96,7 @@ def test_what_is_no_number_is_refused_by_every_option(run: Run, number: str) -> 
         assert (code, out) == (2, "")
         assert "is not a finite number" in err
     for option in ("--mean", "--std"):
-        for text in (number, f"0.5,{number or 'x'},0.5"):
+        for text in (number, f"0.5,{number},0.5"):
             code, out, err = run(*convert, option, text)
             assert (code, out) == (1, "")
             assert err.startswith(f"effnet-zoo: {option} {text!r}: expected a number for each channel")

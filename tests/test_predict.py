@@ -495,7 +495,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything(
     monkeypatch.setattr("effnet_zoo.registry.create_classifier", lambda *_, **__: pytest.fail("weights were fetched"))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     output = tmp_path / "new" / "o.csv"
-    for device in ("cuda", "cuda:1", "tpu", "meta", "cpu:1", "c\npu", ""):
+    for device in ("cuda", "cuda:1", "tpu", "meta", "cpu:1", "c\npu"):
         code, out, err = run(command, PHOTOS["coffee.png"], "--device", device, "--output", output)
         assert (code, out, err.count("\n")) == (1, "", 1)
         assert err.startswith(f"effnet-zoo: no device {device!r} on this machine: expected cpu")

@@ -219,6 +219,7 @@ def test_the_file_computes_what_was_simulated(tmp_path: Path, folders: tuple[Pat
     assert done[0].figures["error"] < 0.4
 
 
+@pytest.mark.slow
 def test_lite0_keeps_its_labels_in_a_quarter_of_the_size(folders: tuple[Path, Path], tmp_path: Path) -> None:
     model = EfficientNet.from_pretrained(LITE0)
     path = tmp_path / "lite0.onnx"
@@ -472,6 +473,7 @@ def test_a_missing_quantizer_names_the_extra(
 # the command
 
 
+@pytest.mark.slow
 def test_the_command_writes_figures_and_fails_where_labels_change(
     run: Run, tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,15 +492,23 @@ def test_the_command_writes_figures_and_fails_where_labels_change(
     (answer,) = json.loads(out)
     assert answer["agreement"] >= 0.9
     assert answer["path"] == "it.onnx"
+
+
+def test_the_command_refuses_what_does_not_fit(
+    run: Run, tmp_path: Path, few: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("it.onnx").write_text("somebody's")
     for extra, complaint in (
         (["--out", "it.onnx"], "there is something already: name another"),
         (["--out", "new.onnx", "--search", "--recipe", "int8"], "--recipe is one, --search tries all"),
         (["--out", "new.xml"], "expected a name that ends in .onnx"),
         (["--out", "new.onnx", "--labelled"], "the model has no class names of its own: give --classes"),
     ):
-        code, out, err = run(*arguments, *extra)
+        code, out, err = run("quantize", LITE0, "--calib", few, *extra)
         assert (code, out, err.count("\n")) == (1, "", 1), err
         assert complaint in err
+    assert Path("it.onnx").read_text() == "somebody's"
 
 
 @pytest.mark.slow
