@@ -244,7 +244,8 @@ def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:
         "parameters": f"{arch.parameters(num_classes=package.num_classes, in_chans=package.options['in_chans']):,}",
         "classes": str(package.num_classes),
         "channels": str(package.options["in_chans"]),
-        "image": f"{how.size[0]}x{how.size[1]}, {how.interpolation}, {how.crop_mode} crop {how.crop_pct:g}",
+        "image": f"{how.size[0]}x{how.size[1]}, {how.interpolation}, {how.crop_mode} crop {how.crop_pct:g}; "
+        "turned as its EXIF orientation says",
         "mean, std": f"{_numbers(how.mean)}; {_numbers(how.std)}",
         "licence": licence_of(package),
         "source": _source(package),

@@ -172,7 +172,7 @@ def _folders(root: str, skipped: Skipped) -> Iterator[str]:
         except OSError:
             skipped.add("folder that cannot be listed")
             continue
-        left += [path for path in below if os.path.isdir(path) and not _leads_back(Path(path))]
+        left += [path for path in below if os.path.isdir(path) and not _why_not_followed(Path(path))]
 
 
 def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:
@@ -211,10 +211,10 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
                 yield entry.name
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
-            if is_folder and not _leads_back(folder / entry.name):
+            if is_folder and not (reason := _why_not_followed(folder / entry.name)):
                 yield f"{entry.name}/"
             elif is_folder:
-                skipped.add("link to a folder around it")
+                skipped.add(reason)
             elif suffix in known and (is_file or entry.is_symlink()):
                 yield entry.name
             elif is_file:
@@ -223,9 +223,19 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
                 skipped.add("broken link" if entry.is_symlink() else "FIFO, socket or device")
 
 
-def _leads_back(folder: Path) -> bool:
-    """Returns whether a folder is a link to one that is around it, so that following it would never end."""
-    return folder.is_symlink() and any(os.path.samefile(folder, outer) for outer in folder.parents)
+_MOST_LINKS = 4
+"""Links in a path at most. Folders that link to each other lie in each other in ever more ways the deeper one looks."""
+
+
+def _why_not_followed(folder: Path) -> str:
+    """Returns why a folder is not looked into: following it would never end. Empty if it is."""
+    if not folder.is_symlink():
+        return ""
+    if any(os.path.samefile(folder, outer) for outer in folder.parents):
+        return "link to a folder around it"
+    if sum(outer.is_symlink() for outer in folder.parents) >= _MOST_LINKS:
+        return f"link behind {_MOST_LINKS} others"
+    return ""
 
 
 def _listed(source: str) -> Iterator[Path]:

@@ -597,6 +597,20 @@ def test_links_to_folders_are_followed_unless_they_lead_back(tmp_path: Path) -> 
     assert skipped.counts == {"link to a folder around it": 4}
 
 
+def test_folders_that_all_link_to_each_other_come_to_an_end(tmp_path: Path) -> None:
+    names = "abcdefgh"
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "photo.png").touch()
+        for other in set(names) - {name}:
+            (tmp_path / name / other).symlink_to(tmp_path / other)
+    skipped = Skipped()
+    found = list(find_images([str(tmp_path)], skipped=skipped))
+    assert {path.relative_to(tmp_path).parts[0] for path in found} == set(names)
+    assert max(len(path.relative_to(tmp_path).parts) for path in found) == 1 + 4 + 1
+    assert skipped.counts.keys() == {"link to a folder around it", "link behind 4 others"}
+
+
 def test_one_bad_entry_loses_no_other(tmp_path: Path) -> None:
     for file in ("a.png", "b.JFIF", os.fsdecode(b"\xff.png"), "notes.txt", "more.txt", "README"):
         (tmp_path / file).touch()
