@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from effnet_zoo.errors import FileError
+from effnet_zoo.errors import FileError, quoted
 
 if sys.platform == "win32":
     import msvcrt
@@ -40,6 +40,7 @@ _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space, or name another place",
     errno.EDQUOT: "the disk quota is used up: free some space, or name another place",
     errno.ENAMETOOLONG: "the name is too long: expected a shorter one",
+    errno.EEXIST: "something else has this name already: remove it, or name another place",
     errno.ELOOP: "its symbolic links lead in a circle: name the file itself",
     errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
 }
@@ -65,7 +66,9 @@ def file_errors(path: str | Path) -> Iterator[None]:
 
 def explained(error: OSError, path: str | Path) -> str:
     """Returns what an OSError means: the file, the reason, and what to do."""
-    place = error.filename if isinstance(error.filename, str | os.PathLike) else path
+    # Of a copy or a move, the second name is the one that is written.
+    names = (name for name in (error.filename2, error.filename) if isinstance(name, str | os.PathLike))
+    place = next(names, path)
     reason = _ADVICE.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
     return f"{os.fspath(place) or repr('')}: {reason}"
 
@@ -169,7 +172,7 @@ def check_destination(path: str | Path) -> Path:
         FileError: If a part of the path is a file, its folder cannot be written to, or a name is too long.
     """
     if not os.fspath(path) or str(path) == ".":
-        raise FileError(f"{os.fspath(path)!r}: expected the name of a file or folder to write")
+        raise FileError(f"{quoted(os.fspath(path))}: expected the name of a file or folder to write")
     with file_errors(path):
         place = Path(os.path.realpath(path))
         nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
@@ -182,7 +185,11 @@ def check_destination(path: str | Path) -> Path:
         for part in place.relative_to(nearest).parts:
             if (length := len(os.fsencode(part))) > longest:
                 raise FileError(f"{path}: a name of {length} bytes: expected at most {longest}")
-        os.rmdir(tempfile.mkdtemp(prefix=TEMPORARY, dir=nearest))  # only trying tells what the system allows
+        try:
+            os.rmdir(tempfile.mkdtemp(prefix=TEMPORARY, dir=nearest))  # only trying tells what the system allows
+        except OSError as error:
+            reason = explained(OSError(error.errno, error.strerror), nearest)
+            raise FileError(f"{path}: nothing can be made in {reason}") from error
     return place
 
 

@@ -98,6 +98,8 @@ class Backbone(nn.Module):
 
     @torch.jit.unused
     def _check_dtype(self, x: Tensor) -> None:
+        if torch.compiler.is_compiling():  # of autocast torch 2.6 cannot trace a question
+            return
         wanted = self.conv_stem.weight.dtype
         kind = x.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()

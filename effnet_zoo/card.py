@@ -15,7 +15,7 @@ from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 from effnet_zoo import __version__, catalog, documents
 from effnet_zoo.config import variant_of
 from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.ledger import LICENCE, REPORTED_SOURCE
+from effnet_zoo.ledger import REPORTED_SOURCE, check_licence
 from effnet_zoo.package import Package
 from effnet_zoo.stages import is_number
 
@@ -230,9 +230,8 @@ def licence_of(package: Package) -> str:
         raise ArgumentError(
             f"{package.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
         )
-    if not isinstance(licence, str) or not re.fullmatch(LICENCE, licence):
-        raise ArgumentError(f"license {quoted(licence)}: expected an SPDX identifier in lower case, such as apache-2.0")
-    return licence
+    check_licence(licence)
+    return str(licence)
 
 
 def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:

@@ -93,7 +93,8 @@ def find_variant(name: str) -> Model:
             return model
     known = [known for model in models().values() for known in (model.name, model.hub_name)]
     raise UnknownNameError(
-        f"unknown model {name!r}: expected one of the names that `effnet-zoo list` shows.{did_you_mean(plain, known)}"
+        f"unknown model {quoted(name)}: expected one of the names that `effnet-zoo list` shows."
+        f"{did_you_mean(plain, known)}"
     )
 
 
@@ -118,7 +119,7 @@ def find_tag(model: Model, tag: str) -> Checkpoint:
     """
     if tag not in model.checkpoints:
         raise UnknownNameError(
-            f"unknown tag {tag!r} of {model.name}: expected one of {', '.join(model.checkpoints)}."
+            f"unknown tag {quoted(tag)} of {model.name}: expected one of {', '.join(model.checkpoints)}."
             f"{did_you_mean(tag, model.checkpoints)}"
         )
     return model.checkpoints[tag]

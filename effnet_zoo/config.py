@@ -16,7 +16,7 @@ import msgspec
 
 from effnet_zoo import atomic_io, catalog, documents
 from effnet_zoo.catalog import Model
-from effnet_zoo.errors import ArgumentError, EffnetZooError, SpecError, WeightsError
+from effnet_zoo.errors import ArgumentError, EffnetZooError, SpecError, WeightsError, quoted
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.options import ModelOptions, check_global_pool, check_whole_option
 from effnet_zoo.preprocess import preprocessing_of
@@ -278,7 +278,8 @@ def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpe
         if name == model.hub_name:  # timm's training of the same network, in PyTorch's numerics
             return model, dataclasses.replace(model.spec, **TIMM_NUMERICS)
     raise WeightsError(
-        f"{source}: architecture {name!r} is not one of this package's: expected EfficientNet V1 or V2 by timm's, or "
+        f"{source}: architecture {quoted(name)} is not one of this package's: "
+        f"expected EfficientNet V1 or V2 by timm's, or "
         "this package's, name"
     )
 

@@ -16,6 +16,10 @@ from effnet_zoo.errors import EffnetZooError, quoted
 Kind = TypeVar("Kind")
 
 
+_FAILURES = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, SystemError)
+"""What msgspec raises. Before 0.22 it loses the RecursionError of some documents, and Python says SystemError."""
+
+
 def from_json(content: str | bytes, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
     """Returns a JSON document as an object of a type.
 
@@ -30,7 +34,7 @@ def from_json(content: str | bytes, kind: type[Kind], source: str, error: type[E
     """
     try:
         return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as failure:
+    except _FAILURES as failure:
         raise error(_explained(failure, source)) from None
 
 
@@ -47,12 +51,12 @@ def from_plain(value: Any, kind: type[Kind], source: str, error: type[EffnetZooE
     """Returns dicts, lists, texts and numbers as an object of a type; see `from_json`."""
     try:
         return msgspec.convert(value, type=kind)
-    except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as failure:
+    except _FAILURES as failure:
         raise error(_explained(failure, source)) from None
 
 
 def _explained(failure: Exception, source: str) -> str:
-    if isinstance(failure, RecursionError):
+    if isinstance(failure, RecursionError | SystemError):
         return f"{source}: objects and lists inside each other: expected fewer levels"
     if isinstance(failure, EffnetZooError):  # what a type of ours says of its own values
         return f"{source}: {failure}"

@@ -7,7 +7,7 @@ the mistake (``ValueError``, ``TypeError``, ``LookupError``), the error is that 
 import difflib
 from collections.abc import Iterable
 
-LONGEST_MESSAGE = 2000
+LONGEST_MESSAGE = 1000
 """Characters of a message at most."""
 
 LONGEST_QUOTE = 80
@@ -108,9 +108,13 @@ def quoted(value: object) -> str:
         return shortened(repr(value), LONGEST_QUOTE)
     except ValueError:  # Python refuses to write integers of thousands of digits
         return "a number of thousands of digits"
+    except Exception:  # somebody's own __repr__
+        return f"a {type(value).__name__}"
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that suggests the known names nearest to `name`, or an empty string."""
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Returns the end of a sentence that suggests the known names nearest to `name`, or an empty text."""
+    if not isinstance(name, str):
+        return ""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

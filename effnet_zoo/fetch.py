@@ -34,7 +34,7 @@ from msgspec import Meta
 
 from effnet_zoo.atomic_io import explained, file_errors, read_text, scratch_beside, sha256, user_path, write_text
 from effnet_zoo.documents import from_json
-from effnet_zoo.errors import FileError, HubError, MissingFileError, first_line
+from effnet_zoo.errors import FileError, HubError, MissingFileError, first_line, quoted
 
 Answer = TypeVar("Answer")
 
@@ -73,7 +73,7 @@ class RemoteFile:
         try:
             validate_repo_id(self.repository)
         except HFValidationError:
-            raise HubError(f"{self.repository!r} is not a repository's name: expected owner/name") from None
+            raise HubError(f"{quoted(self.repository)} is not a repository's name: expected owner/name") from None
 
     def __str__(self) -> str:
         return f"{self.filename} of {self.repository} (revision {self.revision or 'main'})"

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from timm.layers import DropPath
@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnet_zoo.backbone import Backbone
 from effnet_zoo.blocks import Block, SameConv2d, SqueezeExcite
-from effnet_zoo.errors import ArgumentError
+from effnet_zoo.errors import ArgumentError, first_line
 
 Network = TypeVar("Network", bound=Backbone)
 
@@ -39,7 +39,7 @@ def optimize(model: Network, dtype: torch.dtype | None = None) -> Network:
         raise ArgumentError(f"optimize: dtype={dtype}: expected {', '.join(map(str, DTYPES))}")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ArgumentError("optimize: the model is on the meta device: expected one with weights, load them first")
-    optimized = copy.deepcopy(model).eval()
+    optimized = copied(model).eval()
     optimized.set_grad_checkpointing(False)
     for parent in list(optimized.modules()):
         if isinstance(parent, Block | SqueezeExcite):
@@ -56,6 +56,31 @@ def optimize(model: Network, dtype: torch.dtype | None = None) -> Network:
             f"optimize: cannot fold {left[0]}: expected batch norm and the convolution before it as built"
         )
     return optimized.to(dtype=dtype).to(memory_format=torch.channels_last).requires_grad_(False)
+
+
+def in_eval(model: Network) -> Network:
+    """Returns a copy of a model in eval mode, with the same tensors in memory: the model itself may be in use."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copied(model, {id(tensor): tensor for tensor in tensors}).eval()
+
+
+def copied(model: Network, shared: dict[int, Any] | None = None) -> Network:
+    """Returns a deep copy of a model.
+
+    Args:
+        model: Any model of this package.
+        shared: What the copy has in common with it, by id.
+
+    Raises:
+        ArgumentError: If torch cannot copy it: parametrised and pruned weights are computed, and are no parameters.
+    """
+    try:
+        return copy.deepcopy(model, shared)
+    except RuntimeError as error:
+        raise ArgumentError(
+            f"the model cannot be copied: {first_line(error)}: make its weights parameters first, with "
+            "torch.nn.utils.prune.remove or remove_weight_norm"
+        ) from error
 
 
 def _foldable(conv: nn.Module) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from effnet_zoo import atomic_io, fetch
+from effnet_zoo.atomic_io import file_errors
 from effnet_zoo.errors import FileError, HubError, MissingExtraError, WeightsError
 from effnet_zoo.fetch import Fetched, Pin, RemoteFile, WrongFileError
 from effnet_zoo.ledger import Checkpoint, Shipped
@@ -63,8 +64,10 @@ def of_config(config: Mapping[str, Any]) -> Source:
     """
     if local := config.get("file"):
         path = Path(local)
-        path = path / FILENAME if path.is_dir() else path
-        if not path.is_file():
+        with file_errors(local):
+            path = path / FILENAME if path.is_dir() else path
+            there = path.is_file()
+        if not there:
             raise WeightsError(f"{path}: expected a weight file there, as the pretrained config says")
         return Source(name=str(path), path=path)
     if hub_id := config.get("hf_hub_id"):

@@ -28,6 +28,18 @@ SMALLEST_CROP = 0.01
 """Smallest crop_pct: below, a photo would be resized to a hundred times the input's side before it is cropped."""
 LARGEST_SCALE = 1e6
 """Largest mean and std, and 1 over the smallest std: float32 computes with all of them."""
+
+
+def check_licence(licence: object) -> None:
+    """Checks that a licence is an identifier.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not isinstance(licence, str) or not re.fullmatch(LICENCE, licence):
+        raise ArgumentError(f"license {quoted(licence)}: expected an SPDX identifier in lower case, such as apache-2.0")
+
+
 REPORTED_SOURCE = "timm results-imagenet.csv, October 2025"
 
 
@@ -219,7 +231,7 @@ def _checkpoint(variant: str, tag: str, entry: Mapping[str, Any], file: str) -> 
     where = f"{file}: [{variant}.{tag}]"
     for key, value in entry.items():
         if key not in _KNOWN:
-            raise LedgerError(f"{where}: unknown key {key!r}.{did_you_mean(key, _KNOWN)}")
+            raise LedgerError(f"{where}: unknown key {quoted(key)}.{did_you_mean(key, _KNOWN)}")
         holds, expected = _KNOWN[key]
         if not holds(value):
             raise LedgerError(f"{where}: {key} = {quoted(value)}: expected {expected}")

@@ -82,7 +82,6 @@ def load_state(
         WeightsError: If a key is missing, left over, of another shape, or not of floating point, if a value is NaN or
             infinite, or a variance negative.
     """
-    check_values(state, report.source)
     wanted = model.state_dict()
     given, reshaped, dropped = dict(state), [], dict(report.dropped)
     if STEM in given and given[STEM].shape[1:2] != (model.in_chans,):
@@ -92,6 +91,7 @@ def load_state(
     for key, reason in _unneeded(model, given, new_head=new_head).items():
         dropped[key] = reason
         del given[key]
+    check_values(given, report.source)
     fresh = _fresh(model, given, dropped)
     misfits = [
         f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"

@@ -6,7 +6,7 @@ from typing import TypedDict, get_type_hints
 
 import torch
 
-from effnet_zoo.errors import ArgumentError, did_you_mean, first_line, quoted
+from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, first_line, quoted
 from effnet_zoo.families import Activation, Padding
 from effnet_zoo.spec import ArchSpec
 from effnet_zoo.stages import MAX_WHOLE, is_whole
@@ -83,7 +83,7 @@ def check_options(options: Iterable[str], known: type) -> None:
     for name in options:
         if name not in names:
             hint = f" Here it is called {RENAMED[name]}." if name in RENAMED else did_you_mean(name, names)
-            raise ArgumentError(f"unknown keyword {name!r}: expected some of {', '.join(names)}.{hint}")
+            raise ArgumentError(f"unknown keyword {quoted(name)}: expected some of {', '.join(names)}.{hint}")
 
 
 def check_arch(arch: ArchSpec) -> None:
@@ -144,3 +144,27 @@ def check_place(device: torch.device | str | None, dtype: torch.dtype | None) ->
         raise ArgumentError(
             f"device={quoted(device)}: {first_line(error)}: expected a device of this machine"
         ) from None
+
+
+def chosen(name: str, known: Iterable[str], what: str) -> str:
+    """Checks that a name is one of those known.
+
+    Raises:
+        UnknownNameError: If it is not.
+    """
+    names = list(known)
+    if name not in names:
+        hint = did_you_mean(name, names) if isinstance(name, str) else ""
+        raise UnknownNameError(f"unknown {what} {quoted(name)}: expected {', '.join(names)}.{hint}")
+    return name
+
+
+def check_flags(**flags: bool) -> None:
+    """Checks that arguments are True or False.
+
+    Raises:
+        ArgumentError: If one is not.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ArgumentError(f"{name}={quoted(value)}: expected True or False")

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from effnet_zoo import config, hub
+from effnet_zoo import config, hub, statefile
 from effnet_zoo.errors import ArgumentError, WeightsError
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.loading import LoadReport, load_state
@@ -153,8 +152,7 @@ class Package:
     def write_weights(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> Path:
         """Write ``model.safetensors``, with the mark that transformers asks for."""
         path = folder / hub.FILENAME
-        tensors = {key: tensor.contiguous() for key, tensor in (state or self.state).items()}
-        save_file(tensors, path, metadata={"format": "pt"})
+        statefile.write(path, state or self.state)
         return path
 
 

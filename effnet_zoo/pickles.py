@@ -495,8 +495,19 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 _OPAQUE = (
     *("torch.device", "torch.serialization._get_layout", "argparse.Namespace", "collections.Counter"),
-    *("collections.deque", "_codecs.encode"),
-    *(f"{module}.{name}" for module in _BUILTINS for name in ("set", "frozenset", "bytearray", "bytes", "complex")),
+    *(
+        "collections.deque",
+        "_codecs.encode",
+        "decimal.Decimal",
+        "fractions.Fraction",
+        "types.SimpleNamespace",
+        "uuid.UUID",
+    ),
+    *(
+        f"{module}.{name}"
+        for module in _BUILTINS
+        for name in ("set", "frozenset", "bytearray", "bytes", "complex", "range", "slice")
+    ),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
     *("numpy.dtype", "numpy.ndarray"),
     *(

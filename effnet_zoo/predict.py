@@ -13,8 +13,10 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from effnet_zoo.errors import ArgumentError, InputError, quoted
+from effnet_zoo.folding import in_eval
 from effnet_zoo.images import Reader, read_ahead
 from effnet_zoo.model import EfficientNet
+from effnet_zoo.options import check_flags
 from effnet_zoo.preprocess import normalised, preprocessing_of
 
 Run = Callable[[Tensor], Tensor]
@@ -181,6 +183,7 @@ def _outputs(
     workers = torch.get_num_threads() if workers is None else workers
     _check_whole("batch_size", batch_size, MOST_IMAGES)
     _check_whole("workers", workers, MOST_WORKERS)
+    check_flags(orientation=orientation)
     if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
         raise ArgumentError(f"paths={quoted(paths)}: expected several paths, such as a list")
     read: Callable[[Path], Tensor]
@@ -191,7 +194,10 @@ def _outputs(
             raise ArgumentError(
                 f"a model of {model.in_chans} channels whose images have {len(how.mean)}: expected 1 or 3 of both"
             )
-        weight, network = model.conv_stem.weight, model.eval() if run is None else run
+        if run is not None and not callable(run):
+            raise ArgumentError(f"run={quoted(run)}: expected a function of images, such as an engine")
+        weight = model.conv_stem.weight
+        network: Run = run or (in_eval(model) if any(module.training for module in model.modules()) else model)
         # Engines take float32, whatever they compute in.
         taken = weight.dtype if run is None else torch.float32
         read = Reader(how, orientation=orientation)

@@ -29,7 +29,8 @@ LARGEST_FILE = 1 << 30
 """Bytes of an image file at most: it is read whole."""
 
 LARGEST_IMAGE = 178_956_970
-"""Pixels of an image at most, where Pillow too refuses by default. Decoded, so many take 0.7 GB in each worker."""
+"""Pixels of an image at most, where Pillow too refuses by default. Decoded, so many take 0.7 GB in each worker,
+and 1.4 to 2.6 GB while CMYK, 16 bits or real numbers become RGB."""
 
 LARGEST_SIDE = 1_000_000
 """Pixels of an image's side at most: Pillow's weights for a side that is made shorter take 32 bytes a pixel."""
@@ -45,6 +46,8 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
     Raises:
         ArgumentError: If a part of it is missing, or cannot be computed with.
     """
+    if not isinstance(config, Mapping):
+        raise ArgumentError(f"{quoted(config)}: expected a model's pretrained_cfg")
     fields = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if missing := [field for field in fields if config.get(field) is None]:
         raise ArgumentError(f"pretrained_cfg without {', '.join(missing)}: expected how images are prepared")

@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -130,10 +130,11 @@ def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run:
         is_source = Path(package.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
         changes = _changes(prepared, hashes, None if is_source else STALE_HERE)
         if not dry_run:
-            for change in changes:
-                if change.what in ("add", "update"):
-                    with atomic_io.written_whole(folder / change.path) as beside:
-                        shutil.copyfile(prepared / change.path, beside)
+            with ExitStack() as drafts:  # all are there before the first takes its place
+                for change in changes:
+                    if change.what in ("add", "update"):
+                        draft = drafts.enter_context(atomic_io.written_whole(folder / change.path))
+                        shutil.copyfile(prepared / change.path, draft)
             for change in changes:
                 if change.what == "delete":
                     there[change.path].unlink()

@@ -112,7 +112,7 @@ def _from_saved(name: str, *, pretrained: bool, cache_dir: str | Path | None, op
         saved = config.read(hub.obtain(hub.of_repository(place, config.FILENAME), cache_dir))
         where = {"hf_hub_id": place}
     else:
-        raise UnknownNameError(f"{name!r}: expected a model's name, local-dir:FOLDER or hf-hub:owner/name")
+        raise UnknownNameError(f"{quoted(name)}: expected a model's name, local-dir:FOLDER or hf-hub:owner/name")
     cfg = {**saved.pretrained_cfg, **where, "source": scheme, "num_classes": saved.options["num_classes"]}
     order = _Order(model=saved.model, arch=saved.arch, cfg=cfg, defaults=saved.options, asked=options)
     return _create(order, pretrained=pretrained, cache_dir=cache_dir)
@@ -208,7 +208,9 @@ def _record(name: str, given: GivenCfg, overlay: Mapping[str, Any] | None) -> tu
     overlay, known = dict(overlay or {}), get_type_hints(PretrainedCfg)
     said: dict[str, Any] = {}
     if (unknown := next((key for key in overlay if key not in known), None)) is not None:
-        raise ArgumentError(f"pretrained_cfg_overlay: unknown field {unknown!r}.{did_you_mean(str(unknown), known)}")
+        raise ArgumentError(
+            f"pretrained_cfg_overlay: unknown field {quoted(unknown)}.{did_you_mean(str(unknown), known)}"
+        )
     if given is None or isinstance(given, str):
         record = resolve_pretrained_cfg(name, given).to_dict()
     else:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from effnet_zoo import catalog
 from effnet_zoo.blocks import Block
 from effnet_zoo.devices import devices
-from effnet_zoo.errors import UnknownNameError, first_line
+from effnet_zoo.errors import UnknownNameError, first_line, quoted
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.spec import ArchSpec
 
@@ -83,7 +83,7 @@ def cases(device: str, *, modes: tuple[Mode, ...] = MODES) -> list[Case]:
         UnknownNameError: If there is no such device.
     """
     if device not in devices():
-        raise UnknownNameError(f"no device {device!r} on this machine: expected {' or '.join(devices())}")
+        raise UnknownNameError(f"no device {quoted(device)} on this machine: expected {' or '.join(devices())}")
     return [
         Case(variant=variant, device=device, dtype=dtype, memory_format=memory_format, mode=mode)
         for variant in VARIANTS

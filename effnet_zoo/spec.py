@@ -31,6 +31,9 @@ OUTPUT_STRIDES = (8, 16, 32)
 MIN_SIZE = 32
 """Smallest input side in pixels: the network halves it five times."""
 
+SMALLEST = 1e-12
+"""Smallest batch norm epsilon and momentum: float32 takes much smaller ones for 0, and divides by it."""
+
 MAX_FACTOR = 100
 """Largest factor of width or depth; the widest published network, L2, has 4.3 and 5.3."""
 
@@ -172,12 +175,12 @@ class ArchSpec:
                 raise SpecError(f"{field}={quoted(getattr(self, field))}: expected True or False")
         for field, known in (("activation", ACTIVATIONS), ("padding", PADDINGS)):
             value = getattr(self, field)
-            if value not in known:
-                raise SpecError(f"{field}={value!r}: expected {' or '.join(known)}.{did_you_mean(str(value), known)}")
+            if not isinstance(value, str) or value not in known:
+                raise SpecError(f"{field}={quoted(value)}: expected {' or '.join(known)}.{did_you_mean(value, known)}")
         for field in ("bn_eps", "bn_momentum"):
             value = getattr(self, field)
-            if not is_number(value) or not 0 < value <= 1:
-                raise SpecError(f"{field}={quoted(value)}: expected a number above 0 and up to 1")
+            if not is_number(value) or not SMALLEST <= value <= 1:
+                raise SpecError(f"{field}={quoted(value)}: expected a number from {SMALLEST:g} to 1")
         for field in ("drop_rate", "drop_path_rate"):
             value = getattr(self, field)
             if not is_number(value) or not 0 <= value <= 1:

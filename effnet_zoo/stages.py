@@ -155,6 +155,8 @@ def encode_block(stage: StageSpec) -> str:
     Raises:
         SpecError: If the squeeze-excite ratio cannot be written with nine decimals.
     """
+    if not isinstance(stage, StageSpec):
+        raise SpecError(f"{quoted(stage)}: expected a StageSpec")
     tokens = [f"{key}{getattr(stage, field)}" for key, field in _FIELDS.items()]
     tokens[2] = f"s{stage.stride}{stage.stride}"
     if stage.se_ratio:
@@ -226,6 +228,8 @@ def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
         SpecError: If a stage has a kernel, squeeze-excite or skip that rows cannot express.
     """
     rows: list[Row] = []
+    if not isinstance(stages, Iterable):
+        raise SpecError(f"{quoted(stages)}: expected several StageSpec")
     for number, stage in enumerate(stages, start=1):
         if not isinstance(stage, StageSpec):
             raise SpecError(f"stage {number}, {quoted(stage)}: expected a StageSpec")

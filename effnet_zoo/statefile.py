@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from effnet_zoo import pickles
 from effnet_zoo.atomic_io import file_errors, open_regular
-from effnet_zoo.errors import FileError, WeightsError
+from effnet_zoo.errors import FileError, WeightsError, first_line, quoted
 from effnet_zoo.pickles import PickleError
 
 State = dict[str, Tensor]
@@ -93,6 +94,23 @@ def read_safetensors(path: Path) -> State:
             return _read_safetensors(path, file.read(9), os.fstat(file.fileno()).st_size)
     except FileError as error:
         raise WeightsError(f"{error}: expected a safetensors file") from None
+
+
+def write(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors to a ``.safetensors`` file, with the mark that transformers asks for.
+
+    Raises:
+        FileError: If the system refuses.
+    """
+    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+    with file_errors(path):
+        path.touch()
+        mode = path.stat().st_mode  # safetensors replaces the file by one that only its owner may read
+        try:
+            save_file(tensors, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # it is told of a full disk in these words only
+            raise FileError(f"{path}: cannot be written: {first_line(error)}: is the disk full?") from error
+        path.chmod(mode)
 
 
 def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
@@ -192,9 +210,11 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
         if key.rpartition(".")[2] in COUNTERS:
             dropped[key] = COUNTERS[key.rpartition(".")[2]]
         elif owner is not None and owner != prefix:
-            dropped[key] = f"under {owner!r}"
+            dropped[key] = f"under {quoted(owner)}"
         elif name in kept:
-            raise WeightsError(f"{source} has both {prefix + name!r} and {name!r}: save the model you mean alone")
+            raise WeightsError(
+                f"{source} has both {quoted(prefix + name)} and {quoted(name)}: save the model you mean alone"
+            )
         else:
             kept[name] = tensor
     return StateFile(state=kept, notes=(*notes, f"stripped {_described(prefix, prefixes)}"), dropped=dropped)
@@ -226,4 +246,4 @@ def _chosen(names: list[str], what: str, source: str, *, ema: bool) -> str:
 def _described(name: str, names: Iterable[str]) -> str:
     others = [repr(other) for other in names if other != name]
     average = " (moving average)" if _is_average(name) else ""
-    return f"{name!r}{average}" + (f", not {', '.join(others)}" if others else "")
+    return f"{quoted(name)}{average}" + (f", not {', '.join(others)}" if others else "")

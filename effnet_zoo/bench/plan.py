@@ -19,6 +19,7 @@ from effnet_zoo.errors import (
     UnknownNameError,
     did_you_mean,
     first_line,
+    quoted,
 )
 
 CURVE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -87,12 +88,15 @@ class Settings:
         for name in self.measures:
             if name not in MEASURES:
                 raise UnknownNameError(
-                    f"unknown measure {name!r}: expected {', '.join(MEASURES)} or all.{did_you_mean(name, MEASURES)}"
+                    f"unknown measure {quoted(name)}: expected {', '.join(MEASURES)} or all."
+                    f"{did_you_mean(name, MEASURES)}"
                 )
         if self.device not in DEVICES:
-            raise UnknownNameError(f"unknown device {self.device!r}: expected {' or '.join(DEVICES)}")
+            raise UnknownNameError(f"unknown device {quoted(self.device)}: expected {' or '.join(DEVICES)}")
         if self.dtype not in DTYPES[self.device]:
-            raise ArgumentError(f"dtype {self.dtype!r} on {self.device}: expected {' or '.join(DTYPES[self.device])}")
+            raise ArgumentError(
+                f"dtype {quoted(self.dtype)} on {self.device}: expected {' or '.join(DTYPES[self.device])}"
+            )
         if self.device == "cuda" and (idle := [name for name in self.measures if not MEASURES[name].on_gpu]):
             raise ArgumentError(f"{', '.join(idle)}: nothing of this runs on a GPU: expected --device cpu with it")
 

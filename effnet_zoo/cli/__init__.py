@@ -1,5 +1,6 @@
 """The ``effnet-zoo`` command. Each command is a small module that imports what it needs when it runs."""
 
+import errno
 import platform
 import sys
 import traceback
@@ -102,6 +103,8 @@ def _told(error: Exception) -> tuple[int, str]:
         return 1, str(error)
     if isinstance(error, OSError) and error.filename is not None:  # of a library that writes by itself: a full disk
         return 1, printable(explained(error, error.filename))
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        return 1, explained(error, "standard output")
     if isinstance(error, MemoryError):
         return 1, "out of memory: expected a smaller batch, model or image"
     said = shortened(printable(first_line(error)), LONGEST_QUOTE)

@@ -17,7 +17,7 @@ from effnet_zoo.atomic_io import check_destination
 from effnet_zoo.bench import plan, report, results
 from effnet_zoo.bench.results import Record
 from effnet_zoo.cli.output import AsJson, print_json_list, print_table
-from effnet_zoo.errors import EffnetZooError, UnknownNameError
+from effnet_zoo.errors import EffnetZooError, UnknownNameError, quoted
 
 DEFAULT_VARIANTS = ("effnet_zoo_b0",)
 
@@ -122,7 +122,9 @@ def _checked(settings: plan.Settings, out: Path | None, plot: Path | None) -> li
         from effnet_zoo.devices import devices
 
         if settings.device not in devices():
-            raise UnknownNameError(f"no device {settings.device!r} on this machine: expected {' or '.join(devices())}")
+            raise UnknownNameError(
+                f"no device {quoted(settings.device)} on this machine: expected {' or '.join(devices())}"
+            )
     return older
 
 

@@ -9,7 +9,7 @@ import typer
 
 from effnet_zoo.cli import options
 from effnet_zoo.cli.output import AsJson, print_json
-from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean
+from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from effnet_zoo.export import Export
@@ -66,7 +66,9 @@ def export(
         raise ArgumentError("--with-resize ends at one size, --dynamic takes any: expected at most one of them")
     options.check_layout(layout)
     if to not in FORMATS:
-        raise UnknownNameError(f"unknown format {to!r}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}")
+        raise UnknownNameError(
+            f"unknown format {quoted(to)}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}"
+        )
     size = options.height_and_width(static) if static else None
     from effnet_zoo.export import FORMATS as KNOWN
     from effnet_zoo.export import export as write

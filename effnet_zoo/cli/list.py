@@ -8,7 +8,7 @@ from rich.table import Table
 from effnet_zoo import catalog
 from effnet_zoo.catalog import Model
 from effnet_zoo.cli.output import AsJson, counted, print_json, print_table
-from effnet_zoo.errors import UnknownNameError, did_you_mean
+from effnet_zoo.errors import UnknownNameError, did_you_mean, quoted
 from effnet_zoo.ledger import REPORTED_SOURCE, Checkpoint
 
 
@@ -26,7 +26,8 @@ def list_(
     if not found:
         names = [*catalog.models(), *(model.hub_name for model in catalog.models().values())]
         raise UnknownNameError(
-            f"no checkpoint matches {pattern!r}: expected part of a name, or a pattern.{did_you_mean(pattern, names)}"
+            f"no checkpoint matches {quoted(pattern)}: expected part of a name, or a pattern."
+            f"{did_you_mean(pattern, names)}"
         )
     if as_json:
         print_json([as_row(model, checkpoint) for model, checkpoint in found])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from effnet_zoo.errors import ArgumentError
+from effnet_zoo.errors import ArgumentError, quoted
 from effnet_zoo.families import Padding
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def finite(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise typer.BadParameter(f"{text!r} is not a finite number.")
+        raise typer.BadParameter(f"{quoted(text)} is not a finite number.")
     return number
 
 
@@ -130,7 +130,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     except typer.BadParameter:
         values = ()
     if not values or (option == "--std" and min(values) <= 0):
-        raise ArgumentError(f"{option} {text!r}: expected a number for each channel, such as 0.5,0.5,0.5")
+        raise ArgumentError(f"{option} {quoted(text)}: expected a number for each channel, such as 0.5,0.5,0.5")
     return values * 3 if len(values) == 1 else values
 
 
@@ -153,6 +153,6 @@ def height_and_width(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
     if len(parts) == 1:
         parts *= 2
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
         raise ArgumentError(f"--static {text}: expected height and width in pixels, such as 224x224")
     return int(parts[0]), int(parts[1])

@@ -15,7 +15,7 @@ from effnet_zoo.convert.proof import prove, prove_by_golden, transformers_config
 from effnet_zoo.convert.source import PROCESSOR, RESAMPLE, open_package
 from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean, quoted
 from effnet_zoo.families import Padding
-from effnet_zoo.ledger import Preprocessing
+from effnet_zoo.ledger import Preprocessing, check_licence
 from effnet_zoo.options import check_path
 from effnet_zoo.package import Package, Proof
 
@@ -149,7 +149,7 @@ def layout_of(name: str) -> str:
     layout = ALIASES.get(name, name)
     if layout not in LAYOUTS:
         raise UnknownNameError(
-            f"unknown layout {name!r}: expected one of {', '.join(LAYOUTS)}.{did_you_mean(name, LAYOUTS)}"
+            f"unknown layout {quoted(name)}: expected one of {', '.join(LAYOUTS)}.{did_you_mean(name, LAYOUTS)}"
         )
     return layout
 
@@ -175,6 +175,8 @@ def told(
         padding=padding or package.arch.padding,
         bn_eps=package.arch.bn_eps if bn_eps is None else bn_eps,
     )
+    if licence is not None:
+        check_licence(licence)
     record = {**package.record, **({"license": licence} if licence else {})}
     package = dataclasses.replace(package, arch=arch, record=record, images=(images or Images()).of(package))
     package.pretrained_cfg()

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from effnet_zoo.errors import WeightsError
+from effnet_zoo.errors import WeightsError, quoted
 from effnet_zoo.spec import ArchSpec, BlockKind
 from effnet_zoo.statefile import State
 
@@ -144,7 +144,7 @@ class KeyTable:
             our_key, form = theirs.get(key, (key, Form(name="")))
             if our_key in renamed:
                 raise WeightsError(
-                    f"{our_key!r} is there twice, in this package's layout and as {key!r} of {self.name}"
+                    f"{quoted(our_key)} is there twice, in this package's layout and as {quoted(key)} of {self.name}"
                 )
             renamed[our_key] = form.to_ours(tensor)
         for ours in self.modules(arch):
@@ -171,7 +171,7 @@ class KeyTable:
                 their_key, form = ours[key]
                 renamed[their_key] = form.to_theirs(tensor)
             elif not is_counter(key):
-                raise WeightsError(f"key {key!r} is not one of the effnet_zoo layout for this network")
+                raise WeightsError(f"key {quoted(key)} is not one of the effnet_zoo layout for this network")
         return renamed
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import os
 import re
 import subprocess
 import sys
@@ -28,9 +29,10 @@ from effnet_zoo.errors import (
     SpecError,
     UnknownNameError,
     WeightsError,
+    quoted,
 )
 from effnet_zoo.ledger import Checkpoint, Preprocessing
-from effnet_zoo.options import ModelOptions
+from effnet_zoo.options import ModelOptions, check_flags
 from effnet_zoo.package import Package
 from effnet_zoo.provenance import claims_of
 from effnet_zoo.statefile import StateFile
@@ -132,13 +134,21 @@ def open_package(
         WeightsError: If there are none, they are damaged, or they are not an EfficientNet's.
         UnknownNameError: If `place` is nothing of that kind.
     """
-    path = Path(place)
+    if not isinstance(place, str | os.PathLike):
+        raise ArgumentError(f"{quoted(place)}: expected a path, a repository's name or a checkpoint's, as text")
+    check_flags(ema=ema, backbone_only=backbone_only)
+    path, place = Path(place), os.fspath(place)
     wish = _Wish(variant=_known_variant(variant) if variant else None, ema=ema, backbone_only=backbone_only)
     with file_errors(place):
         there = path.exists()
+    checkpoint = _checkpoint(place)
+    if there and checkpoint:
+        raise ArgumentError(
+            f"{place}: a checkpoint and a local path too: expected ./{place} for the path, or no such path"
+        )
     if there:
         return _read_path(path, wish).checked()
-    if checkpoint := _checkpoint(place):
+    if checkpoint:
         return _read_checkpoint(checkpoint, wish, cache_dir).checked()
     match = _REPOSITORY.fullmatch(place)
     # In a folder that exists, or with a weight file's suffix, a file is what was meant.

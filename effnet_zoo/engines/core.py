@@ -1,6 +1,5 @@
 """The engine: a model run by the backend that was asked for, or that is fastest here, and held to its own outputs."""
 
-import copy
 import dataclasses
 import os
 import statistics
@@ -25,9 +24,11 @@ from effnet_zoo.errors import (
     first_line,
     quoted,
 )
+from effnet_zoo.folding import copied
 from effnet_zoo.graphs.interface import DTYPES, Size, own_size
 from effnet_zoo.graphs.runtimes import Run
 from effnet_zoo.graphs.streams import CHUNK, Plan
+from effnet_zoo.ledger import LARGEST_SIDE
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.selftest import relative_error
 from effnet_zoo.spec import MIN_SIZE
@@ -87,6 +88,7 @@ class Engine:
     def _start(self) -> None:
         self._threads = torch.get_num_threads()
         self._runs: dict[Size, Run] = {}
+        self._keys: dict[Size, str] = {}
         self._expected: dict[Size, tuple[Tensor, Tensor]] = {}
         self._checked: set[tuple[Size, Plan]] = set()
         self._lock = threading.Lock()
@@ -120,6 +122,8 @@ class Engine:
             with self._lock:
                 run = self._ready(size)
                 if (size, plan) not in self._checked:
+                    if self._backend.filename:
+                        self._artefact(size)  # a runtime opens it once more for another number of threads
                     self._check(run, size, min(len(images), CHUNK * self._threads))
                     self._checked.add((size, plan))
         return self._computed(run, images).to(images.device)
@@ -171,20 +175,26 @@ class Engine:
         backend, model, dtype = self._backend, self.model, self.dtype
         if not backend.filename:
             return backend.load(model, dtype, Path(), self._threads)
-        folder = cache.artefact(self._key(size), lambda draft: backend.export(model, size, dtype, draft))
-        return backend.load(model, dtype, folder, self._threads)
+        return backend.load(model, dtype, self._artefact(size), self._threads)
+
+    def _artefact(self, size: Size) -> Path:
+        """Returns the folder of the artefact for a size, which is as it was recorded, or made anew."""
+        backend, model, dtype = self._backend, self.model, self.dtype
+        return cache.artefact(self._key(size), lambda draft: backend.export(model, size, dtype, draft))
 
     def _key(self, size: Size) -> str:
         """Returns the name of the artefact for a size."""
-        return cache.key(
-            {
-                "weights": fingerprint(self.model.state_dict()),
-                **_facts(self.model),
-                "backend": [self.backend, self._backend.facts(self.model.conv_stem.weight.device)],
-                "dtype": self.dtype,
-                "size": size,
-            }
-        )
+        if size not in self._keys:
+            self._keys[size] = cache.key(
+                {
+                    "weights": fingerprint(self.model.state_dict()),
+                    **_facts(self.model),
+                    "backend": [self.backend, self._backend.facts(self.model.conv_stem.weight.device)],
+                    "dtype": self.dtype,
+                    "size": size,
+                }
+            )
+        return self._keys[size]
 
     def _check(self, run: Run, size: Size, count: int) -> None:
         """Compares outputs with the model's on images that have nothing to do with the caller's."""
@@ -262,6 +272,8 @@ def engine(
         EngineError: If the backend cannot run the model.
         WeightsError: If the weights of a name cannot be had.
     """
+    if _first_process is not None:
+        _check_threads(_first_process)
     if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
         known = ["auto", *BACKENDS]
         raise UnknownNameError(
@@ -283,7 +295,7 @@ def engine(
     elif any(tensor.is_meta for tensor in model_or_name.state_dict().values()):
         raise ArgumentError("engine: the model is on the meta device: expected one with weights, load them first")
     else:
-        model = copy.deepcopy(model_or_name)
+        model = copied(model_or_name)
     model.eval().requires_grad_(False)
     device = model.conv_stem.weight.device.type
     if backend != "auto":
@@ -296,9 +308,11 @@ def _sides(size: int | Size | None) -> Size | None:
     if size is None:
         return None
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < MIN_SIZE for side in sides):
+    if len(sides) != 2 or any(
+        isinstance(side, bool) or not isinstance(side, int) or not MIN_SIZE <= side <= LARGEST_SIDE for side in sides
+    ):
         raise ArgumentError(
-            f"engine: size={quoted(size)}: expected a side, or height and width, of at least {MIN_SIZE} pixels"
+            f"engine: size={quoted(size)}: expected a side, or height and width, of {MIN_SIZE} to {LARGEST_SIDE} pixels"
         )
     return sides
 

@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +26,18 @@ from effnet_zoo.errors import (
     EngineError,
     InputError,
     MissingExtraError,
-    UnknownNameError,
-    did_you_mean,
     first_line,
     quoted,
 )
 from effnet_zoo.export.formats import FORMATS, Format
 from effnet_zoo.export.record import Record
+from effnet_zoo.folding import in_eval
 from effnet_zoo.graphs.interface import DTYPES, Deployed, Interface, Pixels, Size, own_size
 from effnet_zoo.graphs.runtimes import Run, package_version
 from effnet_zoo.images import Reader, read_whole
 from effnet_zoo.ledger import LARGEST_SIDE
 from effnet_zoo.model import EfficientNet
+from effnet_zoo.options import check_flags, chosen
 from effnet_zoo.photos import find_photos
 from effnet_zoo.preprocess import eval_transform, open_image
 from effnet_zoo.selftest import relative_error
@@ -109,36 +109,6 @@ def export(
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ArgumentError("export: the model is on the meta device: expected one with weights, load them first")
     return written(target, in_eval(model), Record.of(model, interface), place, force=force)
-
-
-def in_eval(model: EfficientNet) -> EfficientNet:
-    """Returns a copy of a model in eval mode, with the same tensors in memory: the model itself may be in use."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}).eval()
-
-
-def chosen(name: str, known: Iterable[str], what: str) -> str:
-    """Checks that a name is one of those known.
-
-    Raises:
-        UnknownNameError: If it is not.
-    """
-    names = list(known)
-    if name not in names:
-        hint = did_you_mean(name, names) if isinstance(name, str) else ""
-        raise UnknownNameError(f"unknown {what} {quoted(name)}: expected {', '.join(names)}.{hint}")
-    return name
-
-
-def check_flags(**flags: bool) -> None:
-    """Checks that arguments are True or False.
-
-    Raises:
-        ArgumentError: If one is not.
-    """
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise ArgumentError(f"{name}={quoted(value)}: expected True or False")
 
 
 def interface_of(

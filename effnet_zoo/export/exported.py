@@ -1,5 +1,6 @@
 """Exported files read back: what they say of themselves, and what they compute of image files."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from effnet_zoo.atomic_io import open_regular, sha256
 from effnet_zoo.errors import EngineError, InputError, WeightsError, first_line
 from effnet_zoo.export.formats import FORMATS, Declared, Readable, Shape
 from effnet_zoo.export.record import Record
+from effnet_zoo.graphs.runtimes import check_process
 from effnet_zoo.images import Reader, read_whole
 from effnet_zoo.preprocess import normalised
 
@@ -64,7 +66,10 @@ class Exported:
             "label_names": list(self.record.labels) or None,
         }
         self.dtype = self.record.interface.dtype
-        self._run = kind.run(path, torch.device("cpu"))
+        self._run, self._process = kind.run(path, torch.device("cpu")), os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Exported, (self.path,)
 
     def __repr__(self) -> str:
         return f"Exported({self.path})"
@@ -91,6 +96,7 @@ class Exported:
         Raises:
             EngineError: If the runtime fails.
         """
+        check_process(self._process, str(self.path))
         interface, how = self.record.interface, self.record.images
         assert how is not None
         if interface.pixels is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effnet_zoo.errors import ArgumentError
+from effnet_zoo.errors import ArgumentError, quoted
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.preprocess import preprocessing_of
@@ -49,7 +49,7 @@ class Interface:
         if self.resize and (self.pixels is None or self.size is None):
             raise ArgumentError("resizing inside takes uint8 images and ends at one size: expected both")
         if self.dtype not in DTYPES:
-            raise ArgumentError(f"dtype {self.dtype!r}: expected {', '.join(DTYPES)}")
+            raise ArgumentError(f"dtype {quoted(self.dtype)}: expected {', '.join(DTYPES)}")
 
     @property
     def any_size(self) -> bool:

@@ -17,6 +17,20 @@ from torch import Tensor
 from effnet_zoo.errors import EngineError, first_line
 from effnet_zoo.graphs.streams import Plan
 
+
+def check_process(process: int, what: str) -> None:
+    """Checks that what was made in a process is used there: of its threads a forked one has none.
+
+    Raises:
+        EngineError: If not.
+    """
+    if process != os.getpid():
+        raise EngineError(
+            f"{what} was opened in process {process}, and this one was forked from it, without its threads: open it "
+            "here, or start processes by 'spawn'"
+        )
+
+
 Run = Callable[[Tensor], Tensor]
 """Images of one size, as the graph takes them, n free, to float32 outputs (n, outputs); any thread may call it."""
 

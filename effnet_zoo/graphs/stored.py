@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from effnet_zoo import documents
 from effnet_zoo.errors import EngineError
 from effnet_zoo.folding import optimize
 from effnet_zoo.model import EfficientNet
 from effnet_zoo.spec import ArchSpec
+from effnet_zoo.statefile import write
 
 WEIGHTS, NETWORK = "weights.safetensors", "network.json"
 
@@ -24,7 +25,7 @@ def store(model: EfficientNet, folder: Path) -> None:
         folder: An empty folder.
     """
     state = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    write(folder / WEIGHTS, state)
     network = {
         "arch": model.arch.to_dict(),
         "num_classes": model.num_classes,

@@ -291,7 +291,9 @@ class _Writer:
         return self.node("Flatten", parts, name, axis=1)
 
     def _linear(self, linear: nn.Linear, name: str, x: str) -> str:
-        inputs = [x, self.weight(linear.weight, f"{name}.weight"), self.weight(linear.bias, f"{name}.bias")]
+        inputs = [x, self.weight(linear.weight, f"{name}.weight")]
+        if linear.bias is not None:
+            inputs.append(self.weight(linear.bias, f"{name}.bias"))
         return self.node("Gemm", inputs, name, transB=1)
 
     def _silu(self, silu: nn.SiLU, name: str, x: str) -> str:  # noqa: ARG002

@@ -18,23 +18,21 @@ from torch import Tensor
 from effnet_zoo.documents import check_finite
 from effnet_zoo.errors import ArgumentError, EngineError, quoted
 from effnet_zoo.export.core import (
-    check_flags,
     check_same,
     checked_path,
-    chosen,
     destination,
     image_reader,
-    in_eval,
     interface_of,
     moved_into_place,
     runtime_errors,
 )
 from effnet_zoo.export.formats import FORMATS, write_onnx
 from effnet_zoo.export.record import Record
-from effnet_zoo.folding import optimize
+from effnet_zoo.folding import in_eval, optimize
 from effnet_zoo.graphs.interface import Deployed, Size
 from effnet_zoo.graphs.runtimes import RUNTIMES, Run
 from effnet_zoo.model import EfficientNet
+from effnet_zoo.options import check_flags, chosen
 from effnet_zoo.quantize.images import FEWEST, Images
 from effnet_zoo.quantize.recipes import RECIPES, Recipe, groups, layers
 from effnet_zoo.quantize.rounding import Statistics, observe, round_weights, simulated
