@@ -166,7 +166,8 @@ def _decoded_here(names: tuple[str, ...]) -> tuple[str, ...]:
     For EPS it runs another program, Ghostscript, on a file that nobody trusts. The usual formats come first, and those
     that have no signature, for which a whole decoder must try, come last.
     """
-    missing = {name for name, codec in _CODECS.items() if not features.check(codec)}
+    known = {*features.modules, *features.codecs}  # of others older versions warn
+    missing = {name for name, codec in _CODECS.items() if codec not in known or not features.check(codec)}
     return tuple(
         name
         for name in sorted(names, key=lambda name: (Image.OPEN[name][1] is None, name not in ("JPEG", "PNG")))

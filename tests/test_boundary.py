@@ -55,6 +55,14 @@ def test_a_library_that_the_system_refuses_is_no_bug_of_ours(run: Run, monkeypat
     assert run("list")[0] == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_standard_output_on_a_full_disk_is_no_bug() -> None:
+    with Path("/dev/full").open("w") as full:
+        found = subprocess.run([*COMMAND, "list"], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert found.returncode == 1
+    assert found.stderr.startswith(b"effnet-zoo: standard output: the disk is full")
+
+
 def test_a_wrong_command_line_is_exit_status_2(run: Run) -> None:
     code, _, err = run("list", "--nosuch")
     assert code == 2

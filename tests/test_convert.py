@@ -855,6 +855,36 @@ def test_a_file_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> Non
         open_package(name)
 
 
+def test_a_path_that_hides_a_checkpoint_is_asked_about(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "effnet_zoo_lite0.pypi_in1k"
+    Path(name).write_bytes(files["effnet_zoo"].read_bytes())
+    with pytest.raises(ArgumentError, match=rf"expected \./{name} for the path"):
+        open_package(name)
+    assert open_package(f"./{name}").num_classes == 5
+
+
+@pytest.mark.parametrize("place", [None, 5, [], b"x"])
+def test_a_place_is_a_text(place: Any) -> None:
+    with pytest.raises(ArgumentError, match="expected a path, a repository's name or a checkpoint's"):
+        open_package(place)
+
+
+def test_weights_are_written_with_the_usual_permissions(files: dict[str, Path], tmp_path: Path) -> None:
+    convert(str(files["effnet_zoo"]), tmp_path / "out", images=HALVES)
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1, "as config.json beside them"
+
+
+@pytest.mark.parametrize("licence", ["Apache 2.0", "mit\n---", "x" * 10_000 + " "])
+def test_a_licence_is_an_identifier(files: dict[str, Path], tmp_path: Path, licence: str) -> None:
+    with pytest.raises(ArgumentError, match="expected an SPDX identifier"):
+        convert(str(files["effnet_zoo"]), tmp_path / "out", images=HALVES, licence=licence)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", ["a folder with a file", "a file"])
 def test_what_is_in_the_way_is_never_overwritten(run: Run, files: dict[str, Path], tmp_path: Path, kind: str) -> None:
     out = tmp_path / "out"

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import os
 import pickle
+import shutil
 import signal
 import stat
 import subprocess
@@ -19,8 +20,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import prune
 
-from effnet_zoo import EfficientNet, catalog, engine, eval_transform, preprocessing_of
+from effnet_zoo import EfficientNet, catalog, engine, eval_transform, optimize, preprocessing_of
 from effnet_zoo.cli import batch
 from effnet_zoo.devices import devices
 from effnet_zoo.engines import cache, core
@@ -700,3 +702,30 @@ def test_a_damaged_memory_is_measured_anew(content: str, fakes: Callable[..., An
 def test_the_command_names_the_engines_there_are() -> None:
     assert ["auto", *BACKENDS] == list(batch.ENGINES)
     assert list(DTYPES) == list(batch.DTYPES)
+
+
+def test_the_cache_may_be_deleted_while_an_engine_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("EFFNET_ZOO_HOME", str(tmp_path))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run = engine(EfficientNet.from_name("effnet_zoo_lite0", num_classes=3), "onnxruntime", size=64)
+        images = torch.randn(5, 3, 64, 64)
+        expected = run(images)
+        shutil.rmtree(tmp_path / "engines")
+        # One image has all threads: another session, of the same file.
+        assert (run(images[:1]) - expected[:1]).abs().max() < 1e-4
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_model_that_torch_cannot_copy_is_refused_with_the_mend() -> None:
+    model = EfficientNet.from_name("effnet_zoo_lite0", num_classes=3)
+    prune.l1_unstructured(model.conv_stem, "weight", amount=0.5)
+    model.conv_stem(torch.randn(1, 3, 64, 64))
+    for make in (lambda: engine(model, "eager"), lambda: optimize(model)):
+        with pytest.raises(ArgumentError, match="cannot be copied: .*prune.remove"):
+            make()
+    prune.remove(model.conv_stem, "weight")
+    assert engine(model, "eager")(torch.randn(1, 3, 64, 64)).shape == (1, 3)

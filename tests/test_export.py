@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import pickle
 import re
 import sys
 import tempfile
@@ -805,6 +806,30 @@ def test_another_weights_file_is_another_fingerprint(tmp_path: Path) -> None:
 
 
 # the command
+
+
+def test_an_exported_file_is_copied_by_opening_it_again(lite0: EfficientNet, tmp_path: Path) -> None:
+    export(lite0, tmp_path / "m.onnx")
+    exported = Exported(tmp_path / "m.onnx")
+    images = [torch.zeros(3, 224, 224, dtype=torch.uint8)]
+    assert torch.equal(pickle.loads(pickle.dumps(exported))(images), exported(images))
+
+
+def test_an_exported_file_says_that_a_fork_has_no_threads(
+    lite0: EfficientNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(lite0, tmp_path / "m.onnx")
+    exported = Exported(tmp_path / "m.onnx")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(EngineError, match="this one was forked from it, without its threads: open it here"):
+        exported([torch.zeros(3, 224, 224, dtype=torch.uint8)])
+
+
+def test_a_classifier_without_bias_is_a_graph_too() -> None:
+    model = network("effnet_zoo_b0")
+    model.classifier = nn.Linear(model.num_features, 10, bias=False)
+    run = onnxruntime_run(onnx_model(model, Interface(size=(64, 64))).SerializeToString(), 1)
+    assert error_of(model, run, images((64, 64))) < 1e-5
 
 
 def test_the_command_knows_every_format() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, features
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -309,7 +309,7 @@ def _tiff(values: "numpy.ndarray[Any, Any]", *, kind: int = 1, photometric: int 
 
 def test_sixteen_bits_are_scaled_and_never_clipped(tmp_path: Path) -> None:
     Image.fromarray(RAMP).save(tmp_path / "ramp.png")
-    Image.fromarray(RAMP).save(tmp_path / "ramp.pgm")
+    (tmp_path / "ramp.pgm").write_bytes(b"P5 256 256 65535\n" + RAMP.astype(">u2").tobytes())
     Image.fromarray(RAMP).save(tmp_path / "ramp.jp2", irreversible=False)
     (tmp_path / "ramp.tif").write_bytes(_tiff(RAMP))
     (tmp_path / "inverted.tif").write_bytes(_tiff(65535 - RAMP, photometric=0))
@@ -336,7 +336,8 @@ def test_real_numbers_are_taken_from_0_to_1(tmp_path: Path) -> None:
     expected = numpy.rint(ramp * 255).astype(numpy.uint8)
     Image.fromarray(ramp).save(tmp_path / "ramp.tif")
     (tmp_path / "inverted.tif").write_bytes(_tiff(1 - ramp, kind=3, photometric=0, bits=32))
-    Image.fromarray(ramp).save(tmp_path / "ramp.pfm")
+    if ".pfm" in suffixes():  # since Pillow 10.4
+        Image.fromarray(ramp).save(tmp_path / "ramp.pfm")
     for path in tmp_path.iterdir():
         assert numpy.abs(numpy.asarray(open_image(path))[..., 1].astype(int) - expected).max() <= (path.name[0] == "i")
 
@@ -656,7 +657,9 @@ def test_two_stars_go_round_no_circle(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_folders_give_what_pillow_reads_by_itself() -> None:
-    assert {".jfif", ".avif", ".jp2", ".pgm", ".mpo", ".jpg", ".jpeg", ".png", ".gif", ".tif", ".webp"} <= suffixes()
+    if "avif" in features.modules:  # since Pillow 11.2
+        assert ".avif" in suffixes()
+    assert {".jfif", ".jp2", ".pgm", ".mpo", ".jpg", ".jpeg", ".png", ".gif", ".tif", ".webp"} <= suffixes()
     # Films, numbers, and programs that another program would run.
     assert not {".mpg", ".h5", ".hdf", ".grib", ".eps", ".ps", ".pdf"} & suffixes()
 

@@ -1,5 +1,6 @@
 """Files to labels and features: the same as one by one, in order, to files that a killed run leaves whole."""
 
+import copy
 import json
 import os
 import shutil
@@ -44,6 +45,21 @@ def folder(tmp_path: Path) -> Path:
         photo.save(photos / f"{number}.jpg", quality=90)
     (photos / "3-broken.jpg").write_text("not an image")
     return photos
+
+
+@pytest.mark.parametrize("compute", [predict, embed])
+def test_a_model_in_training_stays_so_and_is_run_in_eval_mode(compute: Any) -> None:
+    classes = 3 if compute is predict else 0
+    model = EfficientNet.from_name("effnet_zoo_lite0", num_classes=classes, drop_rate=0.9)
+    model.pretrained_cfg["num_classes"] = classes
+    model.train()
+    model.conv_head.eval()
+    before = [module.training for module in model.modules()]
+    moved = copy.deepcopy(model.bn1.state_dict())
+    first, second = (list(compute(model, [PHOTOS["coffee.png"]])) for _ in range(2))
+    assert repr(first) == repr(second), "dropout would differ"
+    assert [module.training for module in model.modules()] == before
+    assert all(torch.equal(value, moved[key]) for key, value in model.bn1.state_dict().items())
 
 
 def one_by_one(model: EfficientNet, paths: list[Path]) -> Tensor:
