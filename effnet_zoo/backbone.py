@@ -98,12 +98,11 @@ class Backbone(nn.Module):
 
     @torch.jit.unused
     def _check_dtype(self, x: Tensor) -> None:
-        if torch.compiler.is_compiling():  # of autocast torch 2.6 cannot trace a question
+        wanted, kind = self.conv_stem.weight.dtype, x.device.type
+        if x.dtype == wanted:  # before what torch 2.6 cannot trace
             return
-        wanted = self.conv_stem.weight.dtype
-        kind = x.device.type
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()
-        if x.dtype != wanted and not cast:
+        if not cast:
             raise InputError(
                 f"input of {x.dtype}: expected the model's {wanted}; pixels are scaled and normalised first, as "
                 "effnet_zoo.eval_transform does"

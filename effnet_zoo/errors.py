@@ -7,7 +7,7 @@ the mistake (``ValueError``, ``TypeError``, ``LookupError``), the error is that 
 import difflib
 from collections.abc import Iterable
 
-LONGEST_MESSAGE = 1000
+LONGEST_MESSAGE = 2000
 """Characters of a message at most."""
 
 LONGEST_QUOTE = 80

@@ -298,7 +298,7 @@ def test_a_private_folder_is_its_owners_alone(tmp_path: Path) -> None:
         with pytest.raises(FileError, match=rf"others can write to it.*`chmod 700 {re.escape(str(path))}`"):
             private_folder(path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileError, match="File exists"):
+    with pytest.raises(FileError, match="something else has this name already"):
         private_folder(tmp_path / "file")
 
 

@@ -563,7 +563,7 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
     [
         ({"model_args": {"se_layer": "eca"}}, "model_args se_layer: expected some of act_layer, bn_eps"),
         ({"model_args": {"pad_type": "reflect"}}, "padding=None: expected same or symmetric"),
-        ({"model_args": {"bn_eps": -1}}, "bn_eps=-1: expected a number above 0"),
+        ({"model_args": {"bn_eps": -1}}, "bn_eps=-1: expected a number from 1e-12 to 1"),
         ({"architecture": "resnet50"}, "architecture 'resnet50' is not one of this package's"),
         ({"architecture": 5}, "config.json: architecture: expected str, found int"),
         ({"model_type": "efficientnet", "strides": "all"}, "config.json: strides: expected array, found str"),
@@ -645,11 +645,11 @@ def test_how_images_are_prepared_can_be_said(
         ("effnet_zoo", ["--mean", "0.5"], "mean and std: expected both, or --like CHECKPOINT"),
         ("effnet_zoo", ["--mean", "0.5,0.5", "--std", "0.5"], "mean has 2 channels and std 3: expected as many"),
         ("effnet_zoo", ["--mean", "half", "--std", "0.5"], "--mean 'half': expected a number for each channel"),
-        ("effnet_zoo", ["--mean", "0.5", "--std", "0"], "--std '0': expected a number for each channel"),
+        ("effnet_zoo", ["--mean", "0.5", "--std", "0"], "std (0.0, 0.0, 0.0): expected a number from 1e-06 to 1e+06"),
         ("torchvision", ["--interpolation", "cubic"], "interpolation 'cubic': expected bicubic or bilinear or nearest"),
         ("torchvision", ["--like", "effnet_zoo_b9"], "unknown model 'effnet_zoo_b9'"),
         ("torchvision", ["--padding", "valid"], "--padding valid: expected same or symmetric"),
-        ("torchvision", ["--bn-eps", "0"], "bn_eps=0.0: expected a number above 0"),
+        ("torchvision", ["--bn-eps", "0"], "bn_eps=0.0: expected a number from 1e-12 to 1"),
         ("torchvision", ["--to", "keras3"], "unknown layout 'keras3': expected one of effnet_zoo,"),
         ("torchvision", ["--variant", "effnet_zoo_b00"], "unknown model 'effnet_zoo_b00': expected"),
         (

@@ -481,8 +481,8 @@ def test_arguments_that_cannot_be_used_are_named(options: dict[str, Any], messag
     [
         ({"padding": "valid"}, "padding='valid': expected same or symmetric"),
         ({"act_layer": "rellu"}, "activation='rellu': expected silu or relu or relu6. Did you mean 'relu'"),
-        ({"bn_eps": 0}, "bn_eps=0: expected a number above 0"),
-        ({"bn_eps": float("nan")}, "bn_eps=nan: expected a number above 0"),
+        ({"bn_eps": 0}, "bn_eps=0: expected a number from 1e-12 to 1"),
+        ({"bn_eps": float("nan")}, "bn_eps=nan: expected a number from 1e-12 to 1"),
         ({"drop_rate": 1.5}, "drop_rate=1.5: expected a number from 0 to 1"),
         ({"drop_rate": "x"}, "drop_rate='x': expected a number from 0 to 1"),
         ({"drop_path_rate": []}, "drop_path_rate=..: expected a number from 0 to 1"),

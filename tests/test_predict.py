@@ -83,7 +83,7 @@ def test_labels_are_those_of_one_image_at_a_time(model: EfficientNet, folder: Pa
 
 
 def test_features_are_pooled_and_the_models_own(folder: Path) -> None:
-    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0)
+    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0).eval()
     found = [each for each in embed(pooled, sorted(folder.glob("*.jpg")), batch_size=4) if each.features is not None]
     expected = one_by_one(pooled, [each.path for each in found])
     assert expected.shape[1] == pooled.num_features
@@ -207,7 +207,7 @@ def test_outputs_that_are_no_numbers_are_an_error_of_their_image(
     assert [each.error is None for each in found] == [True, False, True]
     assert str(found[1].error).startswith(f"{paths[1]}: ")
     assert message in str(found[1].error)
-    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0)
+    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0).eval()
     assert [each.features is None for each in embed(pooled, paths, run=run)] == [False, True, False]
 
 
@@ -250,7 +250,7 @@ def test_files_are_turned_unless_that_is_not_wanted(model: EfficientNet, tmp_pat
     exif[0x0112] = 6
     photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     paths = [tmp_path / "upright.png", tmp_path / "turned.png"]
-    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0)
+    pooled = EfficientNet.from_pretrained(LITE0, num_classes=0).eval()
     for orientation in (True, False):
         upright, turned = (each.guesses for each in predict(model, paths, orientation=orientation, batch_size=1))
         assert (upright == turned) == orientation
@@ -262,9 +262,10 @@ def test_files_are_turned_unless_that_is_not_wanted(model: EfficientNet, tmp_pat
 
 def test_a_probability_of_zero_is_no_fault_of_an_exported_file() -> None:
     exported = object.__new__(Exported)
+    exported.path = Path("m.onnx")
     interface = types.SimpleNamespace(pixels="nchw", resize=False, softmax=True, dtype="float32")
     exported.record = types.SimpleNamespace(interface=interface, images=1)  # type: ignore[assignment]
-    exported._run = lambda pixels: torch.tensor([[1.0, 0.0]])
+    exported._run, exported._process = lambda pixels: torch.tensor([[1.0, 0.0]]), os.getpid()
     logits = exported([torch.zeros(3, 8, 8).byte()])
     assert logits.isfinite().all()
     assert logits.softmax(1).tolist() == [[1.0, pytest.approx(0, abs=1e-30)]]

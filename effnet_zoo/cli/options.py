@@ -129,7 +129,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
         values = tuple(finite(part) for part in text.replace(",", " ").split())
     except typer.BadParameter:
         values = ()
-    if not values or (option == "--std" and min(values) <= 0):
+    if not values:
         raise ArgumentError(f"{option} {quoted(text)}: expected a number for each channel, such as 0.5,0.5,0.5")
     return values * 3 if len(values) == 1 else values
 
