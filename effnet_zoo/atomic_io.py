@@ -89,6 +89,11 @@ def user_path(text: str, name: str) -> Path:
         raise FileError(f"{name}={text}: there is no such user: expected a folder") from None
 
 
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise FileError(f"{quoted(path)}: expected a path, a text or pathlib.Path")
+
+
 # reading
 
 
@@ -98,6 +103,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         FileError: If it does not exist, may not be read, or is no regular file.
     """
+    _check_path(path)
     with file_errors(path):
         # Without O_NONBLOCK, opening a FIFO waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -171,6 +177,7 @@ def check_destination(path: str | Path) -> Path:
     Raises:
         FileError: If a part of the path is a file, its folder cannot be written to, or a name is too long.
     """
+    _check_path(path)
     if not os.fspath(path) or str(path) == ".":
         raise FileError(f"{quoted(os.fspath(path))}: expected the name of a file or folder to write")
     with file_errors(path):

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from effnet_zoo.backbone import Backbone
 from effnet_zoo.blocks import Block, SameConv2d, SqueezeExcite
-from effnet_zoo.errors import ArgumentError, first_line
+from effnet_zoo.errors import ArgumentError, first_line, quoted
 
 Network = TypeVar("Network", bound=Backbone)
 
@@ -35,8 +35,8 @@ def optimize(model: Network, dtype: torch.dtype | None = None) -> Network:
     """
     if not isinstance(model, Backbone):
         raise ArgumentError(f"optimize: expected a model of this package, found {type(model).__name__}")
-    if dtype is not None and dtype not in DTYPES:
-        raise ArgumentError(f"optimize: dtype={dtype}: expected {', '.join(map(str, DTYPES))}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
+        raise ArgumentError(f"optimize: dtype={quoted(dtype)}: expected {', '.join(map(str, DTYPES))}")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ArgumentError("optimize: the model is on the meta device: expected one with weights, load them first")
     optimized = copied(model).eval()

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from effnet_zoo import config, hub, statefile
-from effnet_zoo.errors import ArgumentError, WeightsError
+from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.ledger import Preprocessing
 from effnet_zoo.loading import LoadReport, load_state
 from effnet_zoo.model import EfficientNet
@@ -95,6 +95,9 @@ class Package:
         Raises:
             ArgumentError: If there is not.
         """
+        texts = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
+        if labels is not None and not texts:
+            raise ArgumentError(f"labels={quoted(labels)}: expected class names, a list of texts")
         labels = labels or self.labels
         if labels is not None and len(labels) != self.num_classes:
             raise ArgumentError(

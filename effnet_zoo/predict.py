@@ -77,7 +77,8 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[s
     """Names in the order of the logits: the checkpoint's own, else ImageNet's from timm's lists, else numbers."""
     if labels is not None and len(labels) == num_classes:
         return list(labels)
-    subset = infer_imagenet_subset({"num_classes": num_classes})
+    # Where there are names, but not for these classes, ImageNet's would be wrong.
+    subset = infer_imagenet_subset({"num_classes": num_classes}) if labels is None else None
     if subset is None:
         return [f"class {index}" for index in range(num_classes)]
     info = ImageNetInfo(subset)
@@ -184,8 +185,12 @@ def _outputs(
     _check_whole("batch_size", batch_size, MOST_IMAGES)
     _check_whole("workers", workers, MOST_WORKERS)
     check_flags(orientation=orientation)
-    if isinstance(paths, str | bytes | os.PathLike) or not isinstance(paths, Iterable):
-        raise ArgumentError(f"paths={quoted(paths)}: expected several paths, such as a list")
+    try:
+        if isinstance(paths, str | bytes | os.PathLike):
+            raise TypeError
+        paths = iter(paths)
+    except TypeError:
+        raise ArgumentError(f"paths={quoted(paths)}: expected several paths, such as a list") from None
     read: Callable[[Path], Tensor]
     compute: Callable[[Sequence[Tensor]], Tensor]
     if isinstance(model, EfficientNet):

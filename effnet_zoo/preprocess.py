@@ -205,12 +205,7 @@ def opened(data: bytes) -> ImageFile.ImageFile:
             image = kind(io.BytesIO(data), "")
         except (SyntaxError, IndexError, TypeError, struct.error):  # how a decoder says that it is another's
             continue
-        width, height = image.size
-        if width * height > LARGEST_IMAGE or max(width, height) > LARGEST_SIDE:
-            raise InputError(
-                f"an image of {width}x{height} pixels: expected at most {LARGEST_IMAGE}, and {LARGEST_SIDE} on a "
-                "side: make it smaller first"
-            )
+        _check_size(image)
         if exif:
             image.info["exif"] = exif
         return image
@@ -235,6 +230,15 @@ def _exif_aside(data: bytes) -> tuple[bytes, bytes]:
     except struct.error:
         pass
     return data, b""
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > LARGEST_IMAGE or max(width, height) > LARGEST_SIDE:
+        raise InputError(
+            f"an image of {width}x{height} pixels: expected at most {LARGEST_IMAGE}, and {LARGEST_SIDE} on a side: "
+            "make it smaller first"
+        )
 
 
 def open_image(path: Path, *, orientation: bool = True) -> Image.Image:
@@ -275,6 +279,7 @@ def as_rgb(image: Image.Image, *, orientation: bool = True) -> Image.Image:
     """
     turn = _TURNS.get(orientation_of(image)) if orientation else None
     image.load()  # after the orientation is read: Pillow turns TIFF files here
+    _check_size(image)  # an icon has the size that it said only now
     rgb = _converted(image)
     if turn is not None:
         rgb = rgb.transpose(turn)

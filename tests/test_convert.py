@@ -866,6 +866,15 @@ def test_a_path_that_hides_a_checkpoint_is_asked_about(
     assert open_package(f"./{name}").num_classes == 5
 
 
+@pytest.mark.parametrize(
+    "options", [{"out": None}, {"to": 5}, {"to": []}, {"labels": 5.5}, {"golden": 5.5}, {"licence": b"x"}], ids=str
+)
+def test_arguments_of_other_types_are_refused(files: dict[str, Path], tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(EffnetZooError, match="expected"):
+        convert(str(files["effnet_zoo"]), options.pop("out", tmp_path / "out"), images=HALVES, **options)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("place", [None, 5, [], b"x"])
 def test_a_place_is_a_text(place: Any) -> None:
     with pytest.raises(ArgumentError, match="expected a path, a repository's name or a checkpoint's"):

@@ -146,7 +146,7 @@ def layout_of(name: str) -> str:
     Raises:
         UnknownNameError: Suggesting near names.
     """
-    layout = ALIASES.get(name, name)
+    layout = ALIASES.get(name, name) if isinstance(name, str) else ""
     if layout not in LAYOUTS:
         raise UnknownNameError(
             f"unknown layout {quoted(name)}: expected one of {', '.join(LAYOUTS)}.{did_you_mean(name, LAYOUTS)}"

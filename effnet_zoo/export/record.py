@@ -81,7 +81,8 @@ class Record:
             WeightsError: If the model's ``pretrained_cfg`` has values that a record cannot hold.
         """
         known = known_of(model)
-        names = class_names(model.num_classes, known.labels) if model.num_classes else []
+        labels = known.labels or model.pretrained_cfg.get("label_names")
+        names = class_names(model.num_classes, labels) if model.num_classes else []
         numbered = bool(names) and names[0] == "class 0"
         variant = config.variant_of(model.arch)
         architecture = variant.name if variant else config.CUSTOM

@@ -48,7 +48,7 @@ class Interface:
             raise ArgumentError(f"size {self.size[0]}x{self.size[1]}: expected at least {MIN_SIZE}x{MIN_SIZE} pixels")
         if self.resize and (self.pixels is None or self.size is None):
             raise ArgumentError("resizing inside takes uint8 images and ends at one size: expected both")
-        if self.dtype not in DTYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:
             raise ArgumentError(f"dtype {quoted(self.dtype)}: expected {', '.join(DTYPES)}")
 
     @property

@@ -262,7 +262,7 @@ def test_what_no_tensor_shows_and_is_not_efficientnet_is_refused(
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("batch_norm_eps", -1.0, "config.json: bn_eps=-1.0: expected a number above 0"),
+        ("batch_norm_eps", -1.0, "config.json: bn_eps=-1.0: expected a number from 1e-12 to 1"),
         ("batch_norm_eps", "x", "config.json: batch_norm_eps: expected float | null, found str"),
         ("pooling_type", 5, "config.json: pooling_type: expected str, found int"),
     ],
