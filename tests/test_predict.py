@@ -273,7 +273,7 @@ def test_a_probability_of_zero_is_no_fault_of_an_exported_file() -> None:
 
 def test_names_of_another_number_of_classes_are_not_replaced_by_imagenets() -> None:
     assert class_names(1000, ["cat", "dog"])[:2] == ["class 0", "class 1"]
-    assert class_names(1000)[0] == "tench"
+    assert class_names(1000)[0].startswith("tench")
     assert class_names(2, ["cat", "dog"]) == ["cat", "dog"]
 
 
