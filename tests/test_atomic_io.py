@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,6 +219,17 @@ def test_a_destination_that_can_be_written_is_left_as_it_is(tmp_path: Path) -> N
     assert check_destination(tmp_path / "link") == tmp_path / "real"
     assert check_destination(str(tmp_path / "a" / "b" / LONG)) == tmp_path / "a" / "b" / LONG
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.parametrize("write", [folder_written_whole, written_whole])
+def test_where_no_file_can_be_made_is_refused_and_not_tried_for_ever(tmp_path: Path, write: Any) -> None:
+    (tmp_path / "file").write_text("")
+    places = [tmp_path / "file" / "below", tmp_path / ("x" * 300), Path()]
+    places += [Path("/proc/out")] if Path("/proc").is_dir() else []
+    for place in places:
+        with pytest.raises(FileError), write(place):
+            pytest.fail("the work began")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
