@@ -103,7 +103,8 @@ def write_weights(name: str, folder: Path) -> Path:
     model = EfficientNet.from_name(name, device="meta")
     draw = torch.Generator().manual_seed(0)
     state = {
-        key: torch.randn(tensor.shape, generator=draw) if tensor.is_floating_point() else torch.tensor(0)
+        # Between 0 and 1: a negative variance would be refused.
+        key: torch.rand(tensor.shape, generator=draw) if tensor.is_floating_point() else torch.tensor(0)
         for key, tensor in model.state_dict().items()
     }
     path = folder / f"{name}.safetensors"
