@@ -1,7 +1,7 @@
 """torch.hub entry points: one for each model, with the arguments of `effnet_zoo.create_model`."""
 
-from effnet_zoo import catalog as _catalog
 from effnet_zoo import registry as _registry
+from effnet_zoo.zoo import catalogue as _catalog
 
 dependencies = ["torch", "timm", "safetensors", "huggingface_hub"]
 

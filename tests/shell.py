@@ -23,7 +23,7 @@ TOKEN = "hf_of_the_test"
 CODE = """
 import json, os, sys, tempfile, time
 import effnet_zoo
-from effnet_zoo import fetch
+from effnet_zoo.checkpoints import download
 from effnet_zoo.cli import main
 
 fetch.FIRST_PAUSE = 0.01

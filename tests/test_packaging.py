@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import effnet_zoo
-from effnet_zoo import catalog, ledger
+from effnet_zoo.zoo import catalogue, ledger
 from tools import update_tables
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,7 @@ def test_generated_tables_are_in_step(path: Path) -> None:
 
 
 def test_readme_counts_what_there_is() -> None:
-    models, checkpoints = len(catalog.models()), len(list(catalog.checkpoints()))
+    models, checkpoints = len(catalogue.models()), len(list(catalogue.checkpoints()))
     assert f"{models}\narchitectures, {checkpoints} checkpoints" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -59,14 +59,14 @@ def test_the_wheel_carries_the_ledger_and_no_tests(wheel: Path) -> None:
 
 def test_an_installed_wheel_reads_its_own_ledger(wheel: Path, tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "import effnet_zoo.ledger as l, effnet_zoo.catalog as c; print(l.FOLDER); print(len(list(c.checkpoints())))"
+    code = "from effnet_zoo.zoo import catalogue as c, ledger as l; print(l.FOLDER); print(len(list(c.checkpoints())))"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     folder, count = result.stdout.split()
     assert folder == str(tmp_path / "site" / "effnet_zoo" / "weights")
-    assert int(count) == len(list(catalog.checkpoints()))
+    assert int(count) == len(list(catalogue.checkpoints()))
 
 
 def test_an_editable_install_points_at_the_checkout_and_copies_nothing(tmp_path: Path) -> None:

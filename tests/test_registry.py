@@ -8,17 +8,18 @@ import pytest
 import timm
 from timm.models import PretrainedCfg, get_pretrained_cfg
 
-from effnet_zoo import EfficientNet, EfficientNetFeatures, catalog, create_model
+from effnet_zoo import EfficientNet, EfficientNetFeatures, create_model
 from effnet_zoo.errors import ArgumentError, EffnetZooError, SpecError
 from effnet_zoo.registry import timm_config
+from effnet_zoo.zoo import catalogue
 
-MODELS = catalog.models()
+MODELS = catalogue.models()
 
 
 def test_timm_lists_every_model_and_every_checkpoint() -> None:
     names = [*MODELS, "effnet_zoo_custom"]
     assert timm.list_models("effnet_zoo_*") == sorted(names, key=timm.models._registry._natural_key)
-    checkpoints = {checkpoint.name for _, checkpoint in catalog.checkpoints()}
+    checkpoints = {checkpoint.name for _, checkpoint in catalogue.checkpoints()}
     assert set(timm.list_models("effnet_zoo_*", pretrained=True)) == checkpoints
     assert len(checkpoints) == 62
 
@@ -96,7 +97,7 @@ def test_create_model_takes_every_form_of_a_name() -> None:
 def test_a_name_is_a_text(name: Any) -> None:
     for call in (
         create_model,
-        catalog.find,
+        catalogue.find,
         EfficientNet.from_name,
         EfficientNet.from_pretrained,
         EfficientNet.get_image_size,

@@ -6,8 +6,8 @@ files are behind.
 
 from pathlib import Path
 
-from effnet_zoo import catalog
-from effnet_zoo.ledger import REPORTED_SOURCE, Reported
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.ledger import REPORTED_SOURCE, Reported
 from tools import speed
 from tools.markdown import markdown_table
 
@@ -35,7 +35,7 @@ def updated(path: Path) -> str:
 def models_table() -> str:
     """One row a model: names, cost, and the default checkpoint's input and reported accuracy."""
     rows = []
-    for model in catalog.models().values():
+    for model in catalogue.models().values():
         default = model.default
         side = default.preprocessing.size[0]
         rows.append(
@@ -57,7 +57,7 @@ def models_table() -> str:
 def checkpoints_table() -> str:
     """One row a checkpoint: where it comes from, what it has seen, how its images are prepared."""
     rows = []
-    for _, checkpoint in catalog.checkpoints():
+    for _, checkpoint in catalogue.checkpoints():
         how = checkpoint.preprocessing
         rows.append(
             (

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.bench.contestants import BACKENDS
-from effnet_zoo.engines import engine
 from effnet_zoo.errors import first_line
-from effnet_zoo.folding import optimize
-from effnet_zoo.graphs.interface import DTYPES
-from effnet_zoo.model import EfficientNet
-from effnet_zoo.photos import CHECKPOINT, find_photos
-from effnet_zoo.preprocess import eval_transform, open_image, preprocessing_of
-from effnet_zoo.selftest import relative_error
+from effnet_zoo.images.photos import CHECKPOINT, find_photos
+from effnet_zoo.images.transform import eval_transform, open_image
+from effnet_zoo.network.folding import optimize
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.numerics import relative_error
+from effnet_zoo.runtime.engine import engine
+from effnet_zoo.runtime.interface import DTYPES
+from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 Run = Callable[[Tensor], Tensor]
 Builder = Callable[[EfficientNet], Run]

@@ -18,20 +18,19 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.bench.machine import peak_memory
-from effnet_zoo.catalog import Model
-from effnet_zoo.convert import LAYOUTS
-from effnet_zoo.engines import BACKENDS as ENGINES
-from effnet_zoo.engines import engine
-from effnet_zoo.engines.core import TOLERANCE
 from effnet_zoo.errors import UnknownNameError, first_line
-from effnet_zoo.folding import optimize
-from effnet_zoo.graphs.interface import DTYPES
-from effnet_zoo.graphs.runtimes import openvino_core
-from effnet_zoo.model import EfficientNet
-from effnet_zoo.selftest import damp, randomise, relative_error, settle
-from effnet_zoo.spec import ArchSpec
-from effnet_zoo.statefile import State
+from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.layouts.keytable import State
+from effnet_zoo.network.folding import optimize
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.numerics import damp, randomise, relative_error, settle
+from effnet_zoo.runtime.backends import BACKENDS as ENGINES
+from effnet_zoo.runtime.engine import TOLERANCE, engine
+from effnet_zoo.runtime.interface import DTYPES
+from effnet_zoo.runtime.sessions import openvino_core
+from effnet_zoo.zoo.catalogue import Model
 
 Run = Callable[[Tensor], Tensor]
 

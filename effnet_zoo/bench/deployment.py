@@ -13,15 +13,16 @@ from torch import Tensor
 
 from effnet_zoo.bench.timing import interleaved
 from effnet_zoo.errors import first_line
-from effnet_zoo.export.core import export, image_reader
-from effnet_zoo.export.formats import FORMATS
-from effnet_zoo.export.record import Record
-from effnet_zoo.graphs.interface import Interface, own_size
-from effnet_zoo.graphs.runtimes import RUNTIMES, Run
-from effnet_zoo.model import EfficientNet
-from effnet_zoo.photos import CHECKPOINT, write_jpegs
-from effnet_zoo.quantize import RECIPES, quantize
-from effnet_zoo.selftest import relative_error
+from effnet_zoo.images.photos import CHECKPOINT, write_jpegs
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.numerics import relative_error
+from effnet_zoo.runtime.export import export, image_reader
+from effnet_zoo.runtime.formats import FORMATS
+from effnet_zoo.runtime.int8.quantization import quantize
+from effnet_zoo.runtime.int8.recipes import RECIPES
+from effnet_zoo.runtime.interface import Interface, own_size
+from effnet_zoo.runtime.record import Record
+from effnet_zoo.runtime.sessions import RUNTIMES, Run
 
 BATCH = 8
 

@@ -16,13 +16,13 @@ from torch import nn
 
 from effnet_zoo.bench.contestants import BACKENDS, OURS
 from effnet_zoo.bench.timing import Call, interleaved, ratios
-from effnet_zoo.catalog import find
-from effnet_zoo.engines import engine
 from effnet_zoo.errors import InputError, first_line
-from effnet_zoo.model import EfficientNet
-from effnet_zoo.photos import CHECKPOINT, write_jpegs
-from effnet_zoo.predict import Run, predict
-from effnet_zoo.preprocess import preprocessing_of
+from effnet_zoo.images.photos import CHECKPOINT, write_jpegs
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.predict.prediction import Run, predict
+from effnet_zoo.runtime.engine import engine
+from effnet_zoo.zoo.catalogue import find
+from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from effnet_zoo import catalog
 from effnet_zoo.bench.contestants import Contestant, Run, Task, contestants, prepare, weights
 from effnet_zoo.bench.machine import ceiling
 from effnet_zoo.bench.timing import Call, interleaved, ratios
+from effnet_zoo.zoo import catalogue
 
 
 def measure(
@@ -41,7 +41,7 @@ def measure(
         ``case``, ``rounds``, ``results`` by name, ``ratios``, ``absent``, ``refused``, ``notes`` and the ``ceiling``.
         A result's ``of_ceiling`` counts two operations for each multiplication of the spec.
     """
-    model = catalog.find_variant(name)
+    model = catalogue.find_variant(name)
     task = Task(model=model, state=weights(model.name), size=size, batch=batch, dtype=dtype, device=device)
     listed = contestants(device, dtype, compiled=compiled) if everyone is None else everyone
     chosen = [one for one in listed if only is None or one.name in only]

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from effnet_zoo import atomic_io, catalog
+from effnet_zoo import atomic_io
 from effnet_zoo.bench.processes import first_answer
 from effnet_zoo.bench.timing import summary
 from effnet_zoo.errors import EngineError, WeightsError
-from effnet_zoo.model import EfficientNet
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.zoo import catalogue
 
 COMMIT = "0" * 39 + "1"
 
@@ -61,7 +62,7 @@ def measure(name: str, *, place: str, rounds: int) -> dict[str, Any]:
     Raises:
         WeightsError: If they did not load the same weights.
     """
-    model = catalog.find_variant(name)
+    model = catalogue.find_variant(name)
     tag = model.default.tag
     names = {"timm": f"{model.upstream}.{tag}", "effnet_zoo": f"{model.name}.{tag}"}
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
@@ -110,7 +111,7 @@ def write_weights(name: str, folder: Path) -> Path:
     path = folder / f"{name}.safetensors"
     save_file(state, path, metadata={"format": "pt"})
     digest = atomic_io.sha256(path)
-    repository = folder / "hub" / f"models--{str(catalog.find(name)[1].hub_id).replace('/', '--')}"
+    repository = folder / "hub" / f"models--{str(catalogue.find(name)[1].hub_id).replace('/', '--')}"
     (repository / "blobs").mkdir(parents=True)
     os.link(path, repository / "blobs" / digest)
     (repository / "refs").mkdir()

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from effnet_zoo import catalog, documents
+from effnet_zoo import documents
 from effnet_zoo.bench.results import Record
 from effnet_zoo.errors import (
     ArgumentError,
@@ -21,6 +21,7 @@ from effnet_zoo.errors import (
     first_line,
     quoted,
 )
+from effnet_zoo.zoo import catalogue
 
 CURVE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CURVE_SIZES = (128, 192, 224, 256, 320, 384, 456, 528, 600)
@@ -84,7 +85,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in self.variants:
-            catalog.find_variant(name)
+            catalogue.find_variant(name)
         for name in self.measures:
             if name not in MEASURES:
                 raise UnknownNameError(
@@ -102,7 +103,7 @@ class Settings:
 
     def size_of(self, variant: str) -> int:
         """The side of a variant's images: its checkpoint's, if none was asked for."""
-        return self.size or catalog.find_variant(variant).default.preprocessing.size[0]
+        return self.size or catalogue.find_variant(variant).default.preprocessing.size[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,15 +226,15 @@ def _files(settings: Settings) -> Subjects:
 
 
 def _agreement(settings: Settings) -> Subjects:
-    from effnet_zoo import photos
     from effnet_zoo.bench import agreement
+    from effnet_zoo.images import photos
 
     yield photos.CHECKPOINT, partial(agreement.measure, compiled=settings.compiled)
 
 
 def _deployment(settings: Settings) -> Subjects:
-    from effnet_zoo import photos
     from effnet_zoo.bench import deployment
+    from effnet_zoo.images import photos
 
     yield photos.CHECKPOINT, partial(deployment.measure, rounds=settings.rounds, compiled=settings.compiled)
 

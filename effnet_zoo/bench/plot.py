@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from effnet_zoo import catalog
 from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.bench import report
 from effnet_zoo.bench.report import BASELINE, OURS
 from effnet_zoo.bench.results import Record
 from effnet_zoo.errors import MissingExtraError
-from effnet_zoo.ledger import REPORTED_SOURCE
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.ledger import REPORTED_SOURCE
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -103,7 +103,7 @@ def accuracy_figure(records: Sequence[Record]) -> Figure | None:
     """Reported accuracy against measured latency, timm as created beside our fastest; None without two points."""
     points: dict[str, list[_Point]] = {"timm": [], "ours": []}
     for record in sorted(records, key=lambda record: record.data["case"]["macs"]):
-        model = catalog.find_variant(record.data["case"]["variant"])
+        model = catalogue.find_variant(record.data["case"]["variant"])
         reported = model.default.reported_at_eval_size
         timed = report.seconds_of(record)
         fastest = report.best(record, report.is_ours)
@@ -302,7 +302,7 @@ def curve_figure(measure: str, records: Sequence[Record]) -> Figure | None:
         for x, record in zip(places, ordered, strict=True):
             if name in report.seconds_of(record):
                 case = record.data["case"]
-                family = catalog.find_variant(case["variant"]).family.title
+                family = catalogue.find_variant(case["variant"]).family.title
                 if before not in (None, family):  # no line from one family's largest to another's smallest
                     across_axis.append(math.nan)
                     milliseconds.append(math.nan)
@@ -342,7 +342,7 @@ def curve_figure(measure: str, records: Sequence[Record]) -> Figure | None:
 
 
 def _variant_order(record: Record) -> int:
-    return list(catalog.models()).index(record.data["case"]["variant"])
+    return list(catalogue.models()).index(record.data["case"]["variant"])
 
 
 # What the figures share.

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity
 
-from effnet_zoo import catalog
 from effnet_zoo.bench.contestants import Contestant, Task, contestants, prepare, weights
+from effnet_zoo.zoo import catalogue
 
 PROFILED = ("timm", "timm channels_last", "effnet_zoo", "effnet_zoo optimized")
 """Whose operations torch's profiler sees."""
@@ -52,7 +52,7 @@ def measure(
     Returns:
         ``case``, ``results`` with the ``kinds`` in seconds a pass by contestant, ``absent``, ``refused``, ``notes``.
     """
-    model = catalog.find_variant(name)
+    model = catalogue.find_variant(name)
     task = Task(model=model, state=weights(model.name), size=size, batch=batch, dtype=dtype)
     chosen = [one for one in contestants("cpu", dtype) if one.name in PROFILED] if everyone is None else everyone
     ready = prepare(chosen, task)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from effnet_zoo import catalog
 from effnet_zoo.bench.results import Record
 from effnet_zoo.errors import UnknownNameError
+from effnet_zoo.zoo import catalogue
 
 OURS = "effnet_zoo"
 BASELINE = "timm"
@@ -415,9 +415,9 @@ SECTIONS: dict[tuple[str, ...], Section] = {
 def _by_case(record: Record) -> tuple[int, str, int, int]:
     case = record.data["case"]
     try:
-        place = list(catalog.models()).index(catalog.find_variant(case["variant"]).name)
+        place = list(catalogue.models()).index(catalogue.find_variant(case["variant"]).name)
     except UnknownNameError:  # a file of results may be older than a name
-        place = len(catalog.models())
+        place = len(catalogue.models())
     return place, case["dtype"] != "float32", case["size"], case["batch"]
 
 

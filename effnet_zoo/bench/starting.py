@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from effnet_zoo import catalog
 from effnet_zoo.bench.contestants import BACKENDS, weights
 from effnet_zoo.bench.processes import first_answer
 from effnet_zoo.bench.timing import Timing, summary
-from effnet_zoo.engines.core import TOLERANCE
 from effnet_zoo.errors import EngineError
-from effnet_zoo.selftest import relative_error
+from effnet_zoo.numerics import relative_error
+from effnet_zoo.runtime.engine import TOLERANCE
+from effnet_zoo.zoo import catalogue
 
 CHILD = """
 import json, sys, time
@@ -33,7 +33,7 @@ if name.startswith("effnet_zoo"):
 imported = time.perf_counter() - start
 model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}).eval()
 if backend:
-    from effnet_zoo.engines import engine
+    from effnet_zoo.runtime.engine import engine
     model = engine(model, backend=backend, batch=1, size=int(size))
 images = torch.randn(1, 3, int(size), int(size), generator=torch.Generator().manual_seed(1))
 with torch.inference_mode():
@@ -66,7 +66,7 @@ def measure(
     Returns:
         As `forward.measure`, each result with ``cold`` and ``warm``, which are timings, and the ``imports`` of them.
     """
-    model = catalog.find_variant(name)
+    model = catalogue.find_variant(name)
     own, upstream = f"{model.name}.{model.default.tag}", f"{model.upstream}.{model.default.tag}"
     everyone = {"timm": (upstream, ""), "effnet_zoo": (own, "")}
     chosen = (*backends, "inductor") if compiled else backends

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effnet_zoo import catalog
+from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.bench.contestants import OURS, Task, arch_of, network, weights
 from effnet_zoo.bench.machine import peak_memory
 from effnet_zoo.bench.timing import Call, interleaved, ratios
 from effnet_zoo.errors import UnknownNameError, first_line
-from effnet_zoo.graphs.interface import DTYPES
-from effnet_zoo.model import EfficientNet
-from effnet_zoo.selftest import relative_error
-from effnet_zoo.spec import ArchSpec
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.numerics import relative_error
+from effnet_zoo.runtime.interface import DTYPES
+from effnet_zoo.zoo import catalogue
 
 TOLERANCE = 1e-6
 """Largest relative error, in float64, of the gradient that reaches the images."""
@@ -71,7 +71,7 @@ def measure(
     Returns:
         As `forward.measure`, each result with ``saved_bytes``.
     """
-    model = catalog.find_variant(name)
+    model = catalogue.find_variant(name)
     task = Task(model=model, state=weights(model.name), size=size, batch=batch, dtype=dtype, device=device)
     calls: dict[str, Call] = {}
     saved: dict[str, int] = {}

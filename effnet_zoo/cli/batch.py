@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, Ty
 
 import typer
 
-from effnet_zoo import catalog
 from effnet_zoo.cli.output import AsJson, print_json_list, with_rate
 from effnet_zoo.errors import ArgumentError, printable
-from effnet_zoo.paths import digest, path_text
+from effnet_zoo.images.paths import digest, path_text
+from effnet_zoo.zoo import catalogue
 
 if TYPE_CHECKING:
-    from effnet_zoo.predict import Model as AnyModel
-    from effnet_zoo.predict import Run
-    from effnet_zoo.rows import Column, Facts
+    from effnet_zoo.predict.prediction import Model as AnyModel
+    from effnet_zoo.predict.prediction import Run
+    from effnet_zoo.predict.results import Column, Facts
 
 DEFAULT_MODEL = "effnet_zoo_lite0.pypi_in1k"
 ENGINES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
@@ -153,7 +153,7 @@ class Job:
 
     @property
     def _source(self) -> str:
-        return self.model if self.exported or ":" in self.model else catalog.find(self.model)[1].name
+        return self.model if self.exported or ":" in self.model else catalogue.find(self.model)[1].name
 
     def run(self, work_of: "Callable[[AnyModel], Work[Found]]", **options: Any) -> None:
         """Takes the files through a model: to the output, as JSON, or shown.
@@ -169,9 +169,9 @@ class Job:
             UnknownNameError: If there is no such model or device.
             typer.Exit: With status 1, if files have no result.
         """
-        from effnet_zoo.devices import find_device
-        from effnet_zoo.images import Skipped, find_images
-        from effnet_zoo.rows import reserved
+        from effnet_zoo.images.reader import Skipped, find_images
+        from effnet_zoo.network.devices import find_device
+        from effnet_zoo.predict.results import reserved
 
         device = find_device("cpu" if self.device is None else self.device)
         name, skipped = self.name, Skipped()
@@ -208,7 +208,7 @@ class Job:
 
     def _load(self, options: dict[str, Any]) -> "AnyModel":
         if self.exported:
-            from effnet_zoo.export.exported import Exported
+            from effnet_zoo.runtime.exported import Exported
 
             return Exported(Path(self.model))
         from effnet_zoo.registry import create_classifier
@@ -216,23 +216,23 @@ class Job:
         return create_classifier(self._source, pretrained=True, **options)
 
     def _engine(self, model: "AnyModel", *, many: bool) -> "Run | None":
-        from effnet_zoo.model import EfficientNet
-        from effnet_zoo.preprocess import preprocessing_of
+        from effnet_zoo.network.model import EfficientNet
+        from effnet_zoo.zoo.preprocessing import preprocessing_of
 
         if not isinstance(model, EfficientNet):
             return None
         if self.engine is None and self.dtype == "float32" and not many:
             return None  # the model itself: an engine would take longer to make than to run
-        from effnet_zoo.engines import engine
+        from effnet_zoo.runtime.engine import engine
 
         backend, size = self.engine or ("auto" if many else "eager"), preprocessing_of(model.pretrained_cfg).size
         return engine(model, backend=backend, dtype=self.dtype, batch=self.batch_size, size=size)
 
     def _facts(self, work: Work[Found], model: "AnyModel", name: str) -> "Facts":
-        from effnet_zoo.model import EfficientNet
-        from effnet_zoo.preprocess import preprocessing_of
-        from effnet_zoo.rows import Column, Facts
-        from effnet_zoo.statefile import fingerprint
+        from effnet_zoo.checkpoints.statefile import fingerprint
+        from effnet_zoo.network.model import EfficientNet
+        from effnet_zoo.predict.results import Column, Facts
+        from effnet_zoo.zoo.preprocessing import preprocessing_of
 
         return Facts(
             effnet_zoo=work.doing,
@@ -258,7 +258,7 @@ class Job:
                 work.show(found)
 
     def _with_rate(self, results: Iterator[Found], doing: str, *, done: int = 0) -> Iterable[Found]:
-        from effnet_zoo.images import find_images
+        from effnet_zoo.images.reader import find_images
 
         count = None if self.from_list == "-" else lambda: sum(1 for _ in find_images(self.paths or [], self.from_list))
         between_tables = self.output is None and not self.as_json and sys.stdout.isatty()

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from effnet_zoo import catalog
 from effnet_zoo.atomic_io import check_destination
 from effnet_zoo.bench import plan, report, results
 from effnet_zoo.bench.results import Record
 from effnet_zoo.cli.output import AsJson, print_json_list, print_table
 from effnet_zoo.errors import EffnetZooError, UnknownNameError, quoted
+from effnet_zoo.zoo import catalogue
 
 DEFAULT_VARIANTS = ("effnet_zoo_b0",)
 
@@ -71,7 +71,7 @@ def bench(
     """
     wanted = measures or list(plan.QUICK)
     settings = plan.Settings(
-        variants=tuple(dict.fromkeys(catalog.find_variant(name).name for name in variants or DEFAULT_VARIANTS)),
+        variants=tuple(dict.fromkeys(catalogue.find_variant(name).name for name in variants or DEFAULT_VARIANTS)),
         measures=tuple(dict.fromkeys(plan.all_measures(device) if "all" in wanted else wanted)),
         batches=tuple(dict.fromkeys(batches or [8])),
         rounds=rounds,
@@ -119,7 +119,7 @@ def _checked(settings: plan.Settings, out: Path | None, plot: Path | None) -> li
         check_destination(plot / "ratios.png")
         from effnet_zoo.bench import plot as drawing  # noqa: F401
     if settings.device != "cpu":
-        from effnet_zoo.devices import devices
+        from effnet_zoo.network.devices import devices
 
         if settings.device not in devices():
             raise UnknownNameError(

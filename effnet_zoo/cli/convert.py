@@ -48,7 +48,7 @@ def convert(
 
     effnet-zoo convert effnet_zoo_b3 --to torchvision --out b3-torchvision
     """
-    from effnet_zoo.convert import conversion
+    from effnet_zoo.transfer import conversion
 
     package = conversion.convert(
         place,

@@ -7,7 +7,7 @@ from effnet_zoo.cli import batch
 from effnet_zoo.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from effnet_zoo.predict import Embedding, Model
+    from effnet_zoo.predict.prediction import Embedding, Model
 
 
 @batch.with_job
@@ -25,7 +25,7 @@ def embed(job: batch.Job) -> None:
 
 def _work(model: "Model") -> "batch.Work[Embedding]":
     from effnet_zoo import predict as predicting
-    from effnet_zoo.rows import Column
+    from effnet_zoo.predict.results import Column
 
     def cells(embedding: "Embedding") -> dict[str, Any]:
         assert embedding.features is not None

@@ -12,8 +12,8 @@ from effnet_zoo.cli.output import AsJson, print_json
 from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quoted
 
 if TYPE_CHECKING:
-    from effnet_zoo.export import Export
-    from effnet_zoo.model import EfficientNet
+    from effnet_zoo.network.model import EfficientNet
+    from effnet_zoo.runtime.export import Export
 
 FORMATS = ("onnx", "openvino", "torch", "aotinductor", "torchscript", "litert")
 
@@ -70,9 +70,9 @@ def export(
             f"unknown format {quoted(to)}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}"
         )
     size = options.height_and_width(static) if static else None
-    from effnet_zoo.export import FORMATS as KNOWN
-    from effnet_zoo.export import export as write
-    from effnet_zoo.export.core import checked_path
+    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.export import export as write
+    from effnet_zoo.runtime.formats import FORMATS as KNOWN
 
     KNOWN[to].check_installed()
     stem = Path(place).stem if os.path.exists(place) else place.replace("/", "--")
@@ -100,8 +100,8 @@ def export(
 
 def opened(place: str, variant: str | None, like: str | None, classes: Path | None, *, ema: bool) -> "EfficientNet":
     """The model that an argument names, in eval mode."""
-    from effnet_zoo.convert.conversion import told
-    from effnet_zoo.convert.source import open_package
+    from effnet_zoo.transfer.conversion import told
+    from effnet_zoo.transfer.opening import open_package
 
     package = open_package(place, variant=variant, ema=ema)
     images = options.images(like, None, None, None, None, None)

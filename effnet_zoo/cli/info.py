@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from effnet_zoo import catalog
-from effnet_zoo.catalog import Model
 from effnet_zoo.cli.list import as_row
 from effnet_zoo.cli.output import AsJson, counted, print_json, print_table
-from effnet_zoo.ledger import REPORTED_SOURCE, Checkpoint
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.catalogue import Model
+from effnet_zoo.zoo.ledger import REPORTED_SOURCE, Checkpoint
 
 OPERATORS = {"mbconv": "MBConv", "separable": "MBConv", "fused": "Fused-MBConv", "conv": "Conv"}
 
@@ -29,7 +29,7 @@ def info(
 
     effnet-zoo info efficientnetv2_s --json
     """
-    model, checkpoint = catalog.find(name)
+    model, checkpoint = catalogue.find(name)
     stages, facts = _stages(model, checkpoint), _facts(model, checkpoint)
     if as_json:
         how = dataclasses.asdict(checkpoint.preprocessing)

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from effnet_zoo import catalog
-from effnet_zoo.catalog import Model
 from effnet_zoo.cli.output import AsJson, counted, print_json, print_table
 from effnet_zoo.errors import UnknownNameError, did_you_mean, quoted
-from effnet_zoo.ledger import REPORTED_SOURCE, Checkpoint
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.catalogue import Model
+from effnet_zoo.zoo.ledger import REPORTED_SOURCE, Checkpoint
 
 
 def list_(
@@ -22,9 +22,9 @@ def list_(
 
     effnet-zoo list 'effnet_zoo_v2_*.in21k' --json
     """
-    found = list(catalog.checkpoints(pattern))
+    found = list(catalogue.checkpoints(pattern))
     if not found:
-        names = [*catalog.models(), *(model.hub_name for model in catalog.models().values())]
+        names = [*catalogue.models(), *(model.hub_name for model in catalogue.models().values())]
         raise UnknownNameError(
             f"no checkpoint matches {quoted(pattern)}: expected part of a name, or a pattern."
             f"{did_you_mean(pattern, names)}"

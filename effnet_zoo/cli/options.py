@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from effnet_zoo.arch.families import Padding
 from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.families import Padding
 
 if TYPE_CHECKING:
-    from effnet_zoo.convert.conversion import Images
+    from effnet_zoo.transfer.conversion import Images
 
 
 def finite(text: str) -> float:
@@ -92,7 +92,7 @@ def images(
     crop_pct: float | None,
 ) -> "Images":
     """How images are prepared, as far as the options say."""
-    from effnet_zoo.convert.conversion import Images
+    from effnet_zoo.transfer.conversion import Images
 
     return Images(
         like=like,
@@ -117,7 +117,7 @@ def padding(value: str | None) -> Padding | None:
 
 def labels(path: Path | None) -> tuple[str, ...] | None:
     """Class names, if a file or folder of them is given."""
-    from effnet_zoo.labels import read_labels
+    from effnet_zoo.zoo.class_names import read_labels
 
     return read_labels(path) if path else None
 

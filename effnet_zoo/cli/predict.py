@@ -12,11 +12,11 @@ from rich.text import Text
 from effnet_zoo.cli import batch
 from effnet_zoo.cli.output import print_table
 from effnet_zoo.errors import ArgumentError, printable
-from effnet_zoo.paths import path_text
+from effnet_zoo.images.paths import path_text
 
 if TYPE_CHECKING:
-    from effnet_zoo.draw import Pictures
-    from effnet_zoo.predict import Model, Prediction
+    from effnet_zoo.predict.pictures import Pictures
+    from effnet_zoo.predict.prediction import Model, Prediction
 
 
 @batch.with_job
@@ -41,7 +41,7 @@ def predict(
         raise ArgumentError("--out draws pictures of a few files, --output lists many: expected one of them")
     pictures = None
     if out is not None:
-        from effnet_zoo.draw import Pictures
+        from effnet_zoo.predict.pictures import Pictures
 
         pictures = Pictures(out, job.name, orientation=job.orientation)
     job.run(lambda model: _work(model, topk, job.name, pictures))
@@ -49,7 +49,7 @@ def predict(
 
 def _work(model: "Model", topk: int, name: str, pictures: "Pictures | None") -> "batch.Work[Prediction]":
     from effnet_zoo import predict as predicting
-    from effnet_zoo.rows import Column
+    from effnet_zoo.predict.results import Column
 
     topk = min(topk, model.num_classes or topk)
     places = range(1, topk + 1)

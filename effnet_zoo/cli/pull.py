@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from effnet_zoo import catalog
 from effnet_zoo.cli.output import AsJson, print_json, with_progress
+from effnet_zoo.zoo import catalogue
 
 if TYPE_CHECKING:
-    from effnet_zoo.hub import Source
+    from effnet_zoo.checkpoints.locate import Source
 
 
 def pull(
@@ -29,15 +29,16 @@ def pull(
 
     effnet-zoo pull effnet_zoo_b5 --to /media/stick   # then, offline: EFFNET_ZOO_MIRRORS=/media/stick
     """
-    checkpoints = [catalog.find(name)[1] for name in names]
-    from effnet_zoo import atomic_io, hub
+    checkpoints = [catalogue.find(name)[1] for name in names]
+    from effnet_zoo import atomic_io
+    from effnet_zoo.checkpoints import locate
 
     if to is not None:
-        atomic_io.check_destination(to / hub.FILENAME)
+        atomic_io.check_destination(to / locate.FILENAME)
     answers: list[dict[str, Any]] = []
     for checkpoint in with_progress(checkpoints, len(checkpoints), "pulling", wanted=len(checkpoints) > 1):
-        source = hub.of_checkpoint(checkpoint)
-        path = hub.obtain(source)
+        source = locate.of_checkpoint(checkpoint)
+        path = locate.obtain(source)
         copy = _copy(path, to / _place(source, checkpoint.name)) if to else None
         answers.append({"name": checkpoint.name, "path": str(path), **({"copy": str(copy)} if copy else {})})
         if not as_json:

@@ -13,7 +13,7 @@ from effnet_zoo.cli.output import AsJson, print_json
 from effnet_zoo.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from effnet_zoo.publish import Push
+    from effnet_zoo.transfer.publishing import Push
 
 
 def push(
@@ -63,10 +63,10 @@ def push(
         raise ArgumentError("--private, --revision, --create-pr and --message are for a repository, not for --to DIR")
     if to is not None and not dry_run:
         atomic_io.check_destination(to)
-    from effnet_zoo import publish
-    from effnet_zoo.card import parse_metric, reported_metrics
-    from effnet_zoo.convert.conversion import told
-    from effnet_zoo.convert.source import open_package
+    from effnet_zoo.transfer import publishing
+    from effnet_zoo.transfer.card import parse_metric, reported_metrics
+    from effnet_zoo.transfer.conversion import told
+    from effnet_zoo.transfer.opening import open_package
 
     # What the client tries again is no news, and what it gives up on is told below.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -82,10 +82,10 @@ def push(
     )
     metrics = figures or list(reported_metrics(package))
     if to is not None:
-        done = publish.save(package, to, metrics=metrics, dry_run=dry_run)
+        done = publishing.save(package, to, metrics=metrics, dry_run=dry_run)
     else:
         assert repo_id is not None
-        done = publish.push(
+        done = publishing.push(
             package,
             repo_id,
             metrics=metrics,

@@ -14,7 +14,7 @@ from effnet_zoo.cli.output import AsJson, print_json, print_table
 from effnet_zoo.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from effnet_zoo.quantize import Quantized
+    from effnet_zoo.runtime.int8.quantization import Quantized
 
 WORST = 3
 """Layer groups that are named when too many labels change."""
@@ -72,9 +72,9 @@ def quantize(
     if search and recipe:
         raise ArgumentError("--recipe is one, --search tries all: expected at most one of them")
     options.check_layout(layout)
-    from effnet_zoo.export.core import checked_path
-    from effnet_zoo.quantize import quantize as write
-    from effnet_zoo.quantize.core import DEFAULT_RECIPE, ONNX
+    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.int8.quantization import DEFAULT_RECIPE, ONNX
+    from effnet_zoo.runtime.int8.quantization import quantize as write
 
     checked_path(out, ONNX, force=force)  # before weights are fetched
     ONNX.check_installed()

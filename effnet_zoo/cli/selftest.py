@@ -23,7 +23,7 @@ def selftest(
     effnet-zoo selftest --device cuda --compiled --json
     """
     from effnet_zoo import selftest as testing
-    from effnet_zoo.devices import devices
+    from effnet_zoo.network.devices import devices
 
     modes = tuple(mode for mode in testing.MODES if compiled or mode != "compiled")
     wanted = [device] if device else devices()

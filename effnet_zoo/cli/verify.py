@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from effnet_zoo import catalog, ledger
 from effnet_zoo.cli.output import AsJson, print_json, print_table, with_progress
 from effnet_zoo.errors import ArgumentError
-from effnet_zoo.ledger import Checkpoint
+from effnet_zoo.zoo import catalogue, ledger
+from effnet_zoo.zoo.ledger import Checkpoint
 
 
 def verify(
@@ -32,7 +32,7 @@ def verify(
     """
     if bool(names) == everything:
         raise ArgumentError("expected the names of checkpoints, or --all")
-    from effnet_zoo import verify as verifying
+    from effnet_zoo.transfer import verification as verifying
 
     checkpoints = _chosen(names or ["*"])
     found = verifying.against_hub(checkpoints) if remote else verifying.against_cache(checkpoints)
@@ -70,6 +70,6 @@ def verify(
 def _chosen(names: list[str]) -> list[Checkpoint]:
     chosen: dict[str, Checkpoint] = {}
     for name in names:
-        matches = [checkpoint for _, checkpoint in catalog.checkpoints(name)] or [catalog.find(name)[1]]
+        matches = [checkpoint for _, checkpoint in catalogue.checkpoints(name)] or [catalogue.find(name)[1]]
         chosen |= {checkpoint.name: checkpoint for checkpoint in matches}
     return list(chosen.values())

@@ -18,12 +18,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from effnet_zoo import config, ledger, statefile
+from effnet_zoo.arch.notation import decode_block, decode_blocks, decode_rows
+from effnet_zoo.checkpoints import config_json, statefile
 from effnet_zoo.errors import EffnetZooError
-from effnet_zoo.export.record import Record
-from effnet_zoo.images import Reader
-from effnet_zoo.labels import read_labels
-from effnet_zoo.stages import decode_block, decode_blocks, decode_rows
+from effnet_zoo.images.reader import Reader
+from effnet_zoo.runtime.record import Record
+from effnet_zoo.zoo import ledger
+from effnet_zoo.zoo.class_names import read_labels
 from tests.faults import mutants
 
 MEMORY = 2 << 30
@@ -69,7 +70,7 @@ def cases() -> dict[str, Case]:
         "block list": lambda draw, _: decode_blocks(mutants.tree(mutants.BLOCKS, draw)),
         "rows": lambda draw, _: decode_rows(mutants.tree(mutants.ROWS, draw), stem=24),
         "ledger": lambda draw, _: ledger.parse(mutants.toml_of(toml, draw), "ledger.toml"),
-        "config.json": lambda draw, path: config.read(mutants.write(path, mutants.json_of(saved, draw))),
+        "config.json": lambda draw, path: config_json.read(mutants.write(path, mutants.json_of(saved, draw))),
         "record": lambda draw, _: Record.from_json(mutants.json_of(record, draw), "file.onnx"),
         "labels": label_file,
         "safetensors": safetensors,

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from effnet_zoo import ledger
-from effnet_zoo.config import write as write_config
-from effnet_zoo.options import ModelOptions
-from effnet_zoo.spec import ArchSpec
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.checkpoints.config_json import write as write_config
+from effnet_zoo.network.options import ModelOptions
+from effnet_zoo.zoo import ledger
 
 BLOCKS = ["r1_k3_s11_e1_i32_o16_se0.25", "r2_k3_s22_e6_i16_o24_se0.25_noskip", "r3_k5_s2_e6_i24_o40"]
 ROWS = [[1, 24, 2, 1, 1], [4, 48, 4, 2, 1], [6, 160, 9, 1, 0]]
@@ -209,9 +209,9 @@ def config_text() -> str:
 
 def record_text() -> str:
     """Returns the record of an exported file."""
-    from effnet_zoo.export.record import Record
-    from effnet_zoo.graphs.interface import Interface
     from effnet_zoo.registry import create_classifier
+    from effnet_zoo.runtime.interface import Interface
+    from effnet_zoo.runtime.record import Record
 
     model = create_classifier("effnet_zoo_lite0", num_classes=3, device="cpu")
     return Record.of(model, Interface(size=(224, 256), pixels="nhwc")).to_json()

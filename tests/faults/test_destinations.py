@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from effnet_zoo import statefile
+from effnet_zoo.checkpoints import statefile
 from tests.shell import Run
 
 LITE0 = "effnet_zoo_lite0.pypi_in1k"

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from effnet_zoo import ArchSpec, config, create_model, documents, ledger
+from effnet_zoo import ArchSpec, create_model, documents
+from effnet_zoo.checkpoints import config_json
 from effnet_zoo.errors import LONGEST_MESSAGE, EffnetZooError, InputError, LedgerError, WeightsError
-from effnet_zoo.labels import read_labels
+from effnet_zoo.zoo import ledger
+from effnet_zoo.zoo.class_names import read_labels
 
 ODD: list[Any] = [None, True, False, 0, -1, 3, 2**63, 10**400, 1e308, 0.5, "", "x", "\0", "é" * 300, [], [[]], {}]
 ODD += [{"a": 1}, [1, 2, 3], ["a"], [None, {}], {"stages": 5}, {"": {"": []}}]
@@ -83,24 +85,30 @@ def survivors(mutants: Iterator[str], read: Callable[[str], object]) -> list[str
 def configs() -> list[Any]:
     """A variant's config.json, that of a network of one's own, and one as timm wrote them first."""
     checkpoint = ledger.load()["effnet_zoo_b0"]["in1k"]
-    cfg = {**config.images(checkpoint.preprocessing), "tag": "in1k", "license": "mit", "notes": ["a"], "strange": [1]}
+    cfg = {
+        **config_json.images(checkpoint.preprocessing),
+        "tag": "in1k",
+        "license": "mit",
+        "notes": ["a"],
+        "strange": [1],
+    }
     spec = create_model("effnet_zoo_lite0", device="meta").arch
     own = ArchSpec.from_rows([(1, 8, 1, 1, 1), (4, 16, 1, 2, 1)], stem=8, head=64)
-    written = [config.write(arch, {"num_classes": 2}, cfg, ("ant", "bee")) for arch in (spec, own)]
+    written = [config_json.write(arch, {"num_classes": 2}, cfg, ("ant", "bee")) for arch in (spec, own)]
     return [*map(json.loads, written), {"architecture": "tf_efficientnet_b0", "num_classes": 5, **cfg}]
 
 
 def test_a_spoilt_config_is_read_or_refused(configs: list[Any], tmp_path: Path) -> None:
     def read(mutant: str) -> None:
         # As config.read does, without a file: to write thousands takes longer than to read them.
-        config.parse(documents.from_json(mutant, dict[str, Any], "made.json", WeightsError), "made.json")
+        config_json.parse(documents.from_json(mutant, dict[str, Any], "made.json", WeightsError), "made.json")
 
     for document in configs:
         read(json.dumps(document))
     read_whole = survivors(json_mutants(configs, 4000, seed=1), read)
     assert 400 < len(read_whole) < 3500
     for mutant in read_whole[::80]:  # and what was read is built, or refused
-        (tmp_path / config.FILENAME).write_text(mutant, encoding="utf-8")
+        (tmp_path / config_json.FILENAME).write_text(mutant, encoding="utf-8")
         survivors(iter([f"local-dir:{tmp_path}"]), lambda place: create_model(place, device="meta"))
 
 
@@ -125,24 +133,24 @@ def test_a_spoilt_config_is_read_or_refused(configs: list[Any], tmp_path: Path) 
 def test_an_error_in_a_config_names_file_field_and_what_was_expected(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    path = tmp_path / config.FILENAME
+    path = tmp_path / config_json.FILENAME
     path.write_text(json.dumps({"architecture": "tf_efficientnet_b0", **change}))
     with pytest.raises(WeightsError, match=f"^{re.escape(str(path))}: .*{message}"):
-        config.read(path)
+        config_json.read(path)
 
 
 def test_images_of_a_config_that_cannot_be_computed_with_are_named(configs: list[Any], tmp_path: Path) -> None:
-    path = tmp_path / config.FILENAME
+    path = tmp_path / config_json.FILENAME
     for field, value in (("std", [0, 1, 1]), ("std", [1e-320] * 3), ("input_size", [3, 10**9, 224]), ("crop_pct", 0)):
         spoilt = copy.deepcopy(configs[0])
         spoilt["pretrained_cfg"][field] = value
         path.write_text(json.dumps(spoilt))
         with pytest.raises(WeightsError, match=rf"^{re.escape(str(path))}: {field.replace('input_', '')} .*: expected"):
-            config.read(path)
+            config_json.read(path)
 
 
 def test_unknown_fields_of_a_record_are_kept(configs: list[Any]) -> None:
-    assert config.parse(configs[0], "a config").pretrained_cfg["strange"] == [1]
+    assert config_json.parse(configs[0], "a config").pretrained_cfg["strange"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +169,7 @@ def test_a_network_that_no_memory_holds_is_refused(configs: list[Any], field: st
         arch["stem_filters"] = arch["stages"][0]["in_filters"] = arch["head_filters"] = value
         arch["stages"][-1]["out_filters"] = value
     with pytest.raises(WeightsError, match=message):
-        config.parse(spoilt, "a config")
+        config_json.parse(spoilt, "a config")
 
 
 TOML = ["nan", "inf", "-1", "0", "1e400", "9" * 500, "true", '""', '"\\u0000"', "[]", "{}", "[[]]", "{ a = { b = 1 } }"]

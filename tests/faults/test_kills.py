@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.faults.writing import REFUSED, Nursery, names, nursery
-from tests.test_rows import FORMATS, names_of
+from tests.predict.test_results import FORMATS, names_of
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are f
 @pytest.fixture(scope="module")
 def light() -> Iterator[Nursery]:
     """Processes that write rows without a model."""
-    with nursery("tests.test_rows") as made:
+    with nursery("tests.predict.test_results") as made:
         yield made
 
 
@@ -105,7 +105,7 @@ def test_the_killed_command_loses_and_doubles_no_row(tmp_path: Path) -> None:
     for number in range(1, 100):
         os.link(photos / "000.png", photos / f"{number:03}.png")
     # Imported, not run: threads that torch had started would be missing in a child.
-    with nursery("effnet_zoo.registry", "effnet_zoo.predict", "effnet_zoo.images") as heavy:
+    with nursery("effnet_zoo.registry", "effnet_zoo.predict", "effnet_zoo.images.reader") as heavy:
         for turn in range(100):
             path = tmp_path / f"{turn}.{FORMATS[turn % 3]}"
             arguments = ["predict", str(photos), "--output", str(path), "--resume", "--batch-size", "2"]

@@ -55,7 +55,7 @@ def nursery(*modules: str) -> Iterator[Nursery]:
     """Yields a program that has imported modules. The package's own names are not among them: they take torch."""
     # In a process of this name the package imports nothing by itself.
     code = "import sys; sys.argv = ['effnet-zoo', *sys.argv[1:]]; from tests.faults.writing import main; main()"
-    command = [sys.executable, "-c", code, "effnet_zoo.rows", "pyarrow.parquet", *modules]
+    command = [sys.executable, "-c", code, "effnet_zoo.predict.results", "pyarrow.parquet", *modules]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Nursery(process)
@@ -99,10 +99,10 @@ def _child(kind: str, order: dict[str, Any]) -> None:
 
 def _write(path: str, pause: float, options: dict[str, bool]) -> None:
     """Writes rows as the command does, in a pace of so many seconds a batch."""
-    from effnet_zoo import rows as module
     from effnet_zoo.errors import EffnetZooError
-    from effnet_zoo.paths import digest
-    from tests.test_rows import FACTS, row
+    from effnet_zoo.images.paths import digest
+    from effnet_zoo.predict import results as module
+    from tests.predict.test_results import FACTS, row
 
     def in_pieces(lines: Any, text: str) -> None:
         data = text.encode()
@@ -119,20 +119,20 @@ def _write(path: str, pause: float, options: dict[str, bool]) -> None:
     module._Lines._put = in_pieces  # type: ignore[assignment, method-assign]
     module._Parquet._join = joined_slowly  # type: ignore[assignment, method-assign]
     try:
-        with module.reserved(Path(path), **options) as output, output.rows(FACTS) as rows:
-            left = [name for name in names() if digest(name) not in rows.done]
+        with module.reserved(Path(path), **options) as output, output.rows(FACTS) as results:
+            left = [name for name in names() if digest(name) not in results.done]
             for start in range(0, len(left), 5):
                 time.sleep(pause)
-                rows.write([row(name) for name in left[start : start + 5]])
+                results.write([row(name) for name in left[start : start + 5]])
     except EffnetZooError as error:
         sys.stderr.write(f"effnet-zoo: {error}\n")
         sys.exit(REFUSED)
 
 
 def _command(arguments: list[str]) -> None:
-    from effnet_zoo import rows
     from effnet_zoo.cli import main as command
+    from effnet_zoo.predict import results
 
-    rows._PART_ROWS = PART_ROWS
+    results._PART_ROWS = PART_ROWS
     sys.argv = ["effnet-zoo", *arguments]
     command()

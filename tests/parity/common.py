@@ -15,12 +15,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
-from effnet_zoo import EfficientNet, catalog, loading
-from effnet_zoo.convert import LAYOUTS, Layout
-from effnet_zoo.loading import LoadReport
-from effnet_zoo.options import BuildOptions
-from effnet_zoo.selftest import randomise, relative_error, settle
-from effnet_zoo.spec import ArchSpec
+from effnet_zoo import EfficientNet
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.checkpoints import loading
+from effnet_zoo.checkpoints.loading import LoadReport
+from effnet_zoo.layouts import LAYOUTS, Layout
+from effnet_zoo.network.options import BuildOptions
+from effnet_zoo.numerics import randomise, relative_error, settle
+from effnet_zoo.zoo import catalogue
 
 Size = tuple[int, int]
 Outputs = Callable[[Any, Tensor], Sequence[Tensor]]
@@ -44,7 +46,7 @@ KEPT = 2
 
 
 def all_names() -> list[str]:
-    return list(catalog.models())
+    return list(catalogue.models())
 
 
 def images(size: Size, dtype: torch.dtype) -> Tensor:

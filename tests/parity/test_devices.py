@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effnet_zoo import EfficientNet, selftest
-from effnet_zoo.devices import devices
+from effnet_zoo.network.devices import devices
 from effnet_zoo.selftest import Case
 
 DEVICES = ("cpu", "cuda", "mps", "xpu")

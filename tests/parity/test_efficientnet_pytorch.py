@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from effnet_zoo import EfficientNet, catalog
-from effnet_zoo.convert import LAYOUTS
-from effnet_zoo.selftest import relative_error
-from effnet_zoo.spec import ArchSpec, variant_spec
+from effnet_zoo import EfficientNet
+from effnet_zoo.arch.spec import ArchSpec, variant_spec
+from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.numerics import relative_error
+from effnet_zoo.zoo import catalogue
 from tests.parity import common
 
 TABLE = LAYOUTS["efficientnet_pytorch"].table
@@ -44,7 +45,7 @@ def build(name: str, **options: Any) -> nn.Module:
 
 
 def reduced_spec(name: str) -> ArchSpec:
-    family = catalog.find_variant(f"efficientnet-{name}").family
+    family = catalogue.find_variant(f"efficientnet-{name}").family
     variant = next(variant for variant in family.variants if variant.name == name)
     return variant_spec(family, dataclasses.replace(variant, depth=DEPTH))
 
@@ -122,7 +123,7 @@ def test_at_its_own_size_with_fixed_padding(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*WHOLE, *REDUCED, *LITE])
 def test_keys_map_both_ways(name: str) -> None:
-    arch = catalog.find_variant(f"efficientnet-{name}").spec
+    arch = catalogue.find_variant(f"efficientnet-{name}").spec
     with common.unallocated():
         theirs, model = build(name), EfficientNet(arch)
     state = theirs.state_dict()
@@ -138,7 +139,7 @@ def test_keys_map_both_ways(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["b0", "lite0"])
 def test_ours_run_in_theirs(name: str) -> None:
-    model = catalog.find_variant(f"efficientnet-{name}")
+    model = catalogue.find_variant(f"efficientnet-{name}")
     ours = common.drawn(lambda: EfficientNet(model.spec), seed=3)
     theirs = build(name)
     theirs.load_state_dict(TABLE.to_theirs(ours.state_dict(), model.spec), strict=True)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet
-from effnet_zoo.convert import LAYOUTS
-from effnet_zoo.convert.conversion import Images, told
-from effnet_zoo.convert.identify import identify
-from effnet_zoo.convert.source import open_package
-from effnet_zoo.loading import LoadReport, load_state
-from effnet_zoo.selftest import shallow
-from effnet_zoo.spec import ArchSpec
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.checkpoints.loading import LoadReport, load_state
+from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.layouts.identify import identify
+from effnet_zoo.numerics import shallow
+from effnet_zoo.transfer.conversion import Images, told
+from effnet_zoo.transfer.opening import open_package
 from tests.parity import common
 
 LAYOUT = LAYOUTS["effnetv2_port"]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from effnet_zoo import EfficientNet, catalog
-from effnet_zoo.families import Padding
-from effnet_zoo.selftest import relative_error, shallow
+from effnet_zoo import EfficientNet
+from effnet_zoo.arch.families import Padding
+from effnet_zoo.numerics import relative_error, shallow
+from effnet_zoo.zoo import catalogue
 from tests.parity import common
 
 with warnings.catch_warnings():
@@ -18,7 +19,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
     import geffnet
 
-V1 = [model.hub_name for name, model in catalog.models().items() if "_v2_" not in name]
+V1 = [model.hub_name for name, model in catalogue.models().items() if "_v2_" not in name]
 EDGETPU = ("efficientnet_es", "efficientnet_em", "efficientnet_el")
 WHOLE = ("efficientnet_b0", "efficientnet_lite0", "efficientnet_es")
 NUMERICS: dict[str, tuple[Padding, float]] = {"tf_": ("same", 1e-3), "": ("symmetric", 1e-5)}
@@ -63,7 +64,7 @@ def move_strides(model: Any) -> None:
 @pytest.mark.parametrize("name", V1)
 def test_state_dict_has_the_same_layout(name: str) -> None:
     with common.unallocated():
-        ours, theirs = EfficientNet(catalog.find_variant(name).spec), build("tf_", name)
+        ours, theirs = EfficientNet(catalogue.find_variant(name).spec), build("tf_", name)
     assert [(key, tensor.shape, tensor.dtype) for key, tensor in ours.state_dict().items()] == [
         (key, tensor.shape, tensor.dtype) for key, tensor in theirs.state_dict().items()
     ]
@@ -87,7 +88,7 @@ def test_logits(pair: Pair, size: common.Size) -> None:
 @pytest.mark.parametrize("name", [name for name in V1 if name not in WHOLE])
 def test_every_other_variant_with_reduced_depth(name: str, prefix: str, size: common.Size) -> None:
     padding, bn_eps = NUMERICS[prefix]
-    arch = shallow(catalog.find_variant(name).spec, common.KEPT)
+    arch = shallow(catalogue.find_variant(name).spec, common.KEPT)
     theirs = common.drawn(lambda: build(prefix, name, reduced=True))
     ours = common.from_state(dataclasses.replace(arch, padding=padding, bn_eps=bn_eps), theirs.state_dict())
     # In float32 the whole ones above are compared too.
@@ -109,7 +110,7 @@ def test_edgetpu_as_released_agrees_only_where_its_maps_are_odd(name: str) -> No
     too: its reported accuracy of these checkpoints is 0.3 to 0.7 points below that of the released code.
     """
     theirs = common.drawn(lambda: build("tf_", name, reduced=True, as_released=True))
-    ours = common.from_state(shallow(catalog.find_variant(name).spec, common.KEPT), theirs.state_dict())
+    ours = common.from_state(shallow(catalogue.find_variant(name).spec, common.KEPT), theirs.state_dict())
     common.assert_logits_agree(ours, theirs, (97, 129))  # maps of 49 x 65, then 25 x 33
     x = common.images((96, 128), torch.float32)
     with torch.inference_mode():

@@ -31,14 +31,16 @@ from keras.src.backend.common import dtypes
 from keras.src.utils import file_utils
 from torch import Tensor
 
-from effnet_zoo import EfficientNet, Images, catalog, convert
-from effnet_zoo.convert import keras_file, source
-from effnet_zoo.convert.keras import KERAS_V1, KERAS_V2, MODELS
-from effnet_zoo.convert.keras_file import KerasFile, read, write
-from effnet_zoo.convert.keytable import KeyTable, role_of
+from effnet_zoo import EfficientNet, Images, convert
+from effnet_zoo.arch.spec import ArchSpec, variant_spec
+from effnet_zoo.checkpoints import keras_file
+from effnet_zoo.checkpoints.keras_file import KerasFile, read, write
 from effnet_zoo.errors import MissingExtraError, WeightsError
-from effnet_zoo.selftest import relative_error
-from effnet_zoo.spec import ArchSpec, variant_spec
+from effnet_zoo.layouts.keras import KERAS_V1, KERAS_V2, MODELS
+from effnet_zoo.layouts.keytable import KeyTable, role_of
+from effnet_zoo.numerics import relative_error
+from effnet_zoo.transfer import opening
+from effnet_zoo.zoo import catalogue
 from tests.parity import common
 
 # Keras' own: its torch backend turns variables into arrays by a protocol that NumPy 2 has extended.
@@ -75,7 +77,7 @@ def test_no_model_is_left_out() -> None:
 
 
 def spec_of(name: str) -> ArchSpec:
-    return catalog.models()[MODELS[name][1]].spec
+    return catalogue.models()[MODELS[name][1]].spec
 
 
 def table_of(name: str) -> KeyTable:
@@ -112,7 +114,7 @@ def build_reduced(name: str, size: common.Size) -> Any:
 
 
 def declared(name: str) -> tuple[Any, Any]:
-    model = catalog.models()[MODELS[name][1]]
+    model = catalogue.models()[MODELS[name][1]]
     return model.family, next(row for row in model.family.variants if model.name.endswith(f"_{row.name}"))
 
 
@@ -134,7 +136,7 @@ def dtype_policy(dtype: torch.dtype) -> Iterator[None]:
 
 
 def draw(model: Any, seed: int = 0) -> Any:
-    """All variables drawn as `effnet_zoo.selftest.randomise` draws ours; float32 can hold each."""
+    """All variables drawn as `effnet_zoo.numerics.randomise` draws ours; float32 can hold each."""
     random = np.random.default_rng(seed)
     for layer in model._flatten_layers():
         for variable in layer.variables if not hasattr(layer, "layers") else ():
@@ -370,7 +372,7 @@ def test_layers_of_each_class_are_in_our_order(name: str, unallocated: Any) -> N
 def test_no_two_models_have_as_many_layers_and_the_same_widths() -> None:
     looks = set()
     for table, name in MODELS.values():
-        arch = catalog.models()[name].spec
+        arch = catalogue.models()[name].spec
         numbers = [len(layers) for layers in keras_file.layers_by_class(table, arch).values()]
         looks.add((*numbers, arch.stem_filters, arch.head_filters))
     assert len(looks) == len(MODELS)
@@ -682,7 +684,7 @@ def test_half_precision_is_written_in_float32(tmp_path: Path) -> None:
 
 def test_what_keras_could_not_load_is_not_written(tmp_path: Path) -> None:
     path = tmp_path / "ours.weights.h5"
-    v1, v2, lite = spec_of("EfficientNetB0"), spec_of("EfficientNetV2B0"), catalog.models()["effnet_zoo_lite0"].spec
+    v1, v2, lite = spec_of("EfficientNetB0"), spec_of("EfficientNetV2B0"), catalogue.models()["effnet_zoo_lite0"].spec
     with common.unallocated():
         state = {key: torch.zeros(tensor.shape) for key, tensor in EfficientNet(v1).state_dict().items()}
     with pytest.raises(WeightsError, match="expected a name that ends in .weights.h5"):
@@ -909,7 +911,7 @@ def test_a_missing_h5py_names_the_extra(good: Path, monkeypatch: pytest.MonkeyPa
 
 def test_roles_and_classes_are_of_every_module() -> None:
     for table, name in MODELS.values():
-        for ours in table.modules(catalog.models()[name].spec):
+        for ours in table.modules(catalogue.models()[name].spec):
             known = keras_file.VARIABLES[keras_file.CLASSES[role_of(ours)]]
             given = [form.name for form in table.forms[role_of(ours)].values()]
             assert list(known[: len(given)]) == given, "written in another order than Keras numbers them"
@@ -946,9 +948,9 @@ def test_a_file_that_crashes_hdf5_is_refused_by_the_process_that_survives(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keras.applications.EfficientNetB0(weights=None, classes=2).save_weights(tmp_path / "model.weights.h5")
-    monkeypatch.setattr(source, "_WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(opening, "_WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(WeightsError, match="model.weights.h5 is not a whole HDF5 file: reading it crashes HDF5"):
-        source.open_package(str(tmp_path / "model.weights.h5"))
+        opening.open_package(str(tmp_path / "model.weights.h5"))
 
 
 def test_a_walk_through_hdf5_has_a_limit_of_time_and_of_memory(
@@ -957,13 +959,13 @@ def test_a_walk_through_hdf5_has_a_limit_of_time_and_of_memory(
     place = tmp_path / "model.weights.h5"
     with zipfile.ZipFile(good) as archive:
         place.write_bytes(archive.read("model.weights.h5"))
-    monkeypatch.setattr(source, "WALK_BYTES", 64 << 20)
+    monkeypatch.setattr(opening, "WALK_BYTES", 64 << 20)
     with pytest.raises(WeightsError, match=r"model.weights.h5 is not a whole HDF5 file: .*; save or download it again"):
-        source.open_package(str(place))
-    monkeypatch.setattr(source, "_WALK", "import time; time.sleep(60)")
-    monkeypatch.setattr(source, "WALK_SECONDS", 0.2)
+        opening.open_package(str(place))
+    monkeypatch.setattr(opening, "_WALK", "import time; time.sleep(60)")
+    monkeypatch.setattr(opening, "WALK_SECONDS", 0.2)
     with pytest.raises(WeightsError, match=r"model.weights.h5: reading it takes more than 0.2 s: expected a file of K"):
-        source.open_package(str(place))
+        opening.open_package(str(place))
 
 
 @pytest.mark.parametrize("suffix", [".keras", ".h5", ".weights.h5"])
@@ -972,7 +974,7 @@ def test_the_backbone_is_taken_without_a_head_of_another_kind(suffix: str, tmp_p
     model = keras.Sequential([inner, keras.layers.Dense(7), keras.layers.ReLU(), keras.layers.Dense(3)])
     path = saved(model, tmp_path / f"model{suffix}")
     with pytest.raises(WeightsError, match="--backbone-only leaves"):
-        source.open_package(str(path))
-    package = source.open_package(str(path), backbone_only=True)
+        opening.open_package(str(path))
+    package = opening.open_package(str(path), backbone_only=True)
     assert package.num_classes == 0
     assert sorted(reason for reason in package.dropped.values()).count("not of the backbone") == 4

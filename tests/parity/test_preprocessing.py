@@ -18,9 +18,10 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor
 
-from effnet_zoo import atomic_io, catalog, eval_transform
-from effnet_zoo.ledger import Preprocessing
-from effnet_zoo.preprocess import open_image
+from effnet_zoo import atomic_io, eval_transform
+from effnet_zoo.images.transform import open_image
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.parity.photos import GOLDEN, PHOTOS
 
 GOLDEN_FILE = GOLDEN / "preprocessing.json"
@@ -30,14 +31,14 @@ DIGITS = 4
 # timm's name of each checkpoint. The one that only a package ships is timm's by another way of conversion.
 TIMM_NAMES = {
     checkpoint.name: f"tf_{model.hub_name}.{checkpoint.tag if checkpoint.hub_id else 'in1k'}"
-    for model, checkpoint in catalog.checkpoints()
+    for model, checkpoint in catalogue.checkpoints()
 }
 
 
 def distinct() -> dict[Preprocessing, str]:
     """Each way to preprocess once, with the first checkpoint that is preprocessed so."""
     found: dict[Preprocessing, str] = {}
-    for _, checkpoint in catalog.checkpoints():
+    for _, checkpoint in catalogue.checkpoints():
         found.setdefault(checkpoint.preprocessing, checkpoint.name)
     return found
 
@@ -71,7 +72,7 @@ def pictures() -> dict[str, Image.Image]:
 
 @pytest.mark.parametrize("name", TIMM_NAMES)
 def test_every_checkpoint_declares_what_timm_does(name: str) -> None:
-    how = catalog.find(name)[1].preprocessing
+    how = catalogue.find(name)[1].preprocessing
     config = timm_config(name)
     declared = {**dataclasses.asdict(how), "input_size": (3, *how.size)}
     del declared["size"]

@@ -15,14 +15,16 @@ import timm
 import torch
 from torch import Tensor
 
-from effnet_zoo import EfficientNet, atomic_io, catalog, eval_transform, hub
-from effnet_zoo.preprocess import open_image
-from effnet_zoo.selftest import relative_error
+from effnet_zoo import EfficientNet, atomic_io, eval_transform
+from effnet_zoo.checkpoints import locate
+from effnet_zoo.images.transform import open_image
+from effnet_zoo.numerics import relative_error
+from effnet_zoo.zoo import catalogue
 from tests.parity import common
 from tests.parity.photos import GOLDEN, PHOTOS
 
 NAME = "effnet_zoo_lite0.pypi_in1k"
-CHECKPOINT = catalog.find(NAME)[1]
+CHECKPOINT = catalogue.find(NAME)[1]
 GOLDEN_FILE = GOLDEN / "lite0.json"
 GOLDEN_CLASSES = range(0, 1000, 125)
 RTOL = 1e-5
@@ -61,7 +63,7 @@ def batch(side: int) -> Tensor:
 
 @pytest.mark.parametrize("side", [224, 191])
 def test_logits_are_those_of_efficientnet_lite_pytorch(model: EfficientNet, side: int) -> None:
-    path = hub.obtain(hub.of_checkpoint(CHECKPOINT))
+    path = locate.obtain(locate.of_checkpoint(CHECKPOINT))
     theirs = efficientnet_lite_pytorch.EfficientNet.from_pretrained(
         "efficientnet-lite0", weights_path=str(path), image_size=side
     ).eval()

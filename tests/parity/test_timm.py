@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from effnet_zoo import EfficientNet, catalog
-from effnet_zoo.selftest import randomise, relative_error, shallow
+from effnet_zoo import EfficientNet
+from effnet_zoo.numerics import randomise, relative_error, shallow
+from effnet_zoo.zoo import catalogue
 from tests.parity import common
 
 # One of each family, and of those with scaling also one that is scaled. The V2 large models are not scaled.
@@ -29,7 +30,7 @@ REPRESENTATIVES = (
 
 
 def timm_name(name: str) -> str:
-    return f"tf_{catalog.models()[name].hub_name}"
+    return f"tf_{catalogue.models()[name].hub_name}"
 
 
 def with_file(name: str, state: dict[str, Tensor], folder: Path, **options: Any) -> Any:
@@ -100,7 +101,7 @@ def test_every_level(pair: tuple[EfficientNet, nn.Module]) -> None:
 def short_pair(request: pytest.FixtureRequest) -> tuple[EfficientNet, nn.Module]:
     """Ours and timm's, with few blocks, for what depth has no part in."""
     theirs = short_of_timm(request.param)
-    return common.from_state(shallow(catalog.models()[request.param].spec, common.KEPT), theirs.state_dict()), theirs
+    return common.from_state(shallow(catalogue.models()[request.param].spec, common.KEPT), theirs.state_dict()), theirs
 
 
 def short_of_timm(name: str, output_stride: int = 32) -> Any:
@@ -151,7 +152,7 @@ def maps(model: Any, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_dilated_logits(name: str, output_stride: int) -> None:
     theirs = short_of_timm(name, output_stride)
-    arch = shallow(catalog.models()[name].spec, common.KEPT)
+    arch = shallow(catalogue.models()[name].spec, common.KEPT)
     ours = common.from_state(arch, theirs.state_dict(), output_stride=output_stride)
     common.assert_logits_agree(ours, theirs, common.SMALL)
 
@@ -159,7 +160,7 @@ def test_dilated_logits(name: str, output_stride: int) -> None:
 @pytest.mark.parametrize("name", common.all_names())
 def test_every_variant_in_both_directions(name: str) -> None:
     theirs = short_of_timm(name)
-    ours = common.from_state(shallow(catalog.models()[name].spec, common.KEPT), theirs.state_dict())
+    ours = common.from_state(shallow(catalogue.models()[name].spec, common.KEPT), theirs.state_dict())
     common.assert_logits_agree(ours, theirs, common.SMALL)
 
     randomise(ours, seed=1)

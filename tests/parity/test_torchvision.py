@@ -7,9 +7,10 @@ import pytest
 import torchvision
 from torch import Tensor, nn
 
-from effnet_zoo import EfficientNet, catalog
-from effnet_zoo.convert import LAYOUTS
-from effnet_zoo.selftest import shallow
+from effnet_zoo import EfficientNet
+from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.numerics import shallow
+from effnet_zoo.zoo import catalogue
 from tests.parity import common
 
 TABLE = LAYOUTS["torchvision"].table
@@ -44,7 +45,7 @@ def epsilon(model: nn.Module) -> float:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_keys_map_both_ways(name: str) -> None:
-    arch = catalog.find_variant(MODELS[name][0]).spec
+    arch = catalogue.find_variant(MODELS[name][0]).spec
     with common.unallocated():
         theirs, model = build(name), EfficientNet(arch)
     assert epsilon(theirs) == MODELS[name][1]
@@ -70,7 +71,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module", params=REDUCED)
 def reduced_pair(request: pytest.FixtureRequest) -> Pair:
     theirs = common.drawn(lambda: build(request.param, reduced=True))
-    arch = shallow(catalog.find_variant(MODELS[request.param][0]).spec, common.KEPT)
+    arch = shallow(catalogue.find_variant(MODELS[request.param][0]).spec, common.KEPT)
     arch = dataclasses.replace(arch, padding="symmetric", bn_eps=epsilon(theirs))
     return common.from_state(arch, theirs.state_dict()), theirs
 
@@ -98,7 +99,7 @@ def test_features(pair: Pair) -> None:
 @pytest.mark.parametrize("name", ["efficientnet_b0", "efficientnet_v2_s"])
 def test_ours_run_in_theirs(name: str) -> None:
     theirs = build(name)
-    spec = catalog.find_variant(MODELS[name][0]).spec
+    spec = catalogue.find_variant(MODELS[name][0]).spec
     arch = dataclasses.replace(spec, padding="symmetric", bn_eps=epsilon(theirs))
     ours = common.drawn(lambda: EfficientNet(arch), seed=3)
     theirs.load_state_dict(TABLE.to_theirs(ours.state_dict(), arch), strict=True)

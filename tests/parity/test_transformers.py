@@ -20,18 +20,19 @@ from transformers import (
     EfficientNetImageProcessor,
 )
 
-from effnet_zoo import EfficientNet, catalog, eval_transform
-from effnet_zoo.convert import LAYOUTS
-from effnet_zoo.convert.conversion import Images, convert
-from effnet_zoo.convert.identify import identify
-from effnet_zoo.convert.proof import transformers_config
-from effnet_zoo.convert.source import open_package
+from effnet_zoo import EfficientNet, eval_transform
+from effnet_zoo.checkpoints.bundle import Package
 from effnet_zoo.errors import WeightsError
-from effnet_zoo.ledger import Preprocessing
-from effnet_zoo.options import ModelOptions
-from effnet_zoo.package import Package
-from effnet_zoo.preprocess import open_image
-from effnet_zoo.selftest import relative_error, shallow
+from effnet_zoo.images.transform import open_image
+from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.layouts.identify import identify
+from effnet_zoo.network.options import ModelOptions
+from effnet_zoo.numerics import relative_error, shallow
+from effnet_zoo.transfer.conversion import Images, convert
+from effnet_zoo.transfer.opening import open_package
+from effnet_zoo.transfer.proof import transformers_config
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.parity import common
 from tests.parity.photos import PHOTOS
 
@@ -72,7 +73,7 @@ GOOGLE: dict[str, Any] = {
 
 
 def settings(name: str, *, num_classes: int = 1000, in_chans: int = 3) -> dict[str, Any]:
-    model = catalog.models()[name]
+    model = catalogue.models()[name]
     options = ModelOptions(num_classes=num_classes, in_chans=in_chans)
     return transformers_config(
         Package(source="nowhere", variant=name, arch=model.spec, options=options, state={}), model
@@ -151,7 +152,7 @@ def alike(size: int) -> list[int]:
 
 @pytest.fixture(scope="module", params=REDUCED)
 def reduced_pair(request: pytest.FixtureRequest) -> Pair:
-    arch = catalog.models()[request.param].spec
+    arch = catalogue.models()[request.param].spec
     kept = [
         sum(stage.repeats for stage in arch.stages[:number]) + index
         for number, stage in enumerate(arch.stages)
@@ -176,7 +177,7 @@ def test_reduced_logits(reduced_pair: Pair) -> None:
 def test_padding_is_for_one_size_only() -> None:
     """What the sizes above are chosen for: at another parity theirs pads differently, not ours."""
     theirs = common.drawn(lambda: build("effnet_zoo_b0"))
-    ours = common.from_state(catalog.models()["effnet_zoo_b0"].spec, theirs.state_dict())
+    ours = common.from_state(catalogue.models()["effnet_zoo_b0"].spec, theirs.state_dict())
     assert_logits_agree(ours, theirs, (64, 96))
     x = common.images((66, 96), torch.float32)
     with torch.inference_mode():
@@ -405,7 +406,7 @@ def test_an_image_processor_that_does_anything_else_is_asked_about(
 def test_written_image_processors_compute_what_the_package_says(
     b0: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    how = dataclasses.replace(catalog.find("effnet_zoo_b0.aa_in1k")[1].preprocessing, **changes)
+    how = dataclasses.replace(catalogue.find("effnet_zoo_b0.aa_in1k")[1].preprocessing, **changes)
     with_images(b0, tmp_path / "b", how)
     processor = AutoImageProcessor.from_pretrained(tmp_path / "b")
     assert_same_images(processor, how, tolerance=0.01 if how.interpolation == "nearest" else 2)
@@ -413,7 +414,7 @@ def test_written_image_processors_compute_what_the_package_says(
 
 
 def test_an_image_that_is_not_square_cannot_be_cropped_by_transformers(b0: Path, tmp_path: Path) -> None:
-    how = dataclasses.replace(catalog.find("effnet_zoo_b0.aa_in1k")[1].preprocessing, size=(224, 192))
+    how = dataclasses.replace(catalogue.find("effnet_zoo_b0.aa_in1k")[1].preprocessing, size=(224, 192))
     with pytest.raises(WeightsError, match=r"no image processor that crops \(224, 192\)"):
         with_images(b0, tmp_path / "b", how)
     assert not (tmp_path / "b").exists()
@@ -426,5 +427,5 @@ def with_images(source: Path, out: Path, how: Preprocessing) -> Package:
         def of(self, package: Package) -> Preprocessing:
             return how
 
-    with patch("effnet_zoo.convert.conversion.prove", return_value=None):  # proven above, and slow
+    with patch("effnet_zoo.transfer.conversion.prove", return_value=None):  # proven above, and slow
         return convert(str(source), out, to="transformers", images=Given())

@@ -1,0 +1,1 @@
+"""The declarations: families as tables, their notations, and the specifications they stand for. No torch."""

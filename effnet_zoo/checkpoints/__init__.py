@@ -1,0 +1,1 @@
+"""Weight files: found, downloaded, read and loaded into a model."""

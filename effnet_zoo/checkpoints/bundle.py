@@ -1,0 +1,190 @@
+"""Weights with everything that is needed to use them again: network, classes, preprocessing, provenance, proof."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.checkpoints import config_json, locate, statefile
+from effnet_zoo.checkpoints.loading import LoadReport, load_state
+from effnet_zoo.checkpoints.provenance import InMemory, Origin, known_of
+from effnet_zoo.checkpoints.statefile import fingerprint
+from effnet_zoo.errors import ArgumentError, WeightsError, quoted
+from effnet_zoo.layouts.keytable import State
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.network.options import ModelOptions
+from effnet_zoo.zoo.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """That converted weights compute what they did before.
+
+    Attributes:
+        against: The implementation that was run, with its version, or the golden output.
+        error: Largest ||ours - theirs|| / ||theirs|| of the logits.
+        size: (height, width) of the image.
+    """
+
+    against: str
+    error: float
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"relative error {self.error:.1e} against {self.against} at {height}x{width}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """Weights and what belongs to them.
+
+    Attributes:
+        source: Where they come from.
+        layout: Whose keys they had.
+        variant: The name of the architecture.
+        arch: The network, with its numerics.
+        options: ``num_classes``, ``in_chans``, ``global_pool``, ``output_stride``.
+        state: Tensors under this package's keys.
+        images: How images are prepared; None if nobody said.
+        labels: Class names in the order of the logits; None if nobody said.
+        record: What is claimed of the weights: the fields of timm's pretrained config that
+            `effnet_zoo.checkpoints.provenance.CLAIMS` names.
+        dropped: Tensors of the source left out on purpose, each with the reason.
+        seen: What the file shows, in words.
+        assumed: What it does not show, in words.
+        proof: See there; None if there was nothing to compare with.
+        target: The layout it was written in, if it was.
+    """
+
+    source: str
+    layout: str = "effnet_zoo"
+    variant: str
+    arch: ArchSpec
+    options: ModelOptions
+    state: State
+    images: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    seen: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
+    proof: Proof | None = None
+    target: str | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Rows of the classifier, 0 without one."""
+        return self.options["num_classes"]
+
+    def checked(self) -> "Package":
+        """The same, if every tensor of the network is there and no other.
+
+        Raises:
+            WeightsError: If not, with the load report.
+        """
+        load_state(self._build("meta"), self.state, LoadReport(source=self.source), new_head=False, device="meta")
+        return self
+
+    def with_labels(self, labels: tuple[str, ...] | None) -> "Package":
+        """The same with class names, if there is one for each class.
+
+        Raises:
+            ArgumentError: If there is not.
+        """
+        texts = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
+        if labels is not None and not texts:
+            raise ArgumentError(f"labels={quoted(labels)}: expected class names, a list of texts")
+        labels = labels or self.labels
+        if labels is not None and len(labels) != self.num_classes:
+            raise ArgumentError(
+                f"{len(labels)} class names for {self.num_classes} classes of {self.source}: expected one for each, in "
+                "the order of the logits"
+            )
+        return dataclasses.replace(self, labels=labels)
+
+    def model(self) -> EfficientNet:
+        """The network with the weights, in eval mode.
+
+        Raises:
+            WeightsError: If they do not fit.
+        """
+        built = self._build("meta")
+        built.load_report = load_state(built, self.state, LoadReport(source=self.source), new_head=False)
+        built.pretrained_cfg = built.default_cfg = self.pretrained_cfg()
+        weights = InMemory(fingerprint=fingerprint(built.state_dict())) if self.record else None
+        built.origin = Origin.of(built.pretrained_cfg, weights)
+        return built.eval()
+
+    def _build(self, device: str) -> EfficientNet:
+        return EfficientNet(
+            self.arch,
+            num_classes=self.num_classes,
+            in_chans=self.options["in_chans"],
+            global_pool=self.options.get("global_pool", "avg"),
+            output_stride=self.options.get("output_stride"),
+            device=device,
+        )
+
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """Timm's record of the checkpoint.
+
+        Raises:
+            WeightsError: If nobody said how images are prepared.
+        """
+        if self.images is None:
+            raise WeightsError(
+                f"{self.source}: how its images are to be prepared is not in the file: say it with --mean and --std "
+                "(0..1, RGB), or --like CHECKPOINT for those of a checkpoint; in Python, with images=Images(...)"
+            )
+        how = config_json.images(self.images, self.options["in_chans"])
+        labels = {"label_names": list(self.labels)} if self.labels else {}
+        return {**self.record, **how, **labels, "num_classes": self.num_classes}
+
+    def config_json(self) -> str:
+        """The text of ``config.json``.
+
+        Raises:
+            WeightsError: If nobody said how images are prepared.
+        """
+        return config_json.write(self.arch, self.options, self.pretrained_cfg(), self.labels)
+
+    def write_weights(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> Path:
+        """Write ``model.safetensors``, with the mark that transformers asks for."""
+        path = folder / locate.FILENAME
+        statefile.write(path, state or self.state)
+        return path
+
+
+def of_model(model: EfficientNet) -> Package:
+    """A model as it is now, with what is known of its weights as they are.
+
+    Raises:
+        ArgumentError: If it is not a classifier of this package's.
+    """
+    if not isinstance(model, EfficientNet):
+        raise ArgumentError(f"{type(model).__name__}: expected an EfficientNet of this package")
+    options = ModelOptions(
+        num_classes=model.num_classes, in_chans=model.in_chans, global_pool=model.global_pool.pool_type
+    )
+    if model.output_stride:
+        options["output_stride"] = model.output_stride
+    variant = config_json.variant_of(model.arch)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ArgumentError("the model is on the meta device: it has no weights to save")
+    state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
+    known = known_of(model)
+    return Package(
+        source="the given model",
+        variant=variant.name if variant else config_json.CUSTOM,
+        arch=model.arch,
+        options=options,
+        state=state,
+        images=known.images,
+        labels=known.labels,
+        record=known.claims,
+    )

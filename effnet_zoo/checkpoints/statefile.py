@@ -1,0 +1,248 @@
+"""Weight files into tensors by name: nothing executed, safetensors mapped, training scripts' wrappers taken off."""
+
+import hashlib
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from effnet_zoo.atomic_io import file_errors, open_regular
+from effnet_zoo.checkpoints import pickles
+from effnet_zoo.checkpoints.pickles import PickleError
+from effnet_zoo.errors import FileError, WeightsError, first_line, quoted
+from effnet_zoo.layouts.keytable import State
+
+MAX_HEADER = 100_000_000
+"""Bytes of a safetensors header at most, as in its reference implementation (safetensors/src/tensor.rs)."""
+
+MAX_DEPTH = 4
+"""Dicts in dicts that are looked into: training scripts nest two or three."""
+
+COUNTERS = {"n_averaged": "a counter of torch's AveragedModel"}
+"""Last parts of names that wrapping modules add, each with what it is."""
+
+STEMS = (
+    "conv_stem.weight",
+    "_conv_stem.weight",
+    "features.0.0.weight",
+    "efficientnet.embeddings.convolution.weight",
+)
+"""The first convolution in every layout that PyTorch files come in: what stands before it is a prefix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateFile:
+    """What a file holds.
+
+    Attributes:
+        state: Tensors by name, without wrappers and prefixes; those of safetensors are on disk until they are used.
+        notes: What was unwrapped, chosen or stripped on the way, in words.
+        dropped: Names left out on purpose, each with the reason.
+    """
+
+    state: State
+    notes: tuple[str, ...] = ()
+    dropped: Mapping[str, str]
+
+
+def read(path: Path, *, ema: bool = True) -> StateFile:
+    """The tensors of a ``.safetensors`` file or of a pickle of nothing but tensors, by content and not by suffix.
+
+    Args:
+        path: The file.
+        ema: Take the moving average where the file has both it and what it averages.
+
+    Raises:
+        WeightsError: If the file is neither, is damaged, would run code, or holds several models.
+    """
+    try:
+        with open_regular(path) as file, file_errors(path):
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(9)
+            file.seek(0)
+            # A pickle is not mapped: torch.save writes over a file in place, and would write over the model's memory.
+            content = _read_safetensors(path, start, size) if start[8:9] == b"{" else pickles.read(file, size)
+    except FileError as error:
+        raise WeightsError(f"{error}: expected a weight file") from None
+    except PickleError as error:
+        raise WeightsError(
+            f"{path} is neither a whole safetensors file nor one of plain tensors that can be read without running "
+            f"code: {error}"
+        ) from error.__cause__
+    found = unwrap(content, str(path), ema=ema)
+    _refuse_hollow(found.state, path, size)
+    return found
+
+
+def read_safetensors(path: Path) -> State:
+    """Returns the tensors of a ``.safetensors`` file by name, on disk until they are used.
+
+    Raises:
+        WeightsError: If it is no such file, or damaged.
+    """
+    try:
+        with open_regular(path) as file, file_errors(path):
+            return _read_safetensors(path, file.read(9), os.fstat(file.fileno()).st_size)
+    except FileError as error:
+        raise WeightsError(f"{error}: expected a safetensors file") from None
+
+
+def write(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Writes tensors to a ``.safetensors`` file, with the mark that transformers asks for.
+
+    Raises:
+        FileError: If the system refuses.
+    """
+    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+    with file_errors(path):
+        path.touch()
+        mode = path.stat().st_mode  # safetensors replaces the file by one that only its owner may read
+        try:
+            save_file(tensors, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # it is told of a full disk in these words only
+            raise FileError(f"{path}: cannot be written: {first_line(error)}: is the disk full?") from error
+        path.chmod(mode)
+
+
+def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
+    """A state dict out of a training checkpoint, and its keys without the prefixes of wrapping modules.
+
+    Of a model and its exponential moving average the average is taken, which is what training scripts evaluate.
+
+    Raises:
+        WeightsError: If there is none, or several between which nothing decides.
+    """
+    state, notes = _unwrapped(content, source, ema=ema)
+    return _stripped(state, notes, source, ema=ema)
+
+
+def fingerprint(state: State) -> str:
+    """SHA-256, in hex, of names, dtypes, shapes and values, in whatever file or memory layout they are."""
+    digest = hashlib.sha256()
+    for key, tensor in state.items():
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path, start: bytes, size: int) -> State:
+    header = int.from_bytes(start[:8], "little")
+    if header > min(size - 8, MAX_HEADER):
+        raise WeightsError(
+            f"{path} is not a whole safetensors file: its header is said to have {header} bytes, the file has {size}"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _refuse_hollow(state: State, path: Path, size: int) -> None:
+    """A pickle can ask for any shape without having the values: by strides of 0, or on no device."""
+    for key, tensor in state.items():
+        if tensor.is_meta or tensor.nbytes > size:
+            raise WeightsError(
+                f"{path}: {key} is said to have the shape {tuple(tensor.shape)}, but its values are not all in the "
+                "file: expected plain tensors"
+            )
+
+
+def _is_state(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())
+    )
+
+
+def _unwrapped(content: Any, source: str, *, ema: bool) -> tuple[State, tuple[str, ...]]:
+    if _is_state(content):
+        return dict(content), ()
+    found = _states(content)
+    # Optimizers and metrics keep dicts of tensors too.
+    found = {name: state for name, state in found.items() if _prefixes(state)} or found
+    if not found:
+        raise WeightsError(f"{source}: expected a flat dict of tensors, a state_dict, or a checkpoint with one in it")
+    name = _chosen(list(found), "state dicts", source, ema=ema)
+    return found[name], (f"took {_described(name, found)}",)
+
+
+def _states(content: Any) -> dict[str, State]:
+    """The dicts of tensors in a dict of dicts, by the keys that lead to each. A pickle may refer to one many times."""
+    found: dict[str, State] = {}
+    seen: set[int] = set()
+    queue: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
+    while queue:
+        path, value = queue.popleft()
+        if not isinstance(value, Mapping) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if _is_state(value):
+            found[".".join(path)] = dict(value)
+        elif len(path) < MAX_DEPTH:
+            queue.extend(((*path, str(key)), item) for key, item in value.items())
+    return found
+
+
+def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -> StateFile:
+    prefixes = _prefixes(state)
+    if not prefixes or prefixes == [""]:
+        return StateFile(state=state, notes=notes, dropped={})
+    prefix = _chosen(prefixes, "models", source, ema=ema)
+    # One prefix may begin with another: a key belongs to the longest.
+    longest_first = sorted(prefixes, key=len, reverse=True)
+    kept: State = {}
+    dropped: dict[str, str] = {}
+    for key, tensor in state.items():
+        owner = next((one for one in longest_first if key.startswith(one)), None)
+        # Whatever else is in the file is not left out silently: it stays, and the loader names it as left over.
+        name = key.removeprefix(prefix) if owner == prefix else key
+        if key.rpartition(".")[2] in COUNTERS:
+            dropped[key] = COUNTERS[key.rpartition(".")[2]]
+        elif owner is not None and owner != prefix:
+            dropped[key] = f"under {quoted(owner)}"
+        elif name in kept:
+            raise WeightsError(
+                f"{source} has both {quoted(prefix + name)} and {quoted(name)}: save the model you mean alone"
+            )
+        else:
+            kept[name] = tensor
+    return StateFile(state=kept, notes=(*notes, f"stripped {_described(prefix, prefixes)}"), dropped=dropped)
+
+
+def _prefixes(state: State) -> list[str]:
+    """What stands before each first convolution: one for every model that a state dict has."""
+    return list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in STEMS if _ends(key, stem)))
+
+
+def _ends(key: str, stem: str) -> bool:
+    return key == stem or key.endswith(f".{stem}")
+
+
+def _is_average(name: str) -> bool:
+    return "ema" in re.split(r"[._]", name.lower())
+
+
+def _chosen(names: list[str], what: str, source: str, *, ema: bool) -> str:
+    wanted = [name for name in names if _is_average(name) == ema] if len(names) > 1 else names
+    if len(wanted) != 1:
+        raise WeightsError(
+            f"{source} holds several {what} ({', '.join(map(repr, names))}): expected one, or one of them an average "
+            "named ema; save the one you mean alone"
+        )
+    return wanted[0]
+
+
+def _described(name: str, names: Iterable[str]) -> str:
+    others = [repr(other) for other in names if other != name]
+    average = " (moving average)" if _is_average(name) else ""
+    return f"{quoted(name)}{average}" + (f", not {', '.join(others)}" if others else "")

@@ -1,0 +1,1 @@
+"""Image files become what a model takes."""

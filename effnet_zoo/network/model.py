@@ -1,0 +1,335 @@
+"""EfficientNet: stem, blocks and head of an `ArchSpec`, with timm's model contract.
+
+Shapes: images are (batch, in_chans, height, width), height and width at least 32 and otherwise free. A feature map at
+stride s has ceil(height / s) x ceil(width / s) cells. Logits are (batch, num_classes).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import torch
+from timm.layers import SelectAdaptivePool2d
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.errors import ArgumentError, quoted
+from effnet_zoo.network.backbone import Backbone, feature_levels, init_weights, take_levels
+from effnet_zoo.network.blocks import Layers
+from effnet_zoo.network.options import (
+    BuildOptions,
+    ModelOptions,
+    check_arch,
+    check_global_pool,
+    check_options,
+    check_whole_option,
+)
+
+
+class EfficientNet(Backbone):
+    """An image classifier built from an `ArchSpec`.
+
+    Args:
+        arch: What to build; `ArchSpec.from_blocks` and `ArchSpec.from_rows` read your own notation.
+        num_classes: Classes; 0 for pooled features instead of logits.
+        in_chans: Channels of the image.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or ``""`` for none (with num_classes=0).
+        output_stride: 8, 16 or 32 if the strides are not to go as far as they do.
+        device: Where to build.
+        dtype: Of parameters and buffers.
+
+    Raises:
+        ArgumentError: If a value is of another type, or outside what is listed.
+        SpecError: If output_stride is.
+    """
+
+    def __init__(
+        self,
+        arch: ArchSpec,
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        output_stride: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            arch, in_chans=in_chans, output_stride=output_stride, num_stages=None, device=device, dtype=dtype
+        )
+        make = Layers(arch, device, dtype)
+        self.feature_info = self.levels
+        self.num_features = arch.head_filters
+        self.drop_rate = arch.drop_rate
+        self.conv_head = make.conv(arch.stages[-1].out_filters, arch.head_filters, 1)
+        self.bn2 = make.norm(arch.head_filters)
+        self.act2 = make.act()
+        self.head_drop = nn.Dropout(arch.drop_rate)
+        self._set_classifier(num_classes, global_pool)
+        init_weights(self)
+
+    @classmethod
+    def from_name(cls, name: str, **options: Unpack[BuildOptions]) -> "EfficientNet":
+        """A model with random weights by any of its names: ``efficientnet-b3``, ``efficientnet_b3``, ``effnet_zoo_b3``.
+
+        Raises:
+            UnknownNameError: If there is no such model.
+            ArgumentError: If an option does not exist or its value cannot be used.
+        """
+        from effnet_zoo import registry  # the registry builds these models; only their users' way in is here
+
+        return registry.create_classifier(name, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        weights_path: str | None = None,
+        *,
+        advprop: bool = False,
+        tag: str | None = None,
+        **options: Unpack[BuildOptions],
+    ) -> "EfficientNet":
+        """A model with weights: the variant's default checkpoint, that of a tag, or a local file.
+
+        Args:
+            name: As in `from_name`; a tag may follow a dot.
+            weights_path: A ``.safetensors`` or ``.pth`` file with this package's, timm's, efficientnet_pytorch's or
+                torchvision's keys. Its weights are your own: no licence, tag or origin of a checkpoint is taken over.
+            advprop: Take the AdvProp checkpoint, tag ``ap_in1k``.
+            tag: Take the checkpoint of this tag.
+            options: As in `from_name`. Another num_classes than the checkpoint's asks for a new, random classifier.
+
+        Raises:
+            UnknownNameError: If there is no such model or tag.
+            ArgumentError: If more than one of weights_path, advprop and tag is given.
+            WeightsError: If the weights cannot be had or do not fit.
+        """
+        from effnet_zoo import registry
+
+        return registry.create_pretrained_classifier(name, weights_path, advprop=advprop, tag=tag, **options)
+
+    @classmethod
+    def get_image_size(cls, name: str) -> int:
+        """The side in pixels of the square input a variant is meant for.
+
+        Raises:
+            UnknownNameError: If there is no such model.
+        """
+        from effnet_zoo.zoo import catalogue
+
+        return catalogue.find_variant(name).spec.image_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Image to the map after the head convolution, (batch, num_features, height / 32, width / 32) rounded up."""
+        return self._head(self.blocks(self.forward_stem(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """The map of `forward_features` to logits, or with `pre_logits` to (batch, head_hidden_size).
+
+        float16 maps are pooled in float32, for the reason given at `SqueezeExcite`.
+        """
+        if x.dtype == torch.float16:
+            x = self.global_pool(x.float()).to(x.dtype)
+        else:
+            x = self.global_pool(x)
+        x = self.head_drop(x)
+        return x if pre_logits else self.classifier(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,  # noqa: ARG002  # timm's signature
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+        return_logits: bool = False,
+    ) -> Any:
+        """The feature pyramid, the head's map and, if asked, the logits in one pass.
+
+        Args:
+            x: Images.
+            indices: Levels of `feature_info`: a sequence (negative counts from the end), the last n, or None for all.
+            norm: Accepted for timm's sake; the maps need none.
+            stop_early: Do not run what no wanted level needs; the head's map is then the last stage's that ran.
+            output_fmt: ``NCHW``, the only one.
+            intermediates_only: Return only the list of maps.
+            return_logits: Return also the logits, as third.
+
+        Returns:
+            ``(map, [level, ...])``, ``[level, ...]``, or ``(map, [level, ...], logits)``.
+
+        Raises:
+            ArgumentError: If an index does not exist, or logits are asked of a run that does not reach them.
+        """
+        if output_fmt != "NCHW":
+            raise ArgumentError(f"output_fmt={quoted(output_fmt)}: expected 'NCHW'")
+        if return_logits and (stop_early or intermediates_only):
+            raise ArgumentError("return_logits needs the whole run: leave out stop_early and intermediates_only")
+        wanted = {self.levels[index]["stage"] for index in take_levels(indices, len(self.levels))}
+        x = self.forward_stem(x)
+        maps = [x] if 0 in wanted else []
+        for number, stage in enumerate(self.blocks, start=1):
+            if stop_early and number > max(wanted):
+                return maps if intermediates_only else (x, maps)
+            x = stage(x)
+            if number in wanted:
+                maps.append(x)
+        if intermediates_only:
+            return maps
+        x = self._head(x)
+        return (x, maps, self.forward_head(x)) if return_logits else (x, maps)
+
+    def extract_features(self, x: Tensor) -> Tensor:
+        """`forward_features`, as efficientnet_pytorch calls it."""
+        return self.forward_features(x)
+
+    def extract_endpoints(self, x: Tensor) -> dict[str, Tensor]:
+        """The pyramid, ``reduction_1`` (stride 2) to ``reduction_5`` (stride 32), and ``reduction_6`` of the head."""
+        x, maps = self.forward_intermediates(x)
+        return {f"reduction_{number}": level for number, level in enumerate([*maps, x], start=1)}
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer."""
+        return self.classifier
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a random one, and the pooling if named.
+
+        Raises:
+            ArgumentError: If num_classes is negative or the pooling unknown.
+        """
+        self._set_classifier(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
+        init_weights(self.classifier)
+        self.train(self.training)
+
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that group parameters by depth, for timm's layer-wise learning rates."""
+        return {
+            "stem": r"^conv_stem|bn1",
+            "blocks": [
+                (r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)", None),
+                (r"conv_head|bn2", (99999,)),  # after every block, whatever their number
+            ],
+        }
+
+    def _head(self, x: Tensor) -> Tensor:
+        return self.act2(self.bn2(self.conv_head(x)))
+
+    def _set_classifier(self, num_classes: int, global_pool: str) -> None:
+        check_whole_option("num_classes", num_classes, least=0)
+        check_global_pool(global_pool)
+        if not global_pool and num_classes:
+            raise ArgumentError(f"global_pool='' with num_classes={num_classes}: a classifier needs pooled features")
+        weight = self.conv_head.weight
+        self.num_classes = num_classes
+        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.classifier: nn.Module = (
+            nn.Linear(self.head_hidden_size, num_classes, device=weight.device, dtype=weight.dtype)
+            if num_classes
+            else nn.Identity()
+        )
+
+
+class EfficientNetFeatures(Backbone):
+    """A feature pyramid: images to a list of maps, fine to coarse. Stages that no map needs are not built.
+
+    Args:
+        arch: What to build.
+        out_indices: Levels, from 0 (stride 2) to 4 (stride 32); negative counts from the end; a number alone means the
+            last so many.
+        in_chans: Channels of the image.
+        output_stride: 8, 16 or 32 if the strides are not to go as far as they do.
+        device: Where to build.
+        dtype: Of parameters and buffers.
+
+    Raises:
+        ArgumentError: If a level does not exist, or a value is of another type.
+    """
+
+    def __init__(
+        self,
+        arch: ArchSpec,
+        *,
+        out_indices: int | Sequence[int] = (0, 1, 2, 3, 4),
+        in_chans: int = 3,
+        output_stride: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_arch(arch)
+        levels = feature_levels(arch, output_stride=output_stride)
+        indices = take_levels(out_indices, len(levels))
+        self_stages = tuple(levels[index]["stage"] for index in indices)
+        super().__init__(
+            arch,
+            in_chans=in_chans,
+            output_stride=output_stride,
+            num_stages=max(self_stages),
+            device=device,
+            dtype=dtype,
+        )
+        self.feature_info = FeatureInfo(self.levels, tuple(indices))
+        self._out_stages = self_stages
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Images to the maps of `out_indices`, map i being (batch, channels[i], height / s, width / s) rounded up."""
+        x = self.forward_stem(x)
+        maps = [x] if 0 in self._out_stages else []
+        for index, stage in enumerate(self.blocks):
+            x = stage(x)
+            if index + 1 in self._out_stages:
+                maps.append(x)
+        return maps
+
+
+def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNet | EfficientNetFeatures":
+    """A model with random weights, the architecture's numerics replaced where options say so.
+
+    Raises:
+        ArgumentError: If an option does not exist or its value cannot be used.
+        SpecError: If a numeric is outside its bounds.
+    """
+    check_options(options, ModelOptions)
+    check_arch(arch)
+    if not isinstance(options.get("features_only", False), bool):
+        raise ArgumentError(f"features_only={quoted(options['features_only'])}: expected True or False")
+    arch = dataclasses.replace(
+        arch,
+        activation=options.get("act_layer", arch.activation),
+        padding=options.get("padding", arch.padding),
+        bn_eps=options.get("bn_eps", arch.bn_eps),
+        bn_momentum=options.get("bn_momentum", arch.bn_momentum),
+        drop_rate=options.get("drop_rate", arch.drop_rate),
+        drop_path_rate=options.get("drop_path_rate", arch.drop_path_rate),
+    )
+    in_chans, output_stride = options.get("in_chans", 3), options.get("output_stride")
+    device, dtype = options.get("device"), options.get("dtype")
+    if options.get("features_only"):
+        return EfficientNetFeatures(
+            arch,
+            out_indices=options.get("out_indices", (0, 1, 2, 3, 4)),
+            in_chans=in_chans,
+            output_stride=output_stride,
+            device=device,
+            dtype=dtype,
+        )
+    if "out_indices" in options:
+        raise ArgumentError("out_indices without features_only=True: it selects levels of a feature pyramid")
+    return EfficientNet(
+        arch,
+        num_classes=options.get("num_classes", 1000),
+        in_chans=in_chans,
+        global_pool=options.get("global_pool", "avg"),
+        output_stride=output_stride,
+        device=device,
+        dtype=dtype,
+    )

@@ -1,0 +1,170 @@
+"""The keywords of every function that builds a model, and the refusal of any other."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import TypedDict, get_type_hints
+
+import torch
+
+from effnet_zoo.arch.families import Activation, Padding
+from effnet_zoo.arch.notation import MAX_WHOLE, is_whole
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, first_line, quoted
+
+GLOBAL_POOLS = ("avg", "max", "avgmax", "catavgmax", "")
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""What weights can be in."""
+
+RENAMED = {
+    "in_channels": "in_chans",
+    "include_top": "num_classes=0",
+    "dropout_rate": "drop_rate",
+    "drop_connect_rate": "drop_path_rate",
+    "batch_norm_epsilon": "bn_eps",
+    "batch_norm_momentum": "bn_momentum (PyTorch's sense: 1 - TensorFlow's)",
+    "pad_type": "padding",
+    "activation": "act_layer",
+}
+"""What other libraries call an option, and what it is called here."""
+
+
+class BuildOptions(TypedDict, total=False):
+    """Keywords of every function that builds a classifier; what is left out is as the architecture declares it.
+
+    Keys:
+        num_classes: Classes; 0 for pooled features instead of logits.
+        in_chans: Channels of the image.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or ``""`` for none (with num_classes=0).
+        drop_rate: Dropout rate in front of the classifier.
+        drop_path_rate: Stochastic depth rate.
+        output_stride: 8, 16 or 32; strides beyond it become dilation.
+        padding: ``same`` or ``symmetric``.
+        bn_eps: Batch norm epsilon.
+        bn_momentum: Batch norm momentum in PyTorch's sense.
+        act_layer: ``silu``, ``relu`` or ``relu6``.
+        device: Where to build; ``meta`` allocates nothing.
+        dtype: Of parameters and buffers.
+    """
+
+    num_classes: int
+    in_chans: int
+    global_pool: str
+    drop_rate: float
+    drop_path_rate: float
+    output_stride: int
+    padding: Padding
+    bn_eps: float
+    bn_momentum: float
+    act_layer: Activation
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+
+
+class ModelOptions(BuildOptions, total=False):
+    """`BuildOptions`, and two for a feature pyramid instead of a classifier.
+
+    Keys:
+        features_only: Build an `EfficientNetFeatures`. It has no head, which num_classes, global_pool and drop_rate
+            are about: with features_only they mean nothing, as in timm.
+        out_indices: Its levels; see there.
+    """
+
+    features_only: bool
+    out_indices: int | Sequence[int]
+
+
+def check_options(options: Iterable[str], known: type) -> None:
+    """Refuse keywords that are not keys of `known`.
+
+    Raises:
+        ArgumentError: Naming the keyword and the nearest one.
+    """
+    names = list(get_type_hints(known))
+    for name in options:
+        if name not in names:
+            hint = f" Here it is called {RENAMED[name]}." if name in RENAMED else did_you_mean(name, names)
+            raise ArgumentError(f"unknown keyword {quoted(name)}: expected some of {', '.join(names)}.{hint}")
+
+
+def check_arch(arch: ArchSpec) -> None:
+    """Checks that a network is described by an `ArchSpec`.
+
+    Raises:
+        ArgumentError: If it is not.
+    """
+    if not isinstance(arch, ArchSpec):
+        raise ArgumentError(f"arch={quoted(arch)}: expected an ArchSpec, as ArchSpec.from_blocks gives")
+
+
+def check_whole_option(name: str, value: int, *, least: int) -> None:
+    """Checks a whole number that a model is built with.
+
+    Raises:
+        ArgumentError: If it is of another type, below `least` or above `MAX_WHOLE`.
+    """
+    if not is_whole(value) or value < least:
+        raise ArgumentError(f"{name}={quoted(value)}: expected a whole number of at least {least}, up to {MAX_WHOLE}")
+
+
+def check_global_pool(value: str) -> None:
+    """Checks the name of a pooling.
+
+    Raises:
+        ArgumentError: If it is none of `GLOBAL_POOLS`.
+    """
+    if not isinstance(value, str) or value not in GLOBAL_POOLS:
+        raise ArgumentError(f"global_pool={quoted(value)}: expected one of {', '.join(map(repr, GLOBAL_POOLS))}")
+
+
+def check_path(name: str, value: str | os.PathLike[str] | None) -> None:
+    """Checks the type of a path, or of None.
+
+    Raises:
+        ArgumentError: If it is another.
+    """
+    if not isinstance(value, str | os.PathLike | None):
+        raise ArgumentError(f"{name}={quoted(value)}: expected a path")
+
+
+def check_place(device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+    """Checks that weights can be made on a device and in a dtype.
+
+    Raises:
+        ArgumentError: If one is of another type, the device does not exist here, or the dtype is none of `DTYPES`.
+    """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
+        raise ArgumentError(f"dtype={quoted(dtype)}: expected {', '.join(map(str, DTYPES))}")
+    if device is None:
+        return
+    if not isinstance(device, torch.device | str):
+        raise ArgumentError(f"device={quoted(device)}: expected a torch.device or its name, such as 'cpu' or 'cuda:0'")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # torch raises RuntimeError, AssertionError, ImportError and others
+        raise ArgumentError(
+            f"device={quoted(device)}: {first_line(error)}: expected a device of this machine"
+        ) from None
+
+
+def chosen(name: str, known: Iterable[str], what: str) -> str:
+    """Checks that a name is one of those known.
+
+    Raises:
+        UnknownNameError: If it is not.
+    """
+    names = list(known)
+    if name not in names:
+        hint = did_you_mean(name, names) if isinstance(name, str) else ""
+        raise UnknownNameError(f"unknown {what} {quoted(name)}: expected {', '.join(names)}.{hint}")
+    return name
+
+
+def check_flags(**flags: bool) -> None:
+    """Checks that arguments are True or False.
+
+    Raises:
+        ArgumentError: If one is not.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ArgumentError(f"{name}={quoted(value)}: expected True or False")

@@ -1,0 +1,355 @@
+"""The network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv, one node a layer.
+
+Each kind of block names its layers in order (`Block.PATH`); here is only what each kind of layer is in ONNX. Nothing is
+traced: torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models
+that other threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding,
+so that a graph for any size computes it from shapes at every layer.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import numpy
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from timm.layers import SelectAdaptivePool2d
+from torch import Tensor, nn
+
+import effnet_zoo
+from effnet_zoo.errors import ArgumentError, EngineError
+from effnet_zoo.network.blocks import Block, PooledConv2d, SameConv2d, SqueezeExcite, Stage
+from effnet_zoo.network.folding import optimize
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.runtime.interface import Interface, Resizing, scale_and_shift
+from effnet_zoo.zoo.preprocessing import Preprocessing
+
+OPSET = 18
+"""The first that resizes with antialiasing; ONNX Runtime reads it since 1.14, OpenVINO since 2023."""
+
+INPUT = "images"
+
+LIMIT = (1 << 31) - (1 << 20)
+"""Bytes: protobuf, which an ONNX file is, counts them in 31 bits."""
+
+TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
+
+
+def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | None = None) -> onnx.ModelProto:
+    """A model's graph: ``images`` in, and ``logits``, ``probabilities`` or ``features`` out, with any batch.
+
+    Nodes are called after the modules they stand for. In float16, weights and maps are, but the means over height and
+    width are taken in float32.
+
+    Args:
+        model: A classifier, on any device; it stays as it is.
+        interface: What goes in and comes out.
+        how: The checkpoint's preprocessing, for uint8 images, with the interface's size.
+
+    Raises:
+        ArgumentError: If ONNX has no such dtype, the file would be too large, or pixels cannot be normalised.
+        EngineError: If a module, such as a block of your own, computes what has no translation here.
+    """
+    if interface.dtype not in TYPES:
+        raise ArgumentError(f"onnx has no {interface.dtype} that runtimes compute in: expected {' or '.join(TYPES)}")
+    folded = optimize(model).cpu().float()
+    if (
+        size := sum(tensor.numel() for tensor in folded.parameters()) * (4 if interface.dtype == "float32" else 2)
+    ) > LIMIT:
+        raise ArgumentError(
+            f"onnx: {size / 1e9:.2f} GB of weights: expected at most {LIMIT / 1e9:.2f}, which is what an ONNX file "
+            "holds: export in float16, or to another format"
+        )
+    return _Writer(folded, interface, how).model()
+
+
+class _Writer:
+    """Draws one network, node by node; values are called after the node that gives them."""
+
+    def __init__(self, network: EfficientNet, interface: Interface, how: Preprocessing | None) -> None:
+        self.network, self.interface, self.how = network, interface, how
+        self.half = interface.dtype == "float16"
+        self.size = interface.size
+        self.nodes: list[onnx.NodeProto] = []
+        self.tensors: list[onnx.TensorProto] = []
+
+    def model(self) -> onnx.ModelProto:
+        output = self.interface.output_name(self.network)
+        x = self._prepared(INPUT)
+        if self.half:
+            x = self.cast(x, "input.half", TensorProto.FLOAT16)
+        x = self._network(x)
+        if self.half:
+            x = self.cast(x, "output.float", TensorProto.FLOAT)
+        if self.interface.softmax:
+            x = self.node("Softmax", [x], "softmax", axis=1)
+        self.nodes[-1].output[0] = output
+        graph = helper.make_graph(self.nodes, "EfficientNet", [self._input()], [self._output(output)], self.tensors)
+        opset = helper.make_opsetid("", OPSET)
+        return helper.make_model(
+            graph,
+            opset_imports=[opset],
+            ir_version=helper.find_min_ir_version_for([opset]),
+            producer_name="effnet-zoo",
+            producer_version=effnet_zoo.__version__,
+        )
+
+    # what goes in, and comes out
+
+    def _input(self) -> onnx.ValueInfoProto:
+        pixels = self.interface.pixels is not None
+        size = ("height", "width") if self.interface.any_size else self.interface.size
+        channels = self.network.in_chans
+        shape = (*size, channels) if self.interface.pixels == "nhwc" else (channels, *size)  # type: ignore[misc]
+        return helper.make_tensor_value_info(
+            INPUT, TensorProto.UINT8 if pixels else TensorProto.FLOAT, ["batch", *shape]
+        )
+
+    def _output(self, name: str) -> onnx.ValueInfoProto:
+        network = self.network
+        if network.num_classes or network.global_pool.pool_type:
+            shape: list[str | int] = ["batch", network.num_classes or network.head_hidden_size]
+        else:
+            shape = ["batch", network.head_hidden_size, *(self.size or ("rows", "columns"))]
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    def _prepared(self, x: str) -> str:
+        interface = self.interface
+        if interface.pixels is None:
+            return x
+        if interface.pixels == "nhwc":
+            x = self.node("Transpose", [x], "pixels.nchw", perm=[0, 3, 1, 2])
+        x = self.cast(x, "pixels.float", TensorProto.FLOAT)
+        if interface.resize:
+            x = self._resized(x)
+        scale, shift = scale_and_shift(self.network, interface, self.how)
+        x = self.node("Mul", [x, self.constant(scale.numpy(), "pixels.scale.values")], "pixels.scale")
+        return self.node("Add", [x, self.constant(shift.numpy(), "pixels.shift.values")], "pixels.shift")
+
+    def _resized(self, x: str) -> str:
+        assert self.how is not None
+        resizing = Resizing.of(self.how)
+
+        def whole(values: Sequence[int], name: str) -> str:
+            return self.constant(numpy.array(values, numpy.int64), f"resize.{name}")
+
+        size = whole(resizing.cover, "cover")
+        if resizing.keeps_aspect:
+            sides = self.node("Shape", [x], "resize.sides", start=2, end=4)
+            short = self.node("ReduceMin", [sides], "resize.short", keepdims=1)
+            size = self.node("Div", [self.node("Mul", [size, sides], "resize.scaled"), short], "resize.size")
+        # Across, then down, as Pillow does it: what bicubic overshoots is cut off after each.
+        for axis, side in ((3, "width"), (2, "height")):
+            wanted = self.node(
+                "Slice", [size, whole([axis - 2], f"{side}.at"), whole([axis - 1], f"{side}.end")], f"resize.{side}"
+            )
+            x = self.node(
+                "Resize",
+                [x, "", "", wanted],
+                f"resize.to.{side}",
+                mode="cubic" if resizing.mode == "bicubic" else "linear",
+                cubic_coeff_a=-0.5,  # Pillow's, for which ONNX has -0.75
+                antialias=1,
+                axes=[axis],
+            )
+            x = self.clip(x, f"resize.{side}.clip", 0.0, 255.0)
+        # Half of what is too much, rounded to even as torchvision's crop does.
+        spare = self.node("Sub", [size, whole(resizing.size, "kept")], "resize.spare")
+        half = self.node(
+            "Mul", [self.cast(spare, "resize.spare.float", TensorProto.FLOAT), self.number(0.5)], "resize.half"
+        )
+        start = self.cast(self.node("Round", [half], "resize.rounded"), "resize.start", TensorProto.INT64)
+        end = self.node("Add", [start, "resize.kept"], "resize.end")
+        return self.node("Slice", [x, start, end, whole([2, 3], "axes")], "resize.crop")
+
+    # the network
+
+    def _network(self, x: str) -> str:
+        network = self.network
+        for name in ("forward", "forward_features", "forward_head", "forward_stem", "_head"):
+            if getattr(type(network), name) is not getattr(EfficientNet, name):
+                raise EngineError(f"onnx: {type(network).__name__}.{name} has no translation here")
+        self._check_plain(network, "the model")
+        for name in ("conv_stem", "bn1", "act1"):
+            x = self.layer(name, x)
+        for stage in self._members("blocks", nn.Sequential):
+            for block in self._members(stage, Stage):
+                x = self._block(block, x)
+        for name in ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier"):
+            x = self.layer(name, x)
+        return x
+
+    def _members(self, name: str, kind: type[nn.Module]) -> Iterator[str]:
+        """Yields the names of the modules that a container runs one after the other."""
+        module = self._module(name)
+        if type(module).forward is not kind.forward:
+            raise self._unknown(name, module)
+        return (f"{name}.{child}" for child, _ in module.named_children())
+
+    def _block(self, name: str, x: str) -> str:
+        block = self._module(name)
+        kinds = type(block).__mro__
+        described = next((kind for kind in kinds if "PATH" in vars(kind)), None)
+        # PATH is true of the forward that it stands beside, and not of a subclass's.
+        if (
+            not isinstance(block, Block)
+            or described is not next(kind for kind in kinds if "forward" in vars(kind))
+            or type(block).add_skip is not Block.add_skip
+        ):
+            raise self._unknown(name, block)
+        shortcut = x
+        for child in block.PATH:
+            x = self.layer(f"{name}.{child}", x)
+        if not block.skip:
+            return x
+        return self.node("Add", [self.layer(f"{name}.drop_path", x), shortcut], f"{name}.add")
+
+    def layer(self, name: str, x: str) -> str:
+        """Writes a layer's node or nodes, and returns the name of their output."""
+        module = self._module(name)
+        for kind, write in _LAYERS.items():
+            if isinstance(module, kind) and type(module).forward is kind.forward:
+                return write(self, cast(Any, module), name, x)
+        raise self._unknown(name, module)
+
+    def _module(self, name: str) -> nn.Module:
+        module = self.network.get_submodule(name)
+        self._check_plain(module, name)
+        return module
+
+    def _check_plain(self, module: nn.Module, name: str) -> None:
+        """Checks that a module computes what its class says."""
+        if "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks:
+            raise EngineError(f"onnx: {name} has a hook, or a forward of its own, which has no translation here")
+
+    def _unknown(self, name: str, module: nn.Module) -> EngineError:
+        return EngineError(f"onnx: {name} is {type(module).__name__}, which has no translation here")
+
+    def _conv(self, conv: nn.Conv2d, name: str, x: str) -> str:
+        stride, dilation = cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.dilation)
+        kernel, padding = cast("tuple[int, int]", conv.kernel_size), cast("tuple[int, int]", conv.padding)
+        before, after = list(padding), list(padding)
+        how: dict[str, Any]
+        if isinstance(conv, SameConv2d) and self.size is None:
+            how = {"auto_pad": "SAME_UPPER"}
+        else:
+            if isinstance(conv, SameConv2d):
+                assert self.size is not None
+                before = [pad - (1 - side % 2) for pad, side in zip(padding, self.size, strict=True)]
+            how = {"pads": before + after}
+        if self.size is not None:
+            sides = zip(self.size, before, after, dilation, kernel, stride, strict=True)
+            height, width = ((side + b + a - d * (k - 1) - 1) // s + 1 for side, b, a, d, k, s in sides)
+            self.size = (height, width)
+        return self.conv(
+            name,
+            x,
+            conv.weight,
+            conv.bias,
+            kernel_shape=kernel,
+            strides=stride,
+            dilations=dilation,
+            group=conv.groups,
+            **how,
+        )
+
+    def conv(self, name: str, x: str, weight: Tensor, bias: Tensor | None, **attributes: Any) -> str:
+        inputs = [x, self.weight(weight, f"{name}.weight")]
+        if bias is not None:
+            inputs.append(self.weight(bias, f"{name}.bias"))
+        return self.node("Conv", inputs, name, **attributes)
+
+    def _pooled_conv(self, conv: PooledConv2d, name: str, x: str) -> str:
+        return self.conv(name, x, conv.weight, conv.bias, kernel_shape=[1, 1])
+
+    def _squeeze_excite(self, se: SqueezeExcite, name: str, x: str) -> str:  # noqa: ARG002
+        gate = self.pooled(x, f"{name}.pool")
+        for child in ("conv_reduce", "act1", "conv_expand", "gate"):
+            gate = self.layer(f"{name}.{child}", gate)
+        return self.node("Mul", [x, gate], f"{name}.scale")
+
+    def pooled(self, x: str, name: str) -> str:
+        """Means over height and width, which float16 could not sum."""
+        if not self.half:
+            return self.node("GlobalAveragePool", [x], name)
+        pooled = self.node("GlobalAveragePool", [self.cast(x, f"{name}.float", TensorProto.FLOAT)], name)
+        return self.cast(pooled, f"{name}.half", TensorProto.FLOAT16)
+
+    def _global_pool(self, pool: SelectAdaptivePool2d, name: str, x: str) -> str:
+        if not pool.pool_type:
+            return self.node("Identity", [x], name)
+        parts = []
+        if pool.pool_type != "max":
+            parts.append(self.pooled(x, f"{name}.avg"))
+        if pool.pool_type != "avg":
+            parts.append(self.node("GlobalMaxPool", [x], f"{name}.max"))
+        if pool.pool_type == "catavgmax":
+            parts = [self.node("Concat", parts, f"{name}.cat", axis=1)]
+        elif pool.pool_type == "avgmax":
+            both = self.node("Add", parts, f"{name}.sum")
+            parts = [self.node("Mul", [both, self.number(0.5, half=self.half)], f"{name}.mean")]
+        return self.node("Flatten", parts, name, axis=1)
+
+    def _linear(self, linear: nn.Linear, name: str, x: str) -> str:
+        inputs = [x, self.weight(linear.weight, f"{name}.weight")]
+        if linear.bias is not None:
+            inputs.append(self.weight(linear.bias, f"{name}.bias"))
+        return self.node("Gemm", inputs, name, transB=1)
+
+    def _silu(self, silu: nn.SiLU, name: str, x: str) -> str:  # noqa: ARG002
+        return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
+
+    def _sigmoid(self, sigmoid: nn.Sigmoid, name: str, x: str) -> str:  # noqa: ARG002
+        return self.node("Sigmoid", [x], name)
+
+    def _relu(self, relu: nn.ReLU, name: str, x: str) -> str:  # noqa: ARG002
+        return self.node("Relu", [x], name)
+
+    def _relu6(self, relu6: nn.ReLU6, name: str, x: str) -> str:  # noqa: ARG002
+        return self.clip(x, name, 0.0, 6.0, half=self.half)
+
+    def _nothing(self, identity: nn.Identity, name: str, x: str) -> str:  # noqa: ARG002
+        return x
+
+    # the pieces
+
+    def node(self, op: str, inputs: Iterable[str], name: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def cast(self, x: str, name: str, to: int) -> str:
+        return self.node("Cast", [x], name, to=to)
+
+    def clip(self, x: str, name: str, low: float, high: float, *, half: bool = False) -> str:
+        return self.node("Clip", [x, self.number(low, half=half), self.number(high, half=half)], name)
+
+    def number(self, value: float, *, half: bool = False) -> str:
+        """A scalar, which all who need it share."""
+        name = f"number.{value:g}{'.half' if half else ''}"
+        if all(tensor.name != name for tensor in self.tensors):
+            self.constant(numpy.array(value, numpy.float16 if half else numpy.float32), name)
+        return name
+
+    def constant(self, values: Any, name: str) -> str:
+        self.tensors.append(numpy_helper.from_array(values, name))
+        return name
+
+    def weight(self, tensor: Tensor, name: str) -> str:
+        values = tensor.detach().to(torch.float16 if self.half else torch.float32)
+        return self.constant(values.contiguous().numpy(), name)
+
+
+_LAYERS: dict[type[nn.Module], Callable[[_Writer, Any, str, str], str]] = {
+    SqueezeExcite: _Writer._squeeze_excite,
+    SameConv2d: _Writer._conv,
+    PooledConv2d: _Writer._pooled_conv,
+    nn.Conv2d: _Writer._conv,
+    nn.Linear: _Writer._linear,
+    nn.SiLU: _Writer._silu,
+    nn.Sigmoid: _Writer._sigmoid,
+    nn.ReLU6: _Writer._relu6,
+    nn.ReLU: _Writer._relu,
+    nn.Identity: _Writer._nothing,
+    SelectAdaptivePool2d: _Writer._global_pool,
+}
+"""What each kind of layer is in ONNX. A subclass counts as its kind only if it computes the same forward."""

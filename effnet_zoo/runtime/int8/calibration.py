@@ -1,0 +1,119 @@
+"""The images to calibrate with and to compare on: never the same ones, and as many as there are, no more."""
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from effnet_zoo.errors import InputError
+from effnet_zoo.images.reader import Skipped, find_images
+
+FEWEST = 8
+"""Images on each side below which nothing can be said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Images:
+    """Files, each with what was read of it: a tensor as the quantized file takes it, without batch.
+
+    Attributes:
+        calibration: Those that ranges and rounding are taken from.
+        comparison: Those that float32 and int8 are compared on.
+        labels: The class of each of the latter, if they are known.
+        unreadable: How many files were left out.
+    """
+
+    calibration: Mapping[Path, Tensor]
+    comparison: Mapping[Path, Tensor]
+    labels: tuple[int, ...] | None
+    unreadable: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        calib: Path,
+        evaluation: Path | None,
+        read: Callable[[Path], Tensor],
+        *,
+        most: int,
+        classes: Sequence[str] | None,
+    ) -> "Images":
+        """Those of a folder, or two; of one, a part that is not calibrated with is compared on.
+
+        Args:
+            calib: A folder of images.
+            evaluation: Another, for the comparison.
+            read: A file to such a tensor.
+            most: Images to calibrate with, at most; four times as many are compared on.
+            classes: Names of the folders below that images to compare on lie in, in the order of the outputs.
+
+        Raises:
+            InputError: If there are too few that can be read, the folders share files, or a folder is of no class.
+        """
+        root = calib if evaluation is None else evaluation
+        skipped = Skipped()
+        calibration, bad = _readable(calib, read, most if evaluation else most * 5, skipped)
+        if evaluation is None:
+            # A fifth at least to calibrate with, of few images a half.
+            count = min(most, max(FEWEST, len(calibration) // 5, min(len(calibration) // 2, most // 2)))
+            every = list(calibration.items())
+            calibration, comparison = dict(every[:count]), dict(every[count:])
+        else:
+            comparison, worse = _readable(evaluation, read, most * 4, skipped)
+            bad += worse
+            if shared := {path.resolve() for path in calibration} & {path.resolve() for path in comparison}:
+                raise InputError(
+                    f"{min(shared)} is both calibrated with and compared on: expected two folders without common files"
+                )
+        for folder, part, use in ((calib, calibration, "calibrate with"), (root, comparison, "compare on")):
+            if len(part) < FEWEST:
+                left_out = f", {skipped}" if skipped.total else ""
+                raise InputError(
+                    f"{folder}: {len(part)} images to {use}, {bad} cannot be read{left_out}: expected at least "
+                    f"{FEWEST} of them, and some hundreds for figures to trust"
+                )
+        labels = _labels(comparison, root, classes) if classes is not None else None
+        return cls(calibration=calibration, comparison=comparison, labels=labels, unreadable=bad)
+
+    @staticmethod
+    def batches(part: Mapping[Path, Tensor], size: int) -> Iterator[Tensor]:
+        """Yields one part in batches, each made when it is asked for; of one where images are of several sizes."""
+        images = list(part.values())
+        if len({image.shape for image in images}) > 1:
+            size = 1
+        for start in range(0, len(images), size):
+            some = images[start : start + size]
+            yield some[0][None] if len(some) == 1 else torch.stack(some)  # of one, no copy
+
+
+def _readable(
+    folder: Path, read: Callable[[Path], Tensor], most: int, skipped: Skipped
+) -> tuple[dict[Path, Tensor], int]:
+    """Up to so many readable images of a folder, in an order drawn once and for all, and how many others were met."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images")
+    paths = sorted(find_images([str(folder)], skipped=skipped))
+    random.Random(0).shuffle(paths)
+    found, bad = dict[Path, Tensor](), 0
+    for path in paths:
+        try:
+            found[path] = read(path)
+        except InputError:
+            bad += 1
+        if len(found) == most:
+            break
+    return found, bad
+
+
+def _labels(paths: Iterable[Path], root: Path, classes: Sequence[str]) -> tuple[int, ...]:
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = []
+    for path in paths:
+        name = path.relative_to(root).parts[0]
+        if name not in numbers or path.parent == root:
+            raise InputError(f"{path}: expected a folder for each class, such as {root / classes[0]}")
+        labels.append(numbers[name])
+    return tuple(labels)

@@ -1,0 +1,98 @@
+"""Which layers become int8: recipes from all of them to fewer, and the groups that are named when one costs too much.
+
+Between the convolutions everything stays in float in every recipe: activations, the sigmoid of squeeze-excite and its
+product, residual sums, pooling. A runtime does these on the way out of a convolution, so int8 would not make them
+faster, and SiLU and the gate are where int8 EfficientNets lose their accuracy.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from effnet_zoo.network.blocks import PooledConv2d
+from effnet_zoo.network.model import EfficientNet
+
+Layers = dict[str, nn.Conv2d | nn.Linear]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What stays in float besides what always does.
+
+    Attributes:
+        name: What it is called.
+        help: What it is, in words.
+        front: The stride at which int8 begins, 0 for everywhere: layers on larger maps have hardly any weights, but
+            their errors pass through all the rest.
+        head: Whether int8 ends before the head's convolution and the classifier, which have a third of a small
+            network's weights.
+    """
+
+    name: str
+    help: str
+    front: int = 0
+    head: bool = False
+
+    def quantized(self, model: EfficientNet) -> list[str]:
+        """Names of the layers that become int8."""
+        kept = {*front_layers(model, self.front), *(("conv_head", "classifier") if self.head else ())}
+        return [name for name in layers(model) if name not in kept]
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(name="int8", help="every convolution and the classifier in int8"),
+        Recipe(name="front-4", help="layers on maps larger than a quarter of the image in float", front=4),
+        Recipe(name="front-8", help="layers on maps larger than an eighth of the image in float", front=8),
+        Recipe(name="front-8-head", help="the same, and head and classifier in float", front=8, head=True),
+    )
+}
+"""By name, the smallest and fastest first: the order in which a search tries them.
+
+Squeeze-excite's two convolutions are never spared: alone they cost least of all groups (B0 on digits, 0.01 of 0.13),
+and a sixth of its weights are theirs.
+"""
+
+
+def layers(model: nn.Module) -> Layers:
+    """Every convolution and the classifier, by name, in the order of the network."""
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
+
+
+def front_layers(model: EfficientNet, until: int) -> Iterator[str]:
+    """Layers of the blocks, stem included, whose input is of a smaller stride than `until`."""
+    stride = 1
+    for name, part in [("conv_stem", model.conv_stem), *_blocks(model)]:
+        if stride >= until:
+            return
+        for inner, layer in layers(part).items():
+            stride *= layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
+            yield f"{name}.{inner}" if inner else name
+
+
+def _blocks(model: EfficientNet) -> Iterator[tuple[str, nn.Module]]:
+    for number, stage in enumerate(model.blocks):
+        for position, block in enumerate(cast(nn.Sequential, stage)):
+            yield f"blocks.{number}.{position}", block
+
+
+def gate_layers(model: nn.Module) -> Iterator[str]:
+    """The convolutions of squeeze-excite."""
+    return (name for name, layer in layers(model).items() if isinstance(layer, PooledConv2d))
+
+
+def groups(model: EfficientNet, names: Iterable[str]) -> dict[str, list[str]]:
+    """Layers by the part of the network they belong to: stem, each stage, squeeze-excite, head, classifier."""
+    gates, found = set(gate_layers(model)), dict[str, list[str]]()
+    for name in names:
+        if name in gates:
+            group = "squeeze-excite"
+        elif name.startswith("blocks."):
+            group = f"stage {name.split('.')[1]}"
+        else:
+            group = {"conv_stem": "stem", "conv_head": "head"}.get(name, name)
+        found.setdefault(group, []).append(name)
+    return found

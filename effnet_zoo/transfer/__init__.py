@@ -1,0 +1,1 @@
+"""Weights between layouts and repositories: opened, converted, proved, published and verified."""
