@@ -13,7 +13,7 @@ from PIL import Image
 from effnet_zoo.cli import app
 from effnet_zoo.cli.options import finite
 from effnet_zoo.predict.pictures import Pictures
-from effnet_zoo.predict.prediction import Guess, Prediction, class_names
+from effnet_zoo.predict.prediction import Guess, Prediction
 from effnet_zoo.zoo import catalogue
 from tests.shell import Run
 
@@ -173,14 +173,6 @@ def test_pictures_replace_nothing_and_have_names_that_fit(tmp_path: Path) -> Non
         places.append(pictures.save(Prediction(path=path, guesses=(guess,))).name)
     assert places == [f"{cut}ä.png", "x-2.png", "x-3.png", "x-2-2.png", "y$\\frac$\x1b.png", f"{cut}-2.png"]
     assert (tmp_path / "x.png").read_text() == "the user's own"
-
-
-def test_class_names_fit_the_number_of_classes() -> None:
-    names = class_names(1000)
-    assert len(names) == 1000
-    assert names[281] == "tabby, tabby cat"
-    assert len(class_names(21843)) == 21843
-    assert class_names(3) == ["class 0", "class 1", "class 2"]
 
 
 # selftest, and how the command ends
