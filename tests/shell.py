@@ -26,7 +26,7 @@ import effnet_zoo
 from effnet_zoo.checkpoints import download
 from effnet_zoo.cli import main
 
-fetch.FIRST_PAUSE = 0.01
+download.FIRST_PAUSE = 0.01
 time.sleep = lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01))  # the client waits too, for whole seconds
 answers = os.fdopen(os.dup(1), "w")
 
