@@ -1,6 +1,6 @@
-"""The model card, ``README.md``: a generated section between markers, and metadata that the Hub reads.
+"""The model card, ``README.md``: metadata that the Hub reads, and a generated section between two marks.
 
-Text outside the markers, and metadata under other keys, are the author's and stay.
+Text outside of the marks and other metadata are the author's. They stay.
 """
 
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
+from huggingface_hub import CardData, RepoCard
 
 from effnet_zoo import __version__, documents
 from effnet_zoo.arch.notation import is_number
@@ -24,27 +24,29 @@ FILENAME = "README.md"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
 END = "<!-- effnet-zoo: end of generated -->"
 _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
-"""From the last beginning before an end: a mark that somebody took away does not cost the text after it."""
+"""From the last beginning before an end: if somebody removed a mark, the text after it is not lost."""
 IMAGENET = "ImageNet-1k validation"
 UNNAMED = "the publisher's own data"
 WHOSE = {True: "(measured)", False: "(reported)"}
 UNFIT = f"the metadata of the {FILENAME} there is not what a model card has, mend it first"
-TAGS = ("image-classification", "timm", "transformers", "efficientnet")
+TASK = "image-classification"
+TAGS = (TASK, "timm", "transformers", "efficientnet")
+METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One figure, and whose it is.
+    """A figure for the card.
 
     Attributes:
-        name: ``top-1 accuracy``, ``top-5 accuracy`` or another.
-        value: In percent.
-        measured: By whoever publishes the weights; else reported, by `source`.
+        name: ``top-1 accuracy``, ``top-5 accuracy`` or another name.
+        value: A percentage.
+        measured: Whether the publisher of the weights measured it. If not, it is reported by `source`.
         source: Where it is reported.
-        dataset: What it was measured on; by default ImageNet's validation set for a thousand classes, else unnamed.
+        dataset: What it was measured on. By default ImageNet's validation set for 1000 classes, or else no name.
 
     Raises:
-        ArgumentError: If it has no name, or the value is no percentage.
+        ArgumentError: If the name is empty, or the value is not a percentage.
     """
 
     name: str
@@ -62,18 +64,17 @@ class Metric:
                 f"metric {quoted(self.name)}: {quoted(self.value)}: expected a name and a percentage, such as top1=78.3"
             )
 
-    @property
-    def label(self) -> str:
-        """The name with whose figure it is."""
-        return f"{self.name} {WHOSE[self.measured]}"
+    def dataset_of(self, package: Package) -> str:
+        """Return what it was measured on."""
+        return self.dataset or (IMAGENET if package.num_classes == 1000 else UNNAMED)
 
 
-class _Figure(msgspec.Struct):
+class _NamedMetric(msgspec.Struct):
     name: str | None = None
 
 
 class _Result(msgspec.Struct):
-    metrics: list[_Figure] | None = None
+    metrics: list[_NamedMetric] | None = None
 
 
 class _Results(msgspec.Struct):
@@ -81,17 +82,17 @@ class _Results(msgspec.Struct):
 
 
 class _Metadata(msgspec.Struct, rename={"index": "model-index"}):
-    """What is read of a card's metadata. Other fields are the author's, and stay as they are."""
+    """The part of a card's metadata that is read. Other fields are kept as they are."""
 
     tags: str | list[str] | None = None
     index: list[_Results] | None = None
 
 
 def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
-    """Read ``top1=78.3`` or ``top1=78.3@DATASET``.
+    """Parse ``top1=78.3`` or ``top1=78.3@DATASET``.
 
     Raises:
-        ArgumentError: If it is not a name and a percentage.
+        ArgumentError: If the text is not a name and a percentage.
     """
     name, _, figure = text.partition("=")
     value, _, dataset = figure.partition("@")
@@ -99,36 +100,36 @@ def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
         number = float(value)
     except ValueError:
         raise ArgumentError(f"metric {quoted(text)}: expected a name and a percentage, such as top1=78.3") from None
-    plain = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
-    return Metric(name=plain.get(name, name), value=number, measured=measured, source=source, dataset=dataset.strip())
+    name = METRIC_NAMES.get(name, name)
+    return Metric(name=name, value=number, measured=measured, source=source, dataset=dataset.strip())
 
 
 def reported_metrics(package: Package) -> tuple[Metric, ...]:
-    """What the ledger reports of a checkpoint that it has, as long as it is computed as it was reported."""
+    """Return what the ledger reports for a checkpoint, if its network and preprocessing are the ledger's."""
     for model, checkpoint in catalogue.checkpoints():
         if (
             checkpoint.name == package.source
             and (package.arch, package.images) == (model.spec, checkpoint.preprocessing)
             and (reported := checkpoint.reported_at_eval_size)
         ):
-            return (
-                Metric(name="top-1 accuracy", value=reported.top1, measured=False, source=REPORTED_SOURCE),
-                Metric(name="top-5 accuracy", value=reported.top5, measured=False, source=REPORTED_SOURCE),
+            values = {"top-1 accuracy": reported.top1, "top-5 accuracy": reported.top5}
+            return tuple(
+                Metric(name=name, value=value, measured=False, source=REPORTED_SOURCE) for name, value in values.items()
             )
     return ()
 
 
-def write(package: Package, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
-    """The text of ``README.md``.
+def card_text(package: Package, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
+    """Return the text of ``README.md``.
 
     Args:
-        package: What it describes; its record's licence is required.
-        address: What people load it by: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
+        package: The weights to describe. Their licence must be known.
+        address: What a loader takes: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
         metrics: Figures.
-        existing: The README there is; what is not generated stays.
+        existing: The present README. The part that is not generated stays.
 
     Raises:
-        ArgumentError: If there is no licence, or the existing README's metadata cannot be read.
+        ArgumentError: If the licence is not known, or the metadata of the present README cannot be read.
     """
     if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
         raise ArgumentError(f"metrics={quoted(metrics)}: expected a list of effnet_zoo.transfer.card.Metric")
@@ -136,13 +137,16 @@ def write(package: Package, address: str, metrics: Sequence[Metric], existing: s
     try:
         metadata, text = _split(existing or "")
         known = documents.from_plain(metadata, _Metadata, UNFIT, ArgumentError)
-        merged = {**metadata, **_metadata(package, title, metrics, _foreign(metadata.pop("model-index", None)))}
+        results = [*(_result(metric, package) for metric in metrics), *_foreign(metadata.pop("model-index", None))]
+        metadata |= {"license": licence_of(package), "library_name": "timm", "pipeline_tag": TASK}
+        if results:
+            metadata["model-index"] = [{"name": title, "results": results}]
         tags = [known.tags] if isinstance(known.tags, str) else known.tags or []
-        merged["tags"] = list(dict.fromkeys([*tags, *TAGS]))
-        head = CardData(**merged).to_yaml()
+        metadata["tags"] = list(dict.fromkeys([*tags, *TAGS]))
+        head = CardData(**metadata).to_yaml()
     except ArgumentError:
         raise
-    except Exception as error:  # the client raises what its YAML reader does
+    except Exception as error:  # the client raises what its YAML library does
         raise ArgumentError(f"{UNFIT}: {' '.join(str(error).split())}") from error
     if _GENERATED.search(text):
         text = _GENERATED.sub(lambda _: section, text, count=1)
@@ -151,8 +155,8 @@ def write(package: Package, address: str, metrics: Sequence[Metric], existing: s
     return f"---\n{head}\n---\n{text}"
 
 
-def decode(content: bytes, where: str) -> str:
-    """The text of a ``README.md`` that is there.
+def decode_card(content: bytes, where: str) -> str:
+    """Return the text of a present ``README.md``.
 
     Raises:
         ArgumentError: If it is not UTF-8.
@@ -160,18 +164,31 @@ def decode(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise ArgumentError(f"{where}: expected UTF-8 text: save it as that, what you wrote in it is to stay") from None
+        raise ArgumentError(
+            f"{where}: expected UTF-8 text: save it as UTF-8, because its own text is to stay"
+        ) from None
 
 
 def _split(readme: str) -> tuple[dict[str, Any], str]:
     if not re.match(r"\s*---\n.*?\n---(\n|$)", readme, re.DOTALL):
         return {}, readme
-    card = RepoCard(readme)
-    return _plain(card.data), card.text
+    present = RepoCard(readme)
+    return present.data.to_dict(), present.text  # type: ignore[no-untyped-call]
+
+
+def _result(metric: Metric, package: Package) -> dict[str, Any]:
+    """Return a result as a model-index has it. A source stands in the text alone: here it would need an address."""
+    dataset = metric.dataset_of(package)
+    kind = "accuracy" if "accuracy" in metric.name else metric.name
+    return {
+        "task": {"type": TASK},
+        "dataset": {"name": dataset, "type": re.sub(r"\W+", "-", dataset.lower())},
+        "metrics": [{"type": kind, "value": metric.value, "name": f"{metric.name} {WHOSE[metric.measured]}"}],
+    }
 
 
 def _foreign(index: Any) -> list[dict[str, Any]]:
-    """The results of a model-index that are not from here: ours are of the weights that are replaced."""
+    """Return the results that this package did not write. Those that it wrote are of the weights before."""
     results = [result for model in index or () for result in model.get("results") or ()]
     return [
         result
@@ -180,51 +197,11 @@ def _foreign(index: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _plain(data: CardData) -> dict[str, Any]:
-    fields: dict[str, Any] = data.to_dict()  # type: ignore[no-untyped-call]
-    return fields
-
-
-def _metadata(package: Package, title: str, metrics: Sequence[Metric], foreign: list[dict[str, Any]]) -> dict[str, Any]:
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=re.sub(r"\W+", "-", _dataset(metric, package).lower()),
-            dataset_name=_dataset(metric, package),
-            metric_type="accuracy" if "accuracy" in metric.name else metric.name,
-            metric_name=metric.label,
-            metric_value=metric.value,
-            # The model-index wants a URL beside a source's name; what is reported elsewhere is named in the text.
-        )
-        for metric in metrics
-    ]
-    data = ModelCardData(
-        license=licence_of(package),
-        library_name="timm",
-        pipeline_tag="image-classification",
-        model_name=title if results else None,
-        eval_results=results or None,
-    )
-    fields = _plain(data)
-    ours = fields["model-index"][0]["results"] if results else []
-    return {**fields, "model-index": [{"name": title, "results": [*ours, *foreign]}]} if ours or foreign else fields
-
-
-def _source(package: Package) -> str:
-    """Where the weights come from; of a path only the file's name, the rest is the publisher's own affair."""
-    place = Path(package.source)
-    return str(package.record.get("origin_url") or (place.name if place.exists() else package.source))
-
-
-def _dataset(metric: Metric, package: Package) -> str:
-    return metric.dataset or (IMAGENET if package.num_classes == 1000 else UNNAMED)
-
-
 def licence_of(package: Package) -> str:
-    """The licence.
+    """Return the licence of the weights.
 
     Raises:
-        ArgumentError: If there is none, or it is not an identifier.
+        ArgumentError: If it is not known, or is not an SPDX identifier.
     """
     licence = package.record.get("license")
     if not licence:
@@ -237,55 +214,51 @@ def licence_of(package: Package) -> str:
 
 def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:
     assert package.images is not None
-    model, how, arch = variant_of(package.arch), package.images, package.arch
+    model, how, arch, record = variant_of(package.arch), package.images, package.arch, package.record
+    place = Path(package.source)  # only a file's name is published: its folder is private
+    source = str(record.get("origin_url") or (place.name if place.exists() else package.source))
+    in_chans = package.options["in_chans"]
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
     rows = {
         "architecture": f"{model.family.title} `{model.hub_name}`" if model else f"`{package.variant}`, its own",
         "numerics": f"{arch.activation}, {arch.padding} padding, batch norm eps {arch.bn_eps:g}",
-        "parameters": f"{arch.parameters(num_classes=package.num_classes, in_chans=package.options['in_chans']):,}",
-        "classes": str(package.num_classes),
-        "channels": str(package.options["in_chans"]),
+        "parameters": f"{arch.parameters(num_classes=package.num_classes, in_chans=in_chans):,}",
+        "classes": package.num_classes,
+        "channels": in_chans,
         "image": f"{how.size[0]}x{how.size[1]}, {how.interpolation}, {how.crop_mode} crop {how.crop_pct:g}; "
         "turned as its EXIF orientation says",
-        "mean, std": f"{_numbers(how.mean)}; {_numbers(how.std)}",
+        "mean, std": f"{mean}; {std}",
         "licence": licence_of(package),
-        "source": _source(package),
-        **({"training data": package.record["description"]} if package.record.get("description") else {}),
+        "source": source,
+        **({"training data": record["description"]} if record.get("description") else {}),
     }
-    proofs = [str(package.proof)] if package.proof else []
-    proofs += [note for note in package.record.get("notes") or () if note not in proofs]
-    lines = [BEGIN, "", "| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items()), ""]
+    lines = [BEGIN, "", "| | |", "|---|---|", *(_row(*row) for row in rows.items()), ""]
     if metrics:
         lines += ["| metric | value | whose |", "|---|---|---|"]
-        lines += [
-            f"| {metric.name}, {_cell(_dataset(metric, package))} | {metric.value:g} % | "
-            f"{'measured by the publisher' if metric.measured else f'reported: {metric.source or _source(package)}'} |"
-            for metric in metrics
-        ]
+        for metric in metrics:
+            whose = "measured by the publisher" if metric.measured else f"reported: {metric.source or source}"
+            lines.append(_row(f"{metric.name}, {metric.dataset_of(package)}", f"{metric.value:g} %", whose))
         lines.append("")
+    proofs = dict.fromkeys([*([str(package.proof)] if package.proof else []), *(record.get("notes") or ())])
     if proofs:
         lines += [f"Converted weights, compared with where they came from: {'; '.join(proofs)}.", ""]
     if package.labels:
         some = ", ".join(package.labels[:5]) + (", ..." if len(package.labels) > 5 else "")
         lines += [f"Class names ({len(package.labels)}, in config.json): {some}.", ""]
-    lines += [*_usage(address, known=model is not None), "", f"Written by effnet-zoo {__version__}.", END]
-    return "\n".join(lines)
-
-
-def _usage(address: str, *, known: bool) -> list[str]:
-    imports = "import timm" if known else "import timm, effnet_zoo  # registers the architecture"
-    return [
+    lines += [
         "```python",
-        imports,
+        "import timm" if model else "import timm, effnet_zoo  # registers the architecture",
         "",
         f'model = timm.create_model("{address}", pretrained=True).eval()',
         "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
         "```",
+        "",
+        f"Written by effnet-zoo {__version__}.",
+        END,
     ]
+    return "\n".join(lines)
 
 
-def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
-def _numbers(values: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in values)
+def _row(*cells: object) -> str:
+    texts = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(texts)} |"
