@@ -23,7 +23,8 @@ def _is_command() -> bool:
 
 if not _is_command():
     from effnet_zoo.arch.notation import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
-    from effnet_zoo.arch.spec import ArchSpec, Scaling
+    from effnet_zoo.arch.scaling import Scaling
+    from effnet_zoo.arch.spec import ArchSpec
     from effnet_zoo.errors import EffnetZooError
     from effnet_zoo.images.transform import eval_transform
     from effnet_zoo.network.folding import optimize
