@@ -8,7 +8,7 @@ from rich.table import Table
 from effnet_zoo.cli.output import AsJson, print_json, print_table, with_progress
 
 if TYPE_CHECKING:
-    from effnet_zoo.selftest import Result
+    from effnet_zoo.selftest import CaseResult
 
 
 def selftest(
@@ -27,8 +27,8 @@ def selftest(
 
     modes = tuple(mode for mode in testing.MODES if compiled or mode != "compiled")
     wanted = [device] if device else devices()
-    selected = [case for name in wanted for case in testing.cases(name, modes=modes)]
-    results = list(with_progress(testing.run(selected), len(selected), "testing"))
+    selected = [case for name in wanted for case in testing.cases_on(name, modes=modes)]
+    results = list(with_progress(testing.run_cases(selected), len(selected), "testing"))
     if as_json:
         print_json([_as_json(result) for result in results])
     else:
@@ -38,7 +38,7 @@ def selftest(
         for result in results:
             error = result.failure if result.error is None else f"{result.error:.1e}"
             verdict = "ok" if result.passed else "[bold red]FAILED"
-            table.add_row(str(result.case), error, f"{result.case.tolerance:.0e}", verdict)
+            table.add_row(str(result.case), error, f"{result.case.error_limit:.0e}", verdict)
         print_table(table)
     failed = sum(not result.passed for result in results)
     typer.echo(f"{len(results) - failed} of {len(results)} passed on {', '.join(wanted)}", err=True)
@@ -46,11 +46,11 @@ def selftest(
         raise typer.Exit(1)
 
 
-def _as_json(result: "Result") -> dict[str, Any]:
+def _as_json(result: "CaseResult") -> dict[str, Any]:
     return {
         "case": str(result.case),
         "error": result.error,
         "failure": result.failure,
-        "tolerance": result.case.tolerance,
+        "tolerance": result.case.error_limit,
         "passed": result.passed,
     }
