@@ -130,8 +130,7 @@ def _prepare(model: EfficientNet, mode: Mode) -> Callable[[Tensor], Tensor]:
         return torch.compile(model, fullgraph=True)
     if mode == "scripted":
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
-            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
             return cast(Callable[[Tensor], Tensor], torch.jit.script(model))
     return model
 
