@@ -30,7 +30,7 @@ def test_every_public_checkpoint_is_in_the_ledger_and_no_other() -> None:
     listed = {name for name in timm.list_models("tf_efficientnet*", pretrained=True) if "_cc_" not in name}
     assert BY_TIMM_NAME.keys() == listed | {OURS_ALONE}
     assert OURS_ALONE not in listed
-    assert len(ENTRIES) == len(BY_TIMM_NAME) == 62
+    assert len(ENTRIES) == len(BY_TIMM_NAME)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -338,7 +338,7 @@ def write_whole_ledger(folder: Path, without: str = "") -> None:
 def test_a_whole_ledger_in_another_folder_is_read(folder: Path) -> None:
     write_whole_ledger(folder)
     (folder / "README.md").write_text("[not] an = entry", encoding="utf-8")
-    assert len(catalogue.models()) == 26
+    assert len(catalogue.models()) == sum(len(family.variants) for family in FAMILIES)
     assert {checkpoint.name for _, checkpoint in catalogue.checkpoints()} == {f"{n}.in1k" for n in catalogue.models()}
 
 
