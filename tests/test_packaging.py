@@ -36,7 +36,8 @@ def test_the_wheel_carries_the_ledger_and_no_tests(wheel: Path) -> None:
     for path in (ROOT / "weights").glob("*.toml"):
         assert f"effnet_zoo/weights/{path.name}" in names
     assert "effnet_zoo/py.typed" in names
-    assert {name.split("/")[0] for name in names} == {"effnet_zoo", f"effnet_zoo-{effnet_zoo.__version__}.dist-info"}
+    information = f"effnet_zoo-{effnet_zoo.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"effnet_zoo", "_effnet_zoo_command.py", information}
 
 
 def test_an_installed_wheel_reads_its_own_ledger(wheel: Path, tmp_path: Path) -> None:
@@ -49,6 +50,16 @@ def test_an_installed_wheel_reads_its_own_ledger(wheel: Path, tmp_path: Path) ->
     folder, count = result.stdout.split()
     assert folder == str(tmp_path / "site" / "effnet_zoo" / "weights")
     assert int(count) == len(list(catalogue.checkpoints()))
+
+
+def test_an_installed_wheel_has_the_command_that_its_entry_point_names(wheel: Path, tmp_path: Path) -> None:
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (entries,) = (tmp_path / "site").glob("*.dist-info/entry_points.txt")
+    assert "effnet-zoo = _effnet_zoo_command:main" in entries.read_text().splitlines()
+    code = "import sys; sys.argv = ['effnet-zoo', '--version']; from _effnet_zoo_command import main; main()"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, f"effnet-zoo {effnet_zoo.__version__}\n")
 
 
 def test_an_editable_install_points_at_the_checkout_and_copies_nothing(tmp_path: Path) -> None:
