@@ -29,7 +29,8 @@ from torch import Tensor, nn
 import effnet_zoo
 from effnet_zoo import ArchSpec, EfficientNet, Images
 from effnet_zoo.checkpoints.bundle import Package, of_model
-from effnet_zoo.checkpoints.provenance import CLAIMS, PLACES, known_of
+from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES
+from effnet_zoo.checkpoints.provenance import known_of
 from effnet_zoo.errors import ArgumentError, EffnetZooError, HubError, InputError, WeightsError
 from effnet_zoo.numerics import randomise, relative_error
 from effnet_zoo.runtime.interface import Interface
