@@ -20,12 +20,18 @@ WITH_CODE = sorted({block.page for block in BLOCKS})
 PAGE_OF = {name_of(page): page for page in PAGES}
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for engines: all pages have the same model, for which the fastest one is looked for once."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a photo, in which engines are not kept."""
+def folder(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a photo."""
     Image.effect_noise((320, 240), 60).convert("RGB").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EFFNET_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EFFNET_ZOO_HOME", str(home))
     return tmp_path
 
 
@@ -73,6 +79,15 @@ def test_models_and_checkpoints_that_a_page_names_exist(page: Path) -> None:
 def test_a_wrong_call_would_be_found(code: str, message: str) -> None:
     checker = Checker()
     with pytest.raises((CallError, ImportError), match=message):
+        checker.check(code)
+
+
+@pytest.mark.parametrize(("right", "wrong"), [("in_chans=", "in_channels="), ("pretrained=", "weights=")])
+def test_a_wrong_keyword_in_a_copy_of_the_readme_would_be_found(right: str, wrong: str) -> None:
+    text = PAGE_OF["README.md"].read_text(encoding="utf-8").replace(right, wrong)
+    code = "".join(block.code for block in blocks(text, "copy") if block.language == "python")
+    checker = Checker()
+    with pytest.raises(CallError, match=wrong.strip("=")):
         checker.check(code)
 
 
