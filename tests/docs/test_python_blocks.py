@@ -131,21 +131,34 @@ def rows() -> list[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("library", "old", "new"), rows(), ids=[old for _, old, _ in rows()])
-def test_old_and_new_calls_fit_their_signatures(library: str, old: str, new: str) -> None:
-    both = {"images": Instance(torch.Tensor)}
-    checker = Checker({**old_names(library), **both})
-    checker.check(old.strip("`"))
-    assert checker.checked
-    if "(" not in new:
-        return
-    checker = Checker({**both, "model": Instance(effnet_zoo.EfficientNet)})
+def new_names() -> Checker:
+    """Return a checker that knows the imports of the FAQ."""
+    tensors = dict.fromkeys(("images", "logits"), Instance(torch.Tensor))
+    checker = Checker({"model": Instance(effnet_zoo.EfficientNet), **tensors})
     for block in BLOCKS:
         if block.page == "docs/faq.md":
             checker.check(block.code)
-    before = checker.checked
-    checker.check(new.strip("`"))
-    assert checker.checked > before
+    return checker
+
+
+@pytest.mark.parametrize(("library", "old", "new"), rows(), ids=[old for _, old, _ in rows()])
+def test_old_and_new_calls_fit_their_signatures(library: str, old: str, new: str) -> None:
+    checker = Checker({**old_names(library), "images": Instance(torch.Tensor)})
+    checker.check(old.strip("`"))
+    assert checker.checked
+    if "(" in new:
+        checker = new_names()
+        before = checker.checked
+        checker.check(new.strip("`"))
+        assert checker.checked > before
+
+
+def test_calls_within_answers_fit_their_signatures() -> None:
+    answers = re.sub(r"(?m)^\|.*$", "", PAGE_OF["docs/faq.md"].read_text(encoding="utf-8"))
+    calls = re.findall(r"`([A-Za-z][\w.]*\([^`]*\))`", answers)
+    assert len(calls) > 2
+    for call in calls:
+        new_names().check(call)
 
 
 def test_the_faq_has_calls_of_four_libraries() -> None:
