@@ -220,7 +220,7 @@ def test_a_push_is_one_commit_that_keeps_what_is_not_its_own(run: Shell, folder:
     (commit,) = hub.history(repo)[1:]
     assert (commit.parent, set(commit.added), commit.deleted) == (before, OURS, ("pytorch_model.bin",))
     assert set(hub.files(repo)) == OURS | {"a.txt", "onnx/model.bin"}
-    assert f"{repo}@{commit.oid}: pulled again, same hash and logits" in out
+    assert f"{repo}@{commit.oid}: downloaded again, same hash and logits" in out
     readme = hub.files(repo)["README.md"].decode()
     metadata, text = readme.removeprefix("---\n").split("\n---\n", 1)
     assert text.startswith("# Birds\n\nMine.\n\n" + BEGIN)
