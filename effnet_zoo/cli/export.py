@@ -70,9 +70,9 @@ def export(
             f"unknown format {quoted(to)}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}"
         )
     size = options.height_and_width(static) if static else None
-    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.destination import checked_path
     from effnet_zoo.runtime.export import export as write
-    from effnet_zoo.runtime.formats import FORMATS as KNOWN
+    from effnet_zoo.runtime.targets import FORMATS as KNOWN
 
     KNOWN[to].check_installed()
     stem = Path(place).stem if os.path.exists(place) else place.replace("/", "--")
@@ -110,13 +110,13 @@ def opened(place: str, variant: str | None, like: str | None, classes: Path | No
 
 def summary(done: "Export") -> dict[str, Any]:
     """A file in JSON's types."""
-    record = dataclasses.asdict(done.record)
+    record = dataclasses.asdict(done.metadata)
     return {"path": str(done.path), "format": done.format, "bytes": done.bytes, **record}
 
 
 def described(done: "Export") -> list[str]:
     """A file in lines for people."""
-    record, interface = done.record, done.record.interface
+    record, interface = done.metadata, done.metadata.interface
     size = "any size" if interface.any_size else "{}x{}".format(*interface.size or ())
     takes = f"uint8 {interface.pixels}, {size}" if interface.pixels else f"float32 nchw, {size}"
     proof = record.proof

@@ -72,7 +72,7 @@ def quantize(
     if search and recipe:
         raise ArgumentError("--recipe is one, --search tries all: expected at most one of them")
     options.check_layout(layout)
-    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.destination import checked_path
     from effnet_zoo.runtime.int8.quantization import DEFAULT_RECIPE, ONNX
     from effnet_zoo.runtime.int8.quantization import quantize as write
 
@@ -123,7 +123,7 @@ def _say(what: str) -> None:
 def summary(one: "Quantized") -> dict[str, Any]:
     """What a recipe came to, in JSON's types."""
     path = str(one.path) if one.path else None
-    return {"recipe": one.recipe, "path": path, **one.figures, "record": dataclasses.asdict(one.record)}
+    return {"recipe": one.recipe, "path": path, **one.figures, "record": dataclasses.asdict(one.metadata)}
 
 
 def _show(one: "Quantized") -> None:

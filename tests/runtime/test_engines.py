@@ -1,4 +1,4 @@
-"""Engines: the model's outputs whatever runs it, in any batch; artefacts found again; the fastest chosen."""
+"""Engines: the model's outputs whatever runs it, in any batch; engine_cache found again; the fastest chosen."""
 
 import copy
 import dataclasses
@@ -29,11 +29,11 @@ from effnet_zoo.images.transform import open_image
 from effnet_zoo.network.devices import devices
 from effnet_zoo.network.model import EfficientNetFeatures
 from effnet_zoo.numerics import randomise, relative_error, shallow
-from effnet_zoo.runtime import artefacts
 from effnet_zoo.runtime import engine as engine_module
-from effnet_zoo.runtime.backends import BACKENDS, Backend
-from effnet_zoo.runtime.interface import DTYPES, Size
-from effnet_zoo.runtime.sessions import Run, package_version
+from effnet_zoo.runtime import engine_cache
+from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface, Size
+from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.target import Target, TensorFunction, package_version
 from effnet_zoo.zoo import catalogue
 from tests.parity.photos import PHOTOS
 
@@ -60,16 +60,16 @@ def images(count: int, size: Size = SIZE, channels: int = 3) -> Tensor:
 def runs_here(backend: str, dtype: str = "float32", device: str = "cpu") -> None:
     """Skip, with the reason, what this machine cannot run."""
     try:
-        BACKENDS[backend].check(device, dtype)
+        ENGINES[backend].check_engine(device, dtype)
     except (ArgumentError, MissingExtraError) as error:
         pytest.skip(str(error))
 
 
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] * backend.patient) for name, backend in BACKENDS.items()]
+EVERY = [pytest.param(name, marks=[pytest.mark.slow] * target.slow_to_build) for name, target in ENGINES.items()]
 IN_EVERY_DTYPE = [
-    pytest.param(name, dtype, marks=[pytest.mark.slow] * backend.patient)
-    for name, backend in BACKENDS.items()
-    for dtype in backend.dtypes
+    pytest.param(name, dtype, marks=[pytest.mark.slow] * target.slow_to_build)
+    for name, target in ENGINES.items()
+    for dtype in target.engine_dtypes
 ]
 RUNTIMES = ["onnxruntime", "openvino"]
 
@@ -191,9 +191,9 @@ def test_wrong_arguments_are_refused_by_name() -> None:
     with pytest.raises(ArgumentError, match="expected a classifier .* found EfficientNetFeatures"):
         engine(EfficientNetFeatures(catalogue.models()["effnet_zoo_b0"].spec, device="meta"))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="engine onnxruntime has no bfloat16: expected float32"):
-        BACKENDS["onnxruntime"].check("cpu", "bfloat16")
+        ENGINES["onnxruntime"].check_engine("cpu", "bfloat16")
     with pytest.raises(ArgumentError, match="engine openvino runs on cpu, and the model is on cuda"):
-        BACKENDS["openvino"].check("cuda", "float32")
+        ENGINES["openvino"].check_engine("cuda", "float32")
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
@@ -212,42 +212,41 @@ def test_a_module_of_another_distribution_counts(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(metadata, "version", version)
     assert package_version("onnxruntime") == importlib.import_module("onnxruntime").__version__
     assert engine(network(), "onnxruntime")(images(2)).shape == (2, 7)
-    assert engine(network(), size=SIZE).backend in BACKENDS
+    assert engine(network(), size=SIZE).backend in ENGINES
 
 
 def test_auto_passes_over_a_package_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Backend, device: str, dtype: str) -> None:
+    def fail(self: Target, device: str, dtype: str) -> None:
         raise EngineError("openvino does not start")
 
-    monkeypatch.setattr(type(BACKENDS["openvino"]), "check", fail)
-    assert "openvino" not in {backend.name for backend in engine_module._candidates("cpu", "float32")}
+    monkeypatch.setattr(type(ENGINES["openvino"]), "check_engine", fail)
+    assert "openvino" not in {*engine_module._candidates("cpu", "float32")}
 
 
-class Fake(Backend):
-    """Runs the model and says how long that takes on a clock of its own; its artefact is a file with a word."""
+class Fake(Target):
+    """Runs the model and says how long that takes on a clock of its own; its file holds a word."""
 
-    name = "fake"
-    filename = "model.fake"
+    suffix = ".fake"
 
     def __init__(self, clock: list[float], *, name: str = "fake", seconds: float = 1.0, factor: float = 1.0) -> None:
-        self.name, self.clock, self.seconds, self.factor = name, clock, seconds, factor  # type: ignore[misc]
-        self.exported: list[tuple[Size, str]] = []
+        self.engine, self.clock, self.seconds, self.factor = name, clock, seconds, factor  # type: ignore[misc]
+        self.built: list[tuple[Size | None, str]] = []
         self.loaded: list[str] = []
         self.before: Callable[[], Any] = lambda: None
 
-    def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:
-        self.exported.append((size, dtype))
-        (folder / self.filename).write_text("whole")
+    def build_engine(self, model: EfficientNet, interface: Interface, path: Path) -> None:
+        self.built.append((interface.size, interface.dtype))
+        path.write_text("whole")
 
-    def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:
-        self.loaded.append((folder / self.filename).read_text())
+    def load_engine(self, model: EfficientNet, path: Path, *, threads: int, dtype: str) -> TensorFunction:
+        self.loaded.append(path.read_text())
 
-        def run(some: Tensor) -> Tensor:
+        def outputs_of(some: Tensor) -> Tensor:
             self.before()
             self.clock[0] += self.seconds
             return model(some) * self.factor
 
-        return run
+        return outputs_of
 
 
 @pytest.fixture
@@ -259,7 +258,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Fake]]:
 
     def install(**ways: tuple[float, float]) -> dict[str, Fake]:
         made = {name: Fake(clock, name=name, seconds=way[0], factor=way[1]) for name, way in ways.items()}
-        monkeypatch.setattr(engine, "BACKENDS", made)
+        monkeypatch.setattr(engine_module, "ENGINES", made)
         return made
 
     return install
@@ -271,7 +270,7 @@ def test_an_engine_that_computes_something_else_is_refused(fakes: Callable[..., 
     for attempt in (1, 2):
         with pytest.raises(EngineError, match=r"wrong, float32: outputs differ from the model's by a relative 1.0e-02"):
             run(images(2))
-        assert len(backend.exported) == attempt
+        assert len(backend.built) == attempt
         assert list(home.iterdir()) == []  # nothing wrong is found again
 
 
@@ -290,7 +289,7 @@ def test_a_good_engine_survives_whatever_image(wrong: float, fakes: Callable[...
     run = engine(network(), "fake", size=SIZE)
     assert not run(images(2) * wrong).isfinite().all()
     assert run(images(2)).isfinite().all()
-    assert len(backend.exported) == len(list(home.iterdir())) == 1
+    assert len(backend.built) == len(list(home.iterdir())) == 1
 
 
 def test_a_classifier_of_zeros_is_compared_absolutely(fakes: Callable[..., Any]) -> None:
@@ -320,7 +319,7 @@ def test_a_runtimes_own_error_is_one_of_ours(fakes: Callable[..., Any], monkeypa
     def fail(*arguments: Any) -> None:
         raise RuntimeError("no kernel for this\nand a long dump")
 
-    monkeypatch.setattr(fakes(fake=(1, 1))["fake"], "export", fail)
+    monkeypatch.setattr(fakes(fake=(1, 1))["fake"], "build_engine", fail)
     with pytest.raises(EngineError, match=r"^engine fake cannot run this model: no kernel for this: try another"):
         engine(network(), "fake", size=SIZE)
 
@@ -379,7 +378,7 @@ def test_a_forked_process_makes_the_engine_anew_or_says_why_not(
     backend = fakes(fake=(1, 1))["fake"]
     run = engine(network(), "fake", size=SIZE)
     expected = run(images(2))
-    monkeypatch.setattr(engine, "_first_process", os.getpid())
+    monkeypatch.setattr(engine_module, "_first_process", os.getpid())
     monkeypatch.setattr(os, "getpid", lambda: -1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for attempt in (lambda: run(images(2)), lambda: engine(network(), "fake")):
@@ -447,7 +446,7 @@ def test_threads_compute_at_the_same_time(fakes: Callable[..., Any]) -> None:
         assert len(list(pool.map(run, [images(2)] * 2))) == 2
 
 
-# artefacts
+# engine_cache
 
 
 def test_an_artefact_is_made_once_for_a_size_and_found_again(fakes: Callable[..., Any]) -> None:
@@ -456,7 +455,7 @@ def test_an_artefact_is_made_once_for_a_size_and_found_again(fakes: Callable[...
     for size in (SIZE, (64, 64), SIZE):
         run(images(2, size))
     engine(network(), "fake", size=64)(images(2, (64, 64)))
-    assert backend.exported == [(SIZE, "float32"), ((64, 64), "float32")]
+    assert backend.built == [(SIZE, "float32"), ((64, 64), "float32")]
 
 
 def test_whatever_changes_outputs_makes_another_artefact(fakes: Callable[..., Any]) -> None:
@@ -469,7 +468,7 @@ def test_whatever_changes_outputs_makes_another_artefact(fakes: Callable[..., An
     for number, model in enumerate([network(), network(seed=1), symmetric, moved, pooled], start=1):
         engine(model, "fake", size=SIZE)
         engine(model, "fake", size=SIZE)
-        assert len(backend.exported) == number
+        assert len(backend.built) == number
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
@@ -483,9 +482,9 @@ def test_a_warm_start_exports_nothing_unless_the_artefact_is_damaged(
         raise AssertionError("exported again")
 
     with monkeypatch.context() as warm:
-        warm.setattr(type(BACKENDS[backend]), "export", fail)
+        warm.setattr(type(ENGINES[backend]), "build_engine", fail)
         assert torch.equal(engine(network(), backend)(images(3)), expected)
-    (path,) = home.rglob(BACKENDS[backend].filename)
+    (path,) = home.rglob(f"model{ENGINES[backend].suffix}")
     path.write_bytes(path.read_bytes()[:1000])
     assert torch.equal(engine(network(), backend)(images(3)), expected)
     assert path.stat().st_size > 1000
@@ -512,16 +511,16 @@ def test_an_artefact_that_is_not_as_recorded_is_never_loaded(
     damage(folder)
     engine(network(), "fake", size=SIZE)
     assert backend.loaded == ["whole", "whole"]
-    assert len(backend.exported) == 2
+    assert len(backend.built) == 2
     assert sorted(path.name for path in home.rglob("*")) == [folder.name, "model.fake", "record.json"]
 
 
 def test_a_compiled_program_that_somebody_planted_does_not_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def compiled(network: Any, images: Any, path: str, threads: int) -> None:
-        Path(path).write_bytes(b"ours")
+    def compiled(*given: Any, **more: Any) -> None:
+        Path(given[5]).write_bytes(b"ours")
 
     ran: list[bytes] = []
-    monkeypatch.setattr("effnet_zoo.runtime.backends.run_in_child", lambda _, *given, **more: compiled(*given))
+    monkeypatch.setattr("effnet_zoo.runtime.targets.pytorch.run_in_child", compiled)
     monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: ran.append(Path(path).read_bytes()))
     engine(network(), "inductor", size=SIZE)
     (path,) = home.rglob("model.pt2")
@@ -555,7 +554,7 @@ def test_only_engines_that_keep_something_need_the_cache(
     for backend in ("fake", "auto"):
         with pytest.raises(FileError, match=r"the cache of engines: .*EFFNET_ZOO_HOME.*engine\(backend='eager'\)"):
             engine(network(), backend, size=SIZE)
-    monkeypatch.setattr(engine, "BACKENDS", {"eager": BACKENDS["eager"]})
+    monkeypatch.setattr(engine_module, "ENGINES", {"eager": ENGINES["eager"]})
     assert engine(network()).backend == "eager"
 
 
@@ -577,16 +576,16 @@ def test_of_several_that_make_an_artefact_at_once_one_does(
     fakes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, home: Path
 ) -> None:
     backend = fakes(fake=(1, 1))["fake"]
-    export, started = backend.export, threading.Barrier(4)
+    build, started = backend.build_engine, threading.Barrier(4)
 
     def make(_: int) -> Any:
         started.wait(60)
         return engine(network(), "fake", size=SIZE)
 
-    monkeypatch.setattr(backend, "export", lambda *given: (threading.Event().wait(0.2), export(*given)))
+    monkeypatch.setattr(backend, "build_engine", lambda *given: (threading.Event().wait(0.2), build(*given)))
     with ThreadPoolExecutor(4) as pool:
         assert len(list(pool.map(make, range(4)))) == 4
-    assert len(backend.exported) == 1
+    assert len(backend.built) == 1
     assert len(list(home.iterdir())) == 1
 
 
@@ -611,11 +610,11 @@ def test_processes_that_start_at_once_share_an_engine(home: Path) -> None:
 
 
 def test_the_key_of_an_artefact_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = artefacts.key({})
+    here = engine_cache.cache_key({})
     if Path("/proc/cpuinfo").exists():
-        assert len(artefacts.processor()) > 3
-    monkeypatch.setattr(artefacts, "processor", lambda: ["another"])
-    assert artefacts.key({}) != here
+        assert len(engine_cache.processor()) > 3
+    monkeypatch.setattr(engine_cache, "processor", lambda: ["another"])
+    assert engine_cache.cache_key({}) != here
 
 
 def test_weights_lie_in_memory_once_for_any_number_of_threads() -> None:
@@ -681,7 +680,7 @@ def test_auto_passes_over_who_computes_something_else(fakes: Callable[..., Any])
 
 
 def test_auto_does_not_wait_for_a_compiler() -> None:
-    assert "inductor" not in {backend.name for backend in engine_module._candidates("cpu", "float32")}
+    assert "inductor" not in {*engine_module._candidates("cpu", "float32")}
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"backend": 3}', '{"backend": "gone"}'])
@@ -691,12 +690,12 @@ def test_a_damaged_memory_is_measured_anew(content: str, fakes: Callable[..., An
     (path,) = home.glob("*.json")
     path.write_text(content)
     assert engine(network(), size=SIZE).backend == "fast"
-    assert artefacts.recalled(path.stem) == "fast"
+    assert engine_cache.recall_fastest(path.stem) == "fast"
 
 
 def test_the_command_names_the_engines_there_are() -> None:
-    assert ["auto", *BACKENDS] == list(batch.ENGINES)
-    assert list(DTYPES) == list(batch.DTYPES)
+    assert {"auto", *ENGINES} == set(batch.ENGINES)
+    assert list(COMPUTE_DTYPES) == list(batch.DTYPES)
 
 
 def test_the_cache_may_be_deleted_while_an_engine_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from effnet_zoo.network.blocks import Block, MBConv
 from effnet_zoo.numerics import shallow
 from effnet_zoo.runtime.child import run_in_child
 from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.streams import CHUNK, Plan
+from effnet_zoo.runtime.streams import MOST_IMAGES, Streams
 from effnet_zoo.zoo import catalogue
 
 pytest.importorskip("onnx")
@@ -130,26 +130,29 @@ def test_a_subclass_that_computes_the_same_is_written() -> None:
 
 
 @pytest.mark.parametrize("threads", range(1, 33))
-def test_every_thread_has_work_every_image_comes_once_and_plans_stay_few(threads: int) -> None:
-    plans = set()
-    for count in range(1, 65):
-        plan = Plan.of(count, threads)
-        parts = list(plan.chunks(count))
-        plans.add(plan)
-        assert plan.streams * plan.threads == threads
-        assert [number for part in parts for number in range(part.start, part.stop)] == list(range(count))
-        assert len(parts) >= plan.streams
-        assert Plan.of(min(count, CHUNK * threads), threads) == plan  # what an engine is checked with
-    assert len(plans) <= 2 * sum(threads % number == 0 for number in range(1, threads + 1))
+def test_a_batch_uses_every_thread_and_no_more_and_each_image_once(threads: int) -> None:
+    found = set()
+    for batch in range(1, 65):
+        streams = Streams.for_batch(batch, threads)
+        parts = list(streams.parts(batch))
+        found.add(streams)
+        assert 1 <= streams.count <= min(batch, threads)
+        assert streams.count * streams.threads == threads
+        assert [number for part in parts for number in range(part.start, part.stop)] == list(range(batch))
+        assert all(1 <= part.stop - part.start <= streams.images for part in parts)
+        assert len(parts) >= streams.count
+        # An engine is compared with the model on this batch.
+        assert Streams.for_batch(min(batch, MOST_IMAGES * threads), threads) == streams
+    assert len(found) <= 2 * sum(threads % number == 0 for number in range(1, threads + 1))
 
 
 def test_one_image_gets_all_threads_and_many_one_each() -> None:
-    assert Plan.of(1, 8) == Plan(streams=1, threads=8, chunk=1)
-    assert Plan.of(32, 8) == Plan(streams=8, threads=1, chunk=2)
-    assert Plan.of(3, 8) == Plan(streams=2, threads=4, chunk=1)
-    assert Plan.of(8, 1) == Plan(streams=1, threads=1, chunk=2)
-    assert Plan.of(32, 6) == Plan(streams=6, threads=1, chunk=2)
-    assert Plan.of(16, 24) == Plan(streams=12, threads=2, chunk=1)
+    assert Streams.for_batch(1, 8) == Streams(count=1, threads=8, images=1)
+    assert Streams.for_batch(32, 8) == Streams(count=8, threads=1, images=2)
+    assert Streams.for_batch(3, 8) == Streams(count=2, threads=4, images=1)
+    assert Streams.for_batch(8, 1) == Streams(count=1, threads=1, images=2)
+    assert Streams.for_batch(32, 6) == Streams(count=6, threads=1, images=2)
+    assert Streams.for_batch(16, 24) == Streams(count=12, threads=2, images=1)
 
 
 # a child process

@@ -23,15 +23,16 @@ from effnet_zoo.images.transform import eval_transform, open_image
 from effnet_zoo.numerics import damp, randomise, relative_error, settle, shallow
 from effnet_zoo.predict.prediction import predict
 from effnet_zoo.registry import create_classifier
+from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.exported import Exported
-from effnet_zoo.runtime.formats import write_onnx
 from effnet_zoo.runtime.int8 import quantization, rounding
 from effnet_zoo.runtime.int8.calibration import Images
 from effnet_zoo.runtime.int8.recipes import RECIPES, front_layers, gate_layers, groups, layers
 from effnet_zoo.runtime.int8.rounding import LEVELS, observe, round_weights, simulated, to_uint8
-from effnet_zoo.runtime.interface import Deployed, Interface
-from effnet_zoo.runtime.record import Record
-from effnet_zoo.runtime.sessions import RUNTIMES
+from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.runtime.targets import ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.onnx import Onnx
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 from tests.shell import Run
@@ -69,7 +70,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def once(monkeypatch: pytest.MonkeyPatch) -> None:
     """One turn each of what is timed, and one runtime: for what is not about times."""
     monkeypatch.setattr(quantization, "ROUNDS", 1)
-    monkeypatch.delitem(RUNTIMES, "openvino")
+    monkeypatch.delitem(ONNX_RUNTIMES, "openvino")
 
 
 @pytest.fixture(scope="session")
@@ -237,7 +238,7 @@ def test_lite0_keeps_its_labels_in_a_quarter_of_the_size(folders: tuple[Path, Pa
     both = [list(predict(one, photos, topk=1)) for one in (model, Exported(path))]
     same = [a.guesses[0].index == b.guesses[0].index for a, b in zip(*both, strict=True)]
     assert abs(sum(same) / len(same) - figures["agreement"]) < 0.015
-    assert Exported(path).record == done.record
+    assert Exported(path).metadata == done.metadata
     assert all(cost < figures["error"] for cost in figures["groups"].values())
 
 
@@ -295,11 +296,11 @@ def worse(quantized: tuple[dict[str, Any], dict[str, Tensor]], agreement: float)
 def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
     tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = quantization._Subject.quantized
+    tell = quantization._Trial.measured
     agreements = {"int8": 0.5, "front-4": 0.97, "front-8": 0.99, "front-8-head": 1.0}
     monkeypatch.setattr(
-        quantization._Subject,
-        "quantized",
+        quantization._Trial,
+        "measured",
         lambda self, recipe, path: worse(tell(self, recipe, path), agreements[recipe.name]),
     )
     model, path = network("effnet_zoo_lite0"), tmp_path / "it.onnx"
@@ -313,7 +314,7 @@ def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
         ("front-4", False),
         ("front-8", True),
     ]
-    assert Exported(path).record.quantization["recipe"] == "front-8"
+    assert Exported(path).metadata.quantization["recipe"] == "front-8"
     assert [file.name for file in tmp_path.iterdir()] == ["it.onnx"]
 
 
@@ -323,7 +324,7 @@ def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
         ({"recipe": "front"}, UnknownNameError, "unknown recipe 'front'.*Did you mean 'front-"),
         ({"min_agreement": 98}, ArgumentError, "min_agreement=98: expected more than 0 and at most 1"),
         ({"classes": ["a"]}, ArgumentError, "1 classes of images for 10 outputs"),
-        ({"size": 16}, ArgumentError, "size 16x16: expected at least 32x32"),
+        ({"size": 16}, ArgumentError, "size=16: expected a side, or height and width, of 32 to 8192"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -347,7 +348,7 @@ def test_what_does_not_fit_is_refused(
         ({"classes": "0123456789"}, ArgumentError, "classes='0123456789': expected a list of names"),
         ({"classes": list(range(10))}, ArgumentError, r"classes=\[0, 1.*: expected a list of names"),
         ({"size": 64.0}, ArgumentError, r"size=64\.0: expected a side"),
-        ({"pixels": 3}, ArgumentError, "pixels=3: expected nhwc or nchw"),
+        ({"pixels": 3}, ArgumentError, "pixels=3: expected nhwc, nchw"),
         ({"search": "no"}, ArgumentError, "search='no': expected True or False"),
         ({"force": None}, ArgumentError, "force=None: expected True or False"),
     ],
@@ -369,7 +370,7 @@ def test_a_file_may_have_any_name_and_loggers_are_left_alone(
     path = tmp_path / "float32.onnx"  # as the float32 file is called that it is compared with
     (done,) = quantize(network("effnet_zoo_lite0"), path, few, recipe="int8", min_agreement=0.01, images=8)
     assert done.path == path
-    assert Exported(path).record == done.record
+    assert Exported(path).metadata == done.metadata
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert (filters, caplog.records) == ([], [])  # the quantizer warns by the root logger, which is everybody's
 
@@ -386,7 +387,7 @@ def test_what_a_runtime_raises_is_an_error_of_this_package(
         patch.setattr(onnxruntime.quantization, "quantize_static", fails)
         with pytest.raises(EngineError, match=message):
             quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
-    monkeypatch.setitem(RUNTIMES, "onnxruntime", lambda file, threads: fails)
+    monkeypatch.setattr(Onnx, "open_session", lambda self, file, threads: fails)
     with pytest.raises(EngineError, match=message):
         quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
     assert list(tmp_path.iterdir()) == []
@@ -396,14 +397,16 @@ def test_what_a_runtime_raises_is_an_error_of_this_package(
 def test_the_file_that_is_published_is_the_one_that_was_compared(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiled(graph: Any, record: Record, path: Path) -> None:
+    save = Onnx.save
+
+    def spoiled(self: Onnx, graph: Any, path: Path, metadata: Metadata | None = None) -> None:
         bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
         values = onnx.numpy_helper.to_array(bias).copy()
         values[0] += 1e-3
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-        write_onnx(graph, record, path)
+        save(self, graph, path, metadata)
 
-    monkeypatch.setattr(quantization, "write_onnx", spoiled)
+    monkeypatch.setattr(Onnx, "save", spoiled)
     with pytest.raises(
         EngineError, match="quantize, .*: the file with its proof computes something else than the file"
     ):
@@ -469,7 +472,7 @@ def test_a_model_without_classes_or_preprocessing_is_refused(tmp_path: Path, fol
 def test_a_missing_quantizer_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
-    monkeypatch.setattr(type(quantization.ONNX), "packages", ("onnx", "no_such_runtime"))
+    monkeypatch.setattr(Onnx, "packages", ("onnx", "no_such_runtime"))
     with pytest.raises(MissingExtraError, match=r"needs no_such_runtime, .* pip install 'effnet-zoo\[onnxruntime\]'"):
         quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", folders[0])
 
