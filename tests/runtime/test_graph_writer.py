@@ -1,9 +1,6 @@
-"""Graphs: written without touching anything of the process, refused by name; streams; work in a child process."""
+"""The writer of graphs: it touches nothing of the process, and refuses by name what it has no translation for."""
 
-import operator
-import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,20 +12,13 @@ from effnet_zoo import EfficientNet
 from effnet_zoo.errors import EngineError
 from effnet_zoo.network.blocks import MBConv
 from effnet_zoo.numerics import shallow
-from effnet_zoo.runtime.child import run_in_child
-from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.streams import MOST_IMAGES, Streams
-from effnet_zoo.zoo import catalogue
-
-pytest.importorskip("onnx")
 from effnet_zoo.runtime.graph import onnx_model
+from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.zoo import catalogue
 
 
 def network(name: str = "effnet_zoo_b0") -> EfficientNet:
     return EfficientNet(shallow(catalogue.models()[name].spec), num_classes=7).eval()
-
-
-# the writer
 
 
 def test_nothing_of_the_process_changes_while_a_graph_is_written() -> None:
@@ -111,54 +101,3 @@ def test_a_subclass_that_computes_the_same_is_written() -> None:
     expected = onnx_model(model, Interface()).SerializeToString()
     become("blocks.1.0", same)(model)
     assert onnx_model(model, Interface()).SerializeToString() == expected
-
-
-# streams
-
-
-@pytest.mark.parametrize("threads", range(1, 33))
-def test_a_batch_uses_every_thread_and_no_more_and_each_image_once(threads: int) -> None:
-    found = set()
-    for batch in range(1, 65):
-        streams = Streams.for_batch(batch, threads)
-        parts = list(streams.parts(batch))
-        found.add(streams)
-        assert 1 <= streams.count <= min(batch, threads)
-        assert streams.count * streams.threads == threads
-        assert [number for part in parts for number in range(part.start, part.stop)] == list(range(batch))
-        assert all(1 <= part.stop - part.start <= streams.images for part in parts)
-        assert len(parts) >= streams.count
-        # An engine is compared with the model on this batch.
-        assert Streams.for_batch(min(batch, MOST_IMAGES * threads), threads) == streams
-    assert len(found) <= 2 * sum(threads % number == 0 for number in range(1, threads + 1))
-
-
-def test_one_image_gets_all_threads_and_many_one_each() -> None:
-    assert Streams.for_batch(1, 8) == Streams(count=1, threads=8, images=1)
-    assert Streams.for_batch(32, 8) == Streams(count=8, threads=1, images=2)
-    assert Streams.for_batch(3, 8) == Streams(count=2, threads=4, images=1)
-    assert Streams.for_batch(8, 1) == Streams(count=1, threads=1, images=2)
-    assert Streams.for_batch(32, 6) == Streams(count=6, threads=1, images=2)
-    assert Streams.for_batch(16, 24) == Streams(count=12, threads=2, images=1)
-
-
-# a child process
-
-
-def test_a_child_says_why_it_failed() -> None:
-    run_in_child(operator.truediv, 1, 2)
-    with pytest.raises(EngineError, match=r"^ZeroDivisionError: division by zero$"):
-        run_in_child(operator.truediv, 1, 0)
-    with pytest.raises(EngineError, match=r"^the process ended with status 3$"):
-        run_in_child(os._exit, 3)
-    with pytest.raises(EngineError, match=r"^the process was ended by signal 6"):
-        run_in_child(os.abort)
-    with pytest.raises(EngineError, match=r"^the model cannot be sent to another process: .*pickle"):
-        run_in_child(operator.truediv, lambda: None, 2)
-
-
-def test_a_child_ends_when_its_time_is_over() -> None:
-    start = time.monotonic()
-    with pytest.raises(EngineError, match=r"^not done after 1 seconds$"):
-        run_in_child(time.sleep, 100, seconds=1)
-    assert time.monotonic() - start < 20
