@@ -60,8 +60,8 @@ def test_feature_info_answers_as_timms(name: str, out_indices: tuple[int, ...]) 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_timm_extracts_features_from_a_classifier(name: str) -> None:
-    model, x = small(name), images(1, 3, 64, 64)
+    model, x = small(name).double(), images(1, 3, 64, 64).double()
     _, expected = model.forward_intermediates(x, indices=[1, 4])
     listed = FeatureListNet(model, out_indices=(1, 4), flatten_sequential=True)
     assert listed.feature_info.channels() == [level.shape[1] for level in expected]
-    assert all(relative_error(a, b) <= 1e-6 for a, b in zip(listed(x), expected, strict=True))
+    assert all(relative_error(a, b) <= 1e-12 for a, b in zip(listed(x), expected, strict=True))
