@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from effnet_zoo.bench import report
-from effnet_zoo.bench.results import Record, read
+from effnet_zoo.bench.results import Measurement, read_results
 from tools.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -17,50 +17,44 @@ NOTHING = "Nothing has been measured yet: `effnet-zoo bench --measure {} --out b
 
 
 def performance() -> str:
-    """Everything but loading and deployment, a machine after the other, and the pictures that there are."""
-    records = [record for record in read(RESULTS) if record.measure not in ("loading", "deployment")]
+    """Everything but loading, deployment and profile, a machine after the other, and the pictures that there are."""
     pictures = [f"![{what}](benchmarks/{name})" for name, what in PICTURES.items() if (RESULTS.parent / name).is_file()]
-    return "\n\n".join([_by_machine(records) or NOTHING.format("all"), *pictures])
+    measured = [one for one in read_results(RESULTS) if one.measure not in ("loading", "deployment")]
+    return "\n\n".join([_by_machine(measured) or NOTHING.format("all"), *pictures])
 
 
 def loading() -> str:
     """How long weights take into a model."""
-    records = [record for record in read(RESULTS) if record.measure == "loading"]
-    return _by_machine(records) or NOTHING.format("loading")
+    return _by_machine(_of("loading")) or NOTHING.format("loading")
 
 
 def deployment() -> str:
-    """What exported and quantized files come to."""
-    records = [record for record in read(RESULTS) if record.measure == "deployment"]
-    return _by_machine(records) or NOTHING.format("deployment")
+    """How exported and quantized files compare."""
+    return _by_machine(_of("deployment")) or NOTHING.format("deployment")
 
 
 def profile() -> str:
     """Where a forward pass spends its time."""
-    records = [record for record in read(RESULTS) if record.measure == "profile"]
-    if not records:
+    measured = _of("profile")
+    if not measured:
         return NOTHING.format("profile")
-    table = report.profile_table(records)
-    machine = f"{report.machine_of(records[0])}; {report.versions_of(records)}"
-    return f"{markdown_table(table.headings, table.rows)}\n\n{report.commands_of(records)}. Measured on: {machine}."
+    table = report.profile_table(measured)
+    machine = f"{report.machine_of(measured[0])}; {report.versions_of(measured)}"
+    return f"{markdown_table(table.headings, table.rows)}\n\n{report.commands_of(measured)}. Measured on: {machine}."
 
 
-def _by_machine(records: Sequence[Record]) -> str:
+def _of(measure: str) -> list[Measurement]:
+    return [one for one in read_results(RESULTS) if one.measure == measure]
+
+
+def _by_machine(measurements: Sequence[Measurement]) -> str:
+    """The tables of each machine, each with what is to be known below."""
     parts = []
-    for group in report.by_machine(records):
-        tables = _tables(group)
+    for group in report.by_machine(measurements):
+        tables = [
+            f"{markdown_table(table.headings, table.rows)}\n\n{' '.join([*table.below, report.commands_of(some)])}."
+            for some, table in report.sections(group)
+        ]
         if tables:
             parts += [*tables, f"Measured on: {report.machine_of(group[0])}; {report.versions_of(group)}."]
     return "\n\n".join(parts)
-
-
-def _tables(records: Sequence[Record]) -> list[str]:
-    """The tables for which there is anything, each with what is to be known below."""
-    tables = []
-    for measures, section in report.SECTIONS.items():
-        some = [record for record in records if record.measure in measures]
-        if some:
-            table = section(some)
-            below = " ".join([*table.below, f"{report.commands_of(some)}."])
-            tables.append(f"{markdown_table(table.headings, table.rows)}\n\n{below}")
-    return tables

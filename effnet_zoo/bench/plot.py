@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.bench import report
-from effnet_zoo.bench.report import BASELINE, OURS
-from effnet_zoo.bench.results import Record
+from effnet_zoo.bench.results import BASELINE, OURS, Measurement
 from effnet_zoo.errors import MissingExtraError
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.ledger import REPORTED_SOURCE
@@ -55,7 +54,7 @@ SHORT = 20
 """The ratio of its ends up to which a logarithmic axis has more numbers."""
 
 
-def save_pictures(records: Sequence[Record], folder: Path) -> list[Path]:
+def save_pictures(records: Sequence[Measurement], folder: Path) -> list[Path]:
     """Write every picture that the records have something for, each whole or not at all.
 
     Args:
@@ -85,9 +84,9 @@ def save_pictures(records: Sequence[Record], folder: Path) -> list[Path]:
     return written
 
 
-def _curves(measure: str, records: Iterable[Record]) -> dict[str, list[Record]]:
+def _curves(measure: str, records: Iterable[Measurement]) -> dict[str, list[Measurement]]:
     """The records of each curve by its picture's name: one a variant, unless that is what changes."""
-    curves: dict[str, list[Record]] = {}
+    curves: dict[str, list[Measurement]] = {}
     for record in records:
         if record.measure == measure:
             variant = record.data["case"]["variant"]
@@ -99,7 +98,7 @@ def _curves(measure: str, records: Iterable[Record]) -> dict[str, list[Record]]:
 # Accuracy against latency.
 
 
-def accuracy_figure(records: Sequence[Record]) -> Figure | None:
+def accuracy_figure(records: Sequence[Measurement]) -> Figure | None:
     """Reported accuracy against measured latency, timm as created beside our fastest; None without two points."""
     points: dict[str, list[_Point]] = {"timm": [], "ours": []}
     for record in sorted(records, key=lambda record: record.data["case"]["macs"]):
@@ -225,7 +224,7 @@ NAMES_WIDTH = 0.6
 """Room for the names beside the bars, as a share of the bars' room."""
 
 
-def ratios_figure(records: Sequence[Record]) -> Figure | None:
+def ratios_figure(records: Sequence[Measurement]) -> Figure | None:
     """How many times faster than timm, a group of bars a measurement; None if nothing was compared with it."""
     groups = [
         (f"{record.measure}: {_subject(record)}", bars)
@@ -263,7 +262,7 @@ def _draw_bars(axes: Any, groups: Sequence[tuple[str, Sequence[tuple[str, float,
         place += len(bars) + 1.5
 
 
-def _bars(record: Record) -> list[tuple[str, float, str]]:
+def _bars(record: Measurement) -> list[tuple[str, float, str]]:
     """The best peer and ours as created, optimized, and by the fastest engine: name, ratio, colour."""
     chosen = (
         (report.best_peer(record), ORANGE),
@@ -279,7 +278,7 @@ def _bars(record: Record) -> list[tuple[str, float, str]]:
     ]
 
 
-def _subject(record: Record) -> str:
+def _subject(record: Measurement) -> str:
     variant = record.data["case"].get("variant")
     return record.subject.replace(variant, report.short(variant)) if variant else record.subject
 
@@ -287,7 +286,7 @@ def _subject(record: Record) -> str:
 # Cost curves.
 
 
-def curve_figure(measure: str, records: Sequence[Record]) -> Figure | None:
+def curve_figure(measure: str, records: Sequence[Measurement]) -> Figure | None:
     """Time an image against batch, resolution or variant, a line a contestant; None with fewer than two points."""
     key, across, up = CURVES[measure]
     ordered = sorted(records, key=_variant_order if key == "variant" else lambda record: record.data["case"][key])
@@ -341,7 +340,7 @@ def curve_figure(measure: str, records: Sequence[Record]) -> Figure | None:
     return figure
 
 
-def _variant_order(record: Record) -> int:
+def _variant_order(record: Measurement) -> int:
     return list(catalogue.models()).index(record.data["case"]["variant"])
 
 
@@ -373,7 +372,7 @@ def _log_axis(axes: Any, which: Literal["x", "y"]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _caption(axes: Any, records: Sequence[Record], more: str) -> None:
+def _caption(axes: Any, records: Sequence[Measurement], more: str) -> None:
     dates = sorted({record.date for record in records})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     lines = [*([more] if more else []), f"{report.machine_of(records[0])}; {when}"]
