@@ -107,7 +107,7 @@ def test_many_threads_write_one_file_whole(tmp_path: Path) -> None:
 WRITES_AND_WAITS = """
 import sys, time
 from pathlib import Path
-sys.argv[0] = "effnet-zoo"  # as the command, which imports no torch
+import _effnet_zoo_command  # as the command, which imports no torch
 from effnet_zoo import atomic_io
 with getattr(atomic_io, sys.argv[1])(Path(sys.argv[2])) as draft:
     if draft is not None and draft.is_dir():

@@ -9,18 +9,13 @@ from tools.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
-PICTURES = {
-    "accuracy.png": "reported accuracy against measured latency",
-    "ratios.png": "times faster than timm",
-}
 NOTHING = "Nothing has been measured yet: `effnet-zoo bench --measure {} --out benchmarks/results.json`."
 
 
 def performance() -> str:
-    """Everything but loading, deployment and profile, a machine after the other, and the pictures that there are."""
-    pictures = [f"![{what}](benchmarks/{name})" for name, what in PICTURES.items() if (RESULTS.parent / name).is_file()]
+    """Everything but loading and deployment, a machine after the other."""
     measured = [one for one in read_results(RESULTS) if one.measure not in ("loading", "deployment")]
-    return "\n\n".join([_by_machine(measured) or NOTHING.format("all"), *pictures])
+    return _by_machine(measured) or NOTHING.format("all")
 
 
 def loading() -> str:

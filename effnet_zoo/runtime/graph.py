@@ -13,13 +13,13 @@ import numpy
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 import effnet_zoo
 from effnet_zoo.errors import ArgumentError, EngineError
-from effnet_zoo.network.blocks import Block, PooledConv2d, SameConv2d, SqueezeExcite, Stage
+from effnet_zoo.network.blocks import Block, Stage
 from effnet_zoo.network.folding import optimize
+from effnet_zoo.network.layers import GlobalPool, PooledConv2d, SameConv2d, SqueezeExcite
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.interface import Interface, Resizing, scale_and_shift
 from effnet_zoo.zoo.preprocessing import Preprocessing
@@ -275,7 +275,7 @@ class _Writer:
         pooled = self.node("GlobalAveragePool", [self.cast(x, f"{name}.float", TensorProto.FLOAT)], name)
         return self.cast(pooled, f"{name}.half", TensorProto.FLOAT16)
 
-    def _global_pool(self, pool: SelectAdaptivePool2d, name: str, x: str) -> str:
+    def _global_pool(self, pool: GlobalPool, name: str, x: str) -> str:
         if not pool.pool_type:
             return self.node("Identity", [x], name)
         parts = []
@@ -350,6 +350,6 @@ _LAYERS: dict[type[nn.Module], Callable[[_Writer, Any, str, str], str]] = {
     nn.ReLU6: _Writer._relu6,
     nn.ReLU: _Writer._relu,
     nn.Identity: _Writer._nothing,
-    SelectAdaptivePool2d: _Writer._global_pool,
+    GlobalPool: _Writer._global_pool,
 }
 """What each kind of layer is in ONNX. A subclass counts as its kind only if it computes the same forward."""
