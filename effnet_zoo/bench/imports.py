@@ -32,7 +32,7 @@ def time_imports(*, rounds: int) -> dict[str, Any]:
                 self_timed(name, functools.partial(_import, CHILD.format(statement), environment))
                 for name, statement in STATEMENTS.items()
             ],
-            check_equal,
+            functools.partial(check_equal, "another output than the first contestant's"),
             rounds=rounds,
             pace=ONE_CALL,
             sample=own_figures,

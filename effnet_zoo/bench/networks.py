@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from effnet_zoo import registry  # noqa: F401  # it registers this package's names with timm
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.bench.results import OURS
 from effnet_zoo.bench.settings import Settings
@@ -18,7 +19,6 @@ from effnet_zoo.errors import UnknownNameError
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo import registry  # noqa: F401
 from effnet_zoo.numerics import damp, randomise, settle
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model

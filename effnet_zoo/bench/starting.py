@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,6 +28,7 @@ from effnet_zoo.bench.referee import (
     Contestant,
     Prepared,
     Sample,
+    check_equal,
     check_error,
     hold_contest,
     own_figures,
@@ -37,6 +37,7 @@ from effnet_zoo.bench.referee import (
 from effnet_zoo.bench.results import BASELINE
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.images.photos import write_jpegs
+from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.engine import TOLERANCE
 from effnet_zoo.runtime.export import export
 from effnet_zoo.zoo import catalogue
@@ -133,17 +134,19 @@ def time_command(variant: str, *, rounds: int) -> dict[str, Any]:
     model = catalogue.find_variant(variant)
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
         folder = Path(place)
-        weights = write_checkpoint(model, drawn_weights(model.spec), folder)
+        write_checkpoint(model, drawn_weights(model.spec), folder)
         (photo,) = write_jpegs(folder, **PHOTO, count=1)
         environment = {"HF_HUB_CACHE": str(folder / "hub"), "EFFNET_ZOO_HOME": place, "HF_HUB_OFFLINE": "1"}
 
         def classify(name: str) -> tuple[Sample, int]:
-            answer = answer_of([*command(), "predict", str(photo), "--model", name, "--topk", "1", "--json"], environment)
+            arguments = ["predict", str(photo), "--model", name, "--topk", "1", "--json"]
+            answer = answer_of([*command(), *arguments], environment)
             return {"seconds": answer.seconds}, json.loads(answer.text)[0]["classes"][0]["index"]
 
         def prepare_exported() -> Prepared:
-            network = create_classifier(model.name, pretrained_cfg_overlay={"file": str(weights)}, pretrained=True)
-            path = export(network.eval(), folder / "model.onnx").path
+            network = EfficientNet.from_name(model.name).eval()
+            network.load_state_dict(drawn_weights(model.spec))
+            path = export(network, folder / "model.onnx").path
             return self_timed("", functools.partial(classify, str(path))).prepare()
 
         def import_torch() -> tuple[Sample, None]:
