@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import effnet_zoo
+from effnet_zoo.arch.blocks import BlockSpec
 from effnet_zoo.arch.families import FAMILIES, Family, Variant
-from effnet_zoo.arch.spec import ArchSpec, BlockSpec, variant_spec
+from effnet_zoo.arch.spec import ArchSpec, variant_spec
 from effnet_zoo.zoo.catalogue import Model, models
 
 HUB = {model.hub_name: model for model in models().values()}
