@@ -15,8 +15,8 @@ from effnet_zoo.images.transform import eval_transform, open_image
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.runtime.engine import engine
-from effnet_zoo.runtime.interface import DTYPES
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 Builder = Callable[[EfficientNet], Logits]
@@ -85,18 +85,18 @@ def same_labels(logits: Tensor, expected: Tensor, names: Sequence[str] = ()) -> 
 def builders(*, compiled: bool) -> dict[tuple[str, str], Builder]:
     """Return what builds each contestant, by its name and dtype."""
     return {
-        **{("effnet_zoo optimized", dtype): functools.partial(_optimized, dtype) for dtype in DTYPES},
+        **{("effnet_zoo optimized", dtype): functools.partial(_optimized, dtype) for dtype in TORCH_DTYPES},
         **{
             (f"effnet_zoo engine {backend}", dtype): functools.partial(_engine, backend, dtype)
             for backend in engines(compiled=compiled)
-            for dtype in DTYPES
+            for dtype in TORCH_DTYPES
         },
     }
 
 
 def _optimized(dtype: str, model: EfficientNet) -> Logits:
-    faster = optimize(model, dtype=DTYPES[dtype])
-    return lambda images: faster(images.to(DTYPES[dtype]))
+    faster = optimize(model, dtype=TORCH_DTYPES[dtype])
+    return lambda images: faster(images.to(TORCH_DTYPES[dtype]))
 
 
 def _engine(backend: str, dtype: str, model: EfficientNet) -> Logits:

@@ -17,13 +17,13 @@ from effnet_zoo.bench.referee import Contestant, Prepared, hold_contest
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.images.photos import CHECKPOINT, write_jpegs
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.runtime.export import export, image_reader
-from effnet_zoo.runtime.formats import FORMATS
+from effnet_zoo.runtime.deployed import metadata_of, own_size
+from effnet_zoo.runtime.export import export, file_input
 from effnet_zoo.runtime.int8.quantization import quantize
 from effnet_zoo.runtime.int8.recipes import RECIPES
-from effnet_zoo.runtime.interface import Interface, own_size
-from effnet_zoo.runtime.record import Record
-from effnet_zoo.runtime.sessions import RUNTIMES
+from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.targets import FORMATS, ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.target import on_tensors
 
 BATCH = 8
 
@@ -105,12 +105,12 @@ def time_deployed(kinds: Mapping[str, DeployedKind], *, rounds: int) -> dict[str
 
 def _photos(model: EfficientNet, place: Path) -> tuple[Path, Tensor]:
     """Return a folder of photos to calibrate with, and other photos as the model takes them."""
-    calibration, read = place / "calibration", image_reader(Record.of(model, Interface(size=own_size(model))))
+    calibration, metadata = place / "calibration", metadata_of(model, Interface(size=own_size(model)))
     calibration.mkdir()
     compared = []
     for number, path in enumerate(write_jpegs(place, width=500, height=375, count=CALIBRATION + COMPARISON)):
         if number % 3:
-            compared.append(read(path))
+            compared.append(file_input(path, metadata))
         else:
             path.rename(calibration / path.name)
     return calibration, torch.stack(compared)
@@ -124,7 +124,7 @@ def deployed_kinds(*, compiled: bool) -> dict[str, DeployedKind]:
         )
         for name, kind in FORMATS.items()
         for dtype in ("float32", "float16")
-        if dtype in kind.dtypes and (compiled or name != "aotinductor")
+        if dtype in kind.file_dtypes and (compiled or name != "aotinductor")
     }
     quantized = {
         f"int8, {name}": DeployedKind(write=functools.partial(_write_quantized, name), runtimes=_runtimes_of("onnx"))
@@ -147,10 +147,10 @@ def _write_quantized(recipe: str, model: EfficientNet, folder: Path, calibration
 def _runtimes_of(name: str) -> dict[str, Callable[[Path], Logits]]:
     """Return what opens a format: both runtimes for ONNX, its own for any other."""
     if name == "onnx":
-        return {runtime: functools.partial(_open, runtime) for runtime in RUNTIMES}
-    own = functools.partial(FORMATS[name].run, device=torch.device("cpu"))
-    return {name if name in RUNTIMES else "torch": own}
+        return {runtime: functools.partial(_open_onnx, runtime) for runtime in ONNX_RUNTIMES}
+    own = functools.partial(FORMATS[name].load, device=torch.device("cpu"), threads=torch.get_num_threads())
+    return {name if name in ONNX_RUNTIMES else "torch": own}
 
 
-def _open(runtime: str, path: Path) -> Logits:
-    return RUNTIMES[runtime](path, torch.get_num_threads())
+def _open_onnx(runtime: str, path: Path) -> Logits:
+    return on_tensors(ONNX_RUNTIMES[runtime].open_session(path, torch.get_num_threads()))

@@ -34,10 +34,10 @@ from effnet_zoo.bench.results import BASELINE, OURS, library_of
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.runtime.backends import BACKENDS
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.runtime.engine import TOLERANCE, engine
-from effnet_zoo.runtime.interface import DTYPES
-from effnet_zoo.runtime.sessions import openvino_core
+from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.openvino import PRECISIONS, openvino_core
 
 Logits = Callable[[Tensor], Tensor]
 """From images to logits."""
@@ -48,7 +48,7 @@ TOLERANCE_TF32 = 0.05
 COMPARED = 2
 """Images whose logits are compared: in inference they do not depend on the others of the batch."""
 
-QUICK_ENGINES = tuple(name for name, backend in BACKENDS.items() if not backend.patient)
+QUICK_ENGINES = tuple(name for name, backend in ENGINES.items() if not backend.slow_to_build)
 """The engines that are built in seconds; torch.compile's takes minutes."""
 
 CURVE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -203,7 +203,7 @@ def _eager(
     memory_format = torch.channels_last if channels_last else torch.preserve_format
 
     def build(task: Task) -> Logits:
-        dtype = DTYPES[task.dtype]
+        dtype = TORCH_DTYPES[task.dtype]
         network = library_network(library, task).eval().to(task.device, torch.float32 if autocast else dtype)
         if channels_last:
             network.to(memory_format=torch.channels_last)
@@ -230,7 +230,7 @@ def _own(task: Task) -> EfficientNet:
 
 
 def _optimized(task: Task) -> Logits:
-    dtype = DTYPES[task.dtype]
+    dtype = TORCH_DTYPES[task.dtype]
     model = optimize(_own(task).to(task.device), dtype=dtype)
     return lambda images: model(images.to(dtype))
 
@@ -291,7 +291,7 @@ def _onnxruntime(path: Path) -> Logits:
 def _openvino(dtype: str, path: Path) -> Logits:
     core = openvino_core()
     hints = {
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[dtype],
+        "INFERENCE_PRECISION_HINT": PRECISIONS[dtype],
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }

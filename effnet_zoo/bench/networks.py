@@ -32,7 +32,7 @@ class Task:
         model: The variant.
         size: Height and width of the images in pixels.
         batch: Images of a batch.
-        dtype: A key of `runtime.interface.DTYPES`.
+        dtype: A key of `runtime.deployed.TORCH_DTYPES`.
         device: ``cpu`` or ``cuda``.
     """
 

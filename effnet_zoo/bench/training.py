@@ -16,7 +16,7 @@ from effnet_zoo.bench.networks import Task, arch_of, library_network, plain_netw
 from effnet_zoo.bench.referee import Call, Contestant, Prepared, check_error, clocked, hold_contest
 from effnet_zoo.bench.results import library_of
 from effnet_zoo.bench.settings import Cases, Settings
-from effnet_zoo.runtime.interface import DTYPES
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 
 BATCH = 8
 
@@ -107,7 +107,7 @@ def _network(name: str, training: Training, task: Task) -> Any:
 
 
 def _loss(module: nn.Module, images: Tensor, dtype: str) -> Tensor:
-    with torch.autocast(images.device.type, DTYPES[dtype], enabled=dtype != "float32"):
+    with torch.autocast(images.device.type, TORCH_DTYPES[dtype], enabled=dtype != "float32"):
         return F.cross_entropy(module(images), torch.arange(len(images), device=images.device))
 
 

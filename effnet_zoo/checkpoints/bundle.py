@@ -11,14 +11,13 @@ from torch import Tensor
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state
-from effnet_zoo.checkpoints.pretrained_cfg import image_fields
 from effnet_zoo.checkpoints.provenance import known_of, origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import ModelOptions
-from effnet_zoo.zoo.preprocessing import Preprocessing
+from effnet_zoo.zoo.preprocessing import Preprocessing, image_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

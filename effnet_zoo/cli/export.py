@@ -62,9 +62,9 @@ def export(
             f"unknown format {quoted(to)}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}"
         )
     size = interface.size()
-    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.destination import checked_path
     from effnet_zoo.runtime.export import export as write
-    from effnet_zoo.runtime.formats import FORMATS as KNOWN
+    from effnet_zoo.runtime.targets import FORMATS as KNOWN
 
     KNOWN[to].check_installed()
     stem = Path(place).stem if os.path.exists(place) else place.replace("/", "--")
@@ -84,13 +84,14 @@ def export(
     )
     if as_json:
         file = {"path": str(written.path), "format": written.format, "bytes": written.bytes}
-        print_json({**file, **dataclasses.asdict(written.record)})
+        print_json({**file, **dataclasses.asdict(written.metadata)})
     else:
         _show(written)
 
 
 def _show(written: "Export") -> None:
-    record, interface, proof = written.record, written.record.interface, written.record.proof
+    metadata = written.metadata
+    interface, proof = metadata.interface, metadata.proof
     size = "any size" if interface.any_size else "{}x{}".format(*interface.size or ())
     takes = f"uint8 {interface.pixels}, {size}" if interface.pixels else f"float32 nchw, {size}"
     photos = (
@@ -98,6 +99,6 @@ def _show(written: "Export") -> None:
         if proof["photos"] and proof["same_label"] is not None
         else "; no photos compared: pip install 'effnet-zoo[demo]' has some"
     )
-    typer.echo(f"wrote {written.path}: {record.model}, {written.bytes / 1e6:.1f} MB, {interface.dtype}")
-    typer.echo(f"takes: {takes}, any batch; gives {record.output}, {record.outputs} for each image")
+    typer.echo(f"wrote {written.path}: {metadata.model}, {written.bytes / 1e6:.1f} MB, {interface.dtype}")
+    typer.echo(f"takes: {takes}, any batch; gives {metadata.output}, {metadata.outputs} for each image")
     typer.echo(f"proof: relative error {proof['error']:.1e} by {', '.join(proof['ran'])}{photos}")

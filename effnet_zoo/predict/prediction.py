@@ -1,6 +1,5 @@
 """Image files to their most likely classes, or to features: read ahead by threads while the model runs, in batches."""
 
-import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,8 +39,8 @@ class Runnable(Protocol):
 
     @property
     def dtype(self) -> str: ...
-    def read(self, path: Path, *, orientation: bool = True) -> Tensor: ...
-    def __call__(self, pixels: Sequence[Tensor]) -> Tensor: ...
+    def read(self, path: Path, *, orientation: bool = True) -> Any: ...
+    def __call__(self, pixels: Sequence[Any]) -> Any: ...
 
 
 Model = EfficientNet | Runnable
@@ -198,7 +197,10 @@ def _outputs(
         compute = lambda pixels: network(normalised(pixels, how, device=weight.device, dtype=taken))  # noqa: E731
         dtype = str(getattr(run, "dtype", weight.dtype)).removeprefix("torch.")
     else:
-        read, compute, dtype = functools.partial(model.read, orientation=orientation), model, model.dtype
+        exported = model
+        read = lambda path: torch.from_numpy(exported.read(path, orientation=orientation))  # noqa: E731
+        compute = lambda pixels: torch.from_numpy(exported([image.numpy() for image in pixels]))  # noqa: E731
+        dtype = exported.dtype
     # One batch is read while another is computed, and each worker has the next file at hand.
     images = read_ahead(map(_path, paths), read, workers=workers, ahead=2 * batch_size + workers)
     return _computed(images, compute, batch_size, dtype)

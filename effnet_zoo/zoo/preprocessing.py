@@ -86,6 +86,19 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
+def image_fields(preprocessing: Preprocessing, in_chans: int = 3) -> dict[str, Any]:
+    """Return the fields of a ``pretrained_cfg`` that `preprocessing_of` reads, for images of `in_chans` channels."""
+    return {
+        "input_size": [in_chans, *preprocessing.size],
+        "fixed_input_size": False,
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.crop_pct,
+        "crop_mode": preprocessing.crop_mode,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
+
+
 def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 

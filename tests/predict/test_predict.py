@@ -264,9 +264,11 @@ def test_a_probability_of_zero_is_no_fault_of_an_exported_file() -> None:
     exported = object.__new__(Exported)
     exported.path = Path("m.onnx")
     interface = types.SimpleNamespace(pixels="nchw", resize=False, softmax=True, dtype="float32")
-    exported.record = types.SimpleNamespace(interface=interface, images=1)  # type: ignore[assignment]
-    exported._run, exported._process = lambda pixels: torch.tensor([[1.0, 0.0]]), os.getpid()
-    logits = exported([torch.zeros(3, 8, 8).byte()])
+    exported.metadata = types.SimpleNamespace(interface=interface)  # type: ignore[assignment]
+    exported.preprocessing = preprocessing_of(EfficientNet.from_name("effnet_zoo_b0").pretrained_cfg)
+    exported._session = lambda pixels: numpy.array([[1.0, 0.0]], numpy.float32)
+    exported._process = os.getpid()
+    logits = torch.from_numpy(exported([numpy.zeros((8, 8, 3), numpy.uint8)]))
     assert logits.isfinite().all()
     assert logits.softmax(1).tolist() == [[1.0, pytest.approx(0, abs=1e-30)]]
 
