@@ -46,7 +46,7 @@ def test_the_readme_compares_the_best_of_both() -> None:
         ),
         forward_measurement("throughput", "effnet_zoo_b0", {"timm": 0.3, "effnet_zoo": 0.1}, batch=8),
     ]
-    table = report.forward_table(measurements)
+    table = speed.forward_table(measurements)
     assert [row[0] for row in table.rows] == ["B0, 224 px, batch 1", "B0, 224 px, batch 8", "V2-S, 384 px, batch 8"]
     assert table.rows[0][1:] == (
         *("40.0", "25.0", "10.0 (OpenVINO)", "20.0", "16.0", "8.00 (openvino)"),
@@ -110,8 +110,8 @@ def test_machines_do_not_share_a_table() -> None:
     newer = dataclasses.replace(here, subject="again", versions={"torch": "3.0"}, date="2026-03-04")
     groups = report.by_machine([here, there, newer])
     assert groups == [[here, newer], [there]]
-    assert report.versions_of(groups[0]) == "torch 2.9.9 and 3.0, timm 1.0.99"
-    assert report.commands_of(groups[0]) == "`effnet-zoo bench --measure latency`, 2026-01-02 to 2026-03-04"
+    assert speed.versions_of(groups[0]) == "torch 2.9.9 and 3.0, timm 1.0.99"
+    assert speed.commands_of(groups[0]) == "`effnet-zoo bench --measure latency`, 2026-01-02 to 2026-03-04"
 
 
 def test_the_readme_shows_files_beside_the_fastest_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
