@@ -136,7 +136,7 @@ def test_pictures_are_written_for_what_there_is(tmp_path: Path) -> None:
 
 
 def test_no_line_leads_from_one_family_to_the_other() -> None:
-    figure = plot.curve_figure("variant-curve", [one for one in everything() if one.measure == "variant-curve"])
+    figure = plot.curve_figure([one for one in everything() if one.measure == "variant-curve"])
     assert figure is not None
     for line in figure.axes[0].lines:
         gaps = numpy.isnan(numpy.asarray(line.get_ydata(), float)).nonzero()[0]
