@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from effnet_zoo.bench.processes import answer_of, python
-from effnet_zoo.bench.referee import ONE_CALL, Sample, check_equal, hold_contest, own_figures, self_timed
+from effnet_zoo.bench.referee import Sample, check_equal, hold_process_contest
 from effnet_zoo.bench.results import BASELINE
 from effnet_zoo.bench.settings import Cases, Settings
 
@@ -27,16 +27,12 @@ def time_imports(*, rounds: int) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
         environment = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
-        outcome = hold_contest(
-            [
-                self_timed(name, functools.partial(_import, CHILD.format(statement), environment))
-                for name, statement in STATEMENTS.items()
-            ],
-            functools.partial(check_equal, "another output than the first contestant's"),
-            rounds=rounds,
-            pace=ONE_CALL,
-            sample=own_figures,
-        )
+        calls = {
+            name: functools.partial(_import, CHILD.format(statement), environment)
+            for name, statement in STATEMENTS.items()
+        }
+        compare = functools.partial(check_equal, "another output than the first contestant's")
+        outcome = hold_process_contest(calls, compare, rounds=rounds)
     return outcome.as_data({}, outcome.ratios({BASELINE: BASELINE}))
 
 

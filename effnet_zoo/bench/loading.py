@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from effnet_zoo import atomic_io
 from effnet_zoo.bench.processes import answer_of, python
-from effnet_zoo.bench.referee import ONE_CALL, Sample, check_equal, hold_contest, own_figures, self_timed
+from effnet_zoo.bench.referee import Sample, check_equal, hold_process_contest
 from effnet_zoo.bench.results import BASELINE
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.layouts.keytable import State
@@ -70,21 +70,16 @@ def time_loading(variant: str, place: str, *, rounds: int) -> dict[str, Any]:
         rounds: Loads that count.
     """
     model = catalogue.find_variant(variant)
-    names = {name: f"{name}.{model.default.tag}" for name in (model.upstream, model.name)}
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
         path = write_checkpoint(model, _any_weights(model), Path(folder))
         size = path.stat().st_size
         source = path if place == "file" else Path(folder, "hub")
-        outcome = hold_contest(
-            [
-                self_timed(who, functools.partial(_load, who, place, name, str(source), str(size)))
-                for who, name in zip(("timm", "effnet_zoo"), names.values(), strict=True)
-            ],
-            functools.partial(check_equal, "loaded other weights than the first contestant"),
-            rounds=rounds,
-            pace=ONE_CALL,
-            sample=own_figures,
-        )
+        calls = {
+            who: functools.partial(_load, who, place, f"{name}.{model.default.tag}", str(source), str(size))
+            for who, name in (("timm", model.upstream), ("effnet_zoo", model.name))
+        }
+        compare = functools.partial(check_equal, "loaded other weights than the first contestant")
+        outcome = hold_process_contest(calls, compare, rounds=rounds)
     case = {"variant": model.name, "place": place, "bytes": size}
     return outcome.as_data(case, outcome.ratios({BASELINE: BASELINE}))
 

@@ -58,14 +58,6 @@ class Contestant:
     note: str = ""
 
 
-def self_timed(name: str, call: Callable[[], tuple[Sample, Any]]) -> Contestant:
-    """Return a contestant whose call starts a process and gives figures and an output.
-
-    Its first call, which counts for nothing but the comparison, fills the operating system's cache.
-    """
-    return Contestant(name=name, prepare=lambda: Prepared(call=call, output=call()[1]))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
     """What a contestant does in its turn.
@@ -100,26 +92,10 @@ def clocked(call: Call, device: str = "cpu") -> tuple[Sample, None]:
     return {"seconds": time.perf_counter() - start}, None
 
 
-def own_figures(call: Call) -> tuple[Sample, Any]:
-    """Return figures and output as the call itself gives them."""
-    figures: tuple[Sample, Any] = call()
-    return figures
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Seconds of a call: median, 10th and 90th percentile, and the number of calls."""
-
-    seconds: float
-    p10: float
-    p90: float
-    calls: int
-
-    @classmethod
-    def of(cls, samples: Sequence[float]) -> "Timing":
-        """Return the summary of seconds of several calls."""
-        p10, median, p90 = (float(value) for value in np.quantile(samples, (0.1, 0.5, 0.9)))
-        return cls(seconds=median, p10=p10, p90=p90, calls=len(samples))
+def timing(seconds: Sequence[float]) -> dict[str, Any]:
+    """Return seconds of several calls as their median, 10th and 90th percentile, and number."""
+    p10, median, p90 = (float(value) for value in np.quantile(seconds, (0.1, 0.5, 0.9)))
+    return {"seconds": median, "p10": p10, "p90": p90, "calls": len(seconds)}
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -128,9 +104,9 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
     for key in samples[0] if samples else ():
         values = [sample[key] for sample in samples]
         if key == "seconds":
-            result |= asdict(Timing.of(values))
+            result |= timing(values)
         else:
-            result[key] = asdict(Timing.of(values)) if key in ("cold", "warm") else statistics.median(values)
+            result[key] = timing(values) if key in ("cold", "warm") else statistics.median(values)
     return result
 
 
@@ -269,3 +245,20 @@ def _turn(call: Call, pace: Pace, sample: Callable[[Call], tuple[Sample, Any]]) 
         if number and time.perf_counter() - start > pace.longest:
             break
         yield sample(call)
+
+
+def hold_process_contest(
+    calls: Mapping[str, Callable[[], tuple[Sample, Any]]],
+    compare: Callable[[Any, Any], Mapping[str, Any]],
+    *,
+    rounds: int,
+) -> Outcome:
+    """Hold a contest of fresh processes: each call starts some, and returns its own figures and an output.
+
+    The first call of each fills the operating system's cache, and only its output counts. All outputs are compared.
+    """
+
+    def contestant(name: str) -> Contestant:
+        return Contestant(name=name, prepare=lambda: Prepared(call=calls[name], output=calls[name]()[1]))
+
+    return hold_contest(map(contestant, calls), compare, rounds=rounds, pace=ONE_CALL, sample=lambda call: call())

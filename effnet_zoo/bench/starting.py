@@ -11,7 +11,7 @@ import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,7 @@ from effnet_zoo.bench.forward import engines
 from effnet_zoo.bench.loading import write_checkpoint
 from effnet_zoo.bench.networks import drawn_weights
 from effnet_zoo.bench.processes import answer_of, python
-from effnet_zoo.bench.referee import (
-    ONE_CALL,
-    Contestant,
-    Prepared,
-    Sample,
-    check_equal,
-    check_error,
-    hold_contest,
-    own_figures,
-    self_timed,
-)
+from effnet_zoo.bench.referee import Sample, check_equal, check_error, hold_process_contest
 from effnet_zoo.bench.results import BASELINE
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.images.photos import write_jpegs
@@ -90,16 +80,11 @@ def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[st
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
         path = Path(folder, "model.safetensors")
         save_file(drawn_weights(model.spec), path, metadata={"format": "pt"})
-        outcome = hold_contest(
-            [
-                self_timed(who, functools.partial(_cold_and_warm, [name, str(path), str(size), backend]))
-                for who, (name, backend) in arguments.items()
-            ],
-            _compare_logits,
-            rounds=rounds,
-            pace=ONE_CALL,
-            sample=own_figures,
-        )
+        calls = {
+            who: functools.partial(_cold_and_warm, [name, str(path), str(size), backend])
+            for who, (name, backend) in arguments.items()
+        }
+        outcome = hold_process_contest(calls, _compare_logits, rounds=rounds)
     ratios = {
         f"timm, {part}": outcome.ratios({BASELINE: BASELINE}, part).get(BASELINE, {}) for part in ("cold", "warm")
     }
@@ -143,26 +128,22 @@ def time_command(variant: str, *, rounds: int) -> dict[str, Any]:
             answer = answer_of([*command(), *arguments], environment)
             return {"seconds": answer.seconds}, json.loads(answer.text)[0]["classes"][0]["index"]
 
-        def prepare_exported() -> Prepared:
+        @functools.cache
+        def exported() -> str:
             network = EfficientNet.from_name(model.name).eval()
             network.load_state_dict(drawn_weights(model.spec))
-            path = export(network, folder / "model.onnx").path
-            return self_timed("", functools.partial(classify, str(path))).prepare()
+            return str(export(network, folder / "model.onnx").path)
 
         def import_torch() -> tuple[Sample, None]:
             return {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH]).seconds}, None
 
-        outcome = hold_contest(
-            [
-                self_timed("effnet_zoo predict", functools.partial(classify, model.default.name)),
-                Contestant(name="effnet_zoo predict, ONNX", prepare=prepare_exported),
-                self_timed(IMPORT_TORCH, import_torch),
-            ],
-            functools.partial(check_equal, "another class than the first contestant's"),
-            rounds=rounds,
-            pace=ONE_CALL,
-            sample=own_figures,
-        )
+        calls: dict[str, Callable[[], tuple[Sample, int | None]]] = {
+            "effnet_zoo predict": lambda: classify(model.default.name),
+            "effnet_zoo predict, ONNX": lambda: classify(exported()),
+            IMPORT_TORCH: import_torch,
+        }
+        compare = functools.partial(check_equal, "another class than the first contestant's")
+        outcome = hold_process_contest(calls, compare, rounds=rounds)
     for result in outcome.results.values() if IMPORT_TORCH in outcome.results else ():
         result["of_import_torch"] = result["seconds"] / outcome.results[IMPORT_TORCH]["seconds"]
     return outcome.as_data({"variant": model.name, "photo": PHOTO})

@@ -1,11 +1,10 @@
 """Measurements that were never made, for tests of what is kept and shown."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from effnet_zoo.bench import forward, loading
-from effnet_zoo.bench.referee import Outcome, Timing
+from effnet_zoo.bench.referee import Outcome
 from effnet_zoo.bench.results import Measurement
 from effnet_zoo.bench.settings import Settings
 from effnet_zoo.bench.suite import Step
@@ -40,8 +39,7 @@ def forward_measurement(
 ) -> Measurement:
     """A measurement of the forward pass in which everyone took some seconds."""
     timings = {
-        name: asdict(Timing(seconds=value, p10=value * 0.9, p90=value * 1.2, calls=9))
-        for name, value in seconds.items()
+        name: {"seconds": value, "p10": value * 0.9, "p90": value * 1.2, "calls": 9} for name, value in seconds.items()
     }
     outcome = Outcome(rounds=3, results=timings)
     data = {

@@ -17,8 +17,7 @@ from effnet_zoo.bench.referee import (
     check_equal,
     check_error,
     hold_contest,
-    own_figures,
-    self_timed,
+    hold_process_contest,
     summary,
 )
 from effnet_zoo.errors import EngineError, MissingExtraError, UnknownNameError
@@ -54,7 +53,7 @@ def same(output: Any, expected: Any) -> dict[str, Any]:
     return check_equal("another output", output, expected)
 
 
-def timing(outcome: Outcome, name: str) -> dict[str, float]:
+def rounded(outcome: Outcome, name: str) -> dict[str, float]:
     return {key: round(value, 9) for key, value in outcome.results[name].items()}
 
 
@@ -73,21 +72,21 @@ def test_everyone_has_a_turn_in_every_round_in_changing_order(monkeypatch: pytes
     assert all(sorted(turn) == names for turn in rounds)
     assert len(set(rounds)) > 1
     for name in names:
-        assert timing(outcome, name) == {"seconds": 0.01, "p10": 0.01, "p90": 0.01, "calls": 18}
+        assert rounded(outcome, name) == {"seconds": 0.01, "p10": 0.01, "p90": 0.01, "calls": 18}
 
 
 def test_the_first_call_of_a_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     outcome = hold_contest([clock.worker("a", 1.0, 0.5, 0.5)], same, rounds=2, pace=Pace(calls=2))
-    assert timing(outcome, "a") == {"seconds": 0.5, "p10": 0.5, "p90": 0.5, "calls": 4}
+    assert rounded(outcome, "a") == {"seconds": 0.5, "p10": 0.5, "p90": 0.5, "calls": 4}
     outcome = hold_contest([clock.worker("a", 1.0, 0.5)], same, rounds=2, pace=Pace(calls=2, warm=False))
-    assert timing(outcome, "a") == {"seconds": 0.75, "p10": 0.5, "p90": 1.0, "calls": 4}
+    assert rounded(outcome, "a") == {"seconds": 0.75, "p10": 0.5, "p90": 1.0, "calls": 4}
 
 
 def test_a_turn_that_takes_long_has_one_call_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     outcome = hold_contest([clock.worker("a", 9.0, 8.0)], same, rounds=2)
-    assert timing(outcome, "a") == {"seconds": 8.0, "p10": 8.0, "p90": 8.0, "calls": 2}
+    assert rounded(outcome, "a") == {"seconds": 8.0, "p10": 8.0, "p90": 8.0, "calls": 2}
 
 
 def test_who_raises_is_out_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +139,7 @@ def test_outputs_of_processes_are_compared_every_time() -> None:
     def answer(name: str) -> tuple[dict[str, float], int]:
         return {"seconds": 1.0, "peak": 5.0}, next(answers[name])
 
-    everyone = [self_timed("a", lambda: answer("a")), self_timed("b", lambda: answer("b"))]
-    outcome = hold_contest(everyone, same, rounds=3, pace=Pace(rest=0.0, warm=False, calls=1), sample=own_figures)
+    outcome = hold_process_contest({"a": lambda: answer("a"), "b": lambda: answer("b")}, same, rounds=3)
     assert outcome.refused == {"b": "another output: not timed"}
     assert outcome.results == {"a": {"seconds": 1.0, "p10": 1.0, "p90": 1.0, "calls": 3, "peak": 5.0}}
     assert next(answers["b"]) == 1  # it had no further turn
