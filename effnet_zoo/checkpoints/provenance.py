@@ -18,8 +18,8 @@ from effnet_zoo.checkpoints import statefile
 from effnet_zoo.checkpoints.config_json import IMAGE_FIELDS
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import EffnetZooError
+from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.keytable import State, is_counter
-from effnet_zoo.layouts.layout import LAYOUTS
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of
 

@@ -100,12 +100,12 @@ def export(
 
 def opened(place: str, variant: str | None, like: str | None, classes: Path | None, *, ema: bool) -> "EfficientNet":
     """The model that an argument names, in eval mode."""
-    from effnet_zoo.transfer.conversion import told
+    from effnet_zoo.transfer.conversion import with_overrides
     from effnet_zoo.transfer.opening import open_package
 
     package = open_package(place, variant=variant, ema=ema)
     images = options.images(like, None, None, None, None, None)
-    return told(package, images, labels=options.labels(classes)).model()
+    return with_overrides(package, images, labels=options.labels(classes)).model()
 
 
 def summary(done: "Export") -> dict[str, Any]:

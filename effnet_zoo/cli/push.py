@@ -65,14 +65,14 @@ def push(
         atomic_io.check_destination(to)
     from effnet_zoo.transfer import publishing
     from effnet_zoo.transfer.card import parse_metric, reported_metrics
-    from effnet_zoo.transfer.conversion import told
+    from effnet_zoo.transfer.conversion import with_overrides
     from effnet_zoo.transfer.opening import open_package
 
     # What the client tries again is no news, and what it gives up on is told below.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     figures = [parse_metric(text, measured=True) for text in measured or []]
     figures += [parse_metric(text, measured=False) for text in reported or []]
-    package = told(
+    package = with_overrides(
         open_package(place, variant=variant, ema=not no_ema),
         options.images(like, mean, std, size, interpolation, crop_pct),
         options.padding(padding),
