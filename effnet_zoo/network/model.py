@@ -245,7 +245,7 @@ class EfficientNetFeatures(Backbone):
         out_indices: The levels to return, from 0 (stride 2) to 4 (stride 32); negative numbers count from the end. A
             number n instead of a list means the last n levels.
         in_chans: Channels of the image.
-        output_stride: As in `EfficientNet`, and so are `device` and `dtype`.
+        output_stride: Total stride of the network: 8, 16, 32, or None, as in `EfficientNet`.
         device: Device of the weights.
         dtype: Type of the weights.
 
