@@ -38,23 +38,23 @@ NOTHING = "Nothing has been measured yet: `effnet-zoo bench --measure {} --out b
 
 
 def performance() -> str:
-    """Everything but loading and deployment, a machine after the other."""
+    """Return the tables of all measures but loading and deployment, a machine after the other."""
     measured = [one for one in read_results(RESULTS) if one.measure not in ("loading", "deployment")]
     return _by_machine(measured) or NOTHING.format("all")
 
 
 def loading() -> str:
-    """How long weights take into a model."""
+    """Return how long weights take into a model."""
     return _by_machine(_of("loading")) or NOTHING.format("loading")
 
 
 def deployment() -> str:
-    """How exported and quantized files compare."""
+    """Return how exported and quantized files compare."""
     return _by_machine(_of("deployment")) or NOTHING.format("deployment")
 
 
 def profile() -> str:
-    """Where a forward pass spends its time."""
+    """Return where a forward pass spends its time."""
     measured = _of("profile")
     if not measured:
         return NOTHING.format("profile")
@@ -68,7 +68,7 @@ def _of(measure: str) -> list[Measurement]:
 
 
 def _by_machine(measurements: Sequence[Measurement]) -> str:
-    """The tables of each machine, each with what is to be known below."""
+    """Return the tables of each machine, each with the lines that belong below it."""
     parts = []
     for group in by_machine(measurements):
         tables = [

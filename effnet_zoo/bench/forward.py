@@ -241,7 +241,7 @@ def _engine(backend: str, task: Task) -> Logits:
 
 def _graphed(build: Callable[[Task], Logits], task: Task) -> Logits:
     """Return a run that was recorded once and is replayed; each call overwrites the output of the one before."""
-    run, images = build(task), task.images()
+    run, images = build(task), task.images().clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.inference_mode(), torch.cuda.stream(stream):

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
-from effnet_zoo.bench.processes import answer_of, python
+from effnet_zoo.bench.processes import answer_of, own_bytecode, python
 from effnet_zoo.bench.referee import Sample, check_equal, hold_process_contest
 from effnet_zoo.bench.results import BASELINE
 from effnet_zoo.bench.settings import Cases, Settings
@@ -21,12 +21,9 @@ def import_cases(settings: Settings) -> Cases:
 
 
 def time_imports(*, rounds: int) -> dict[str, Any]:
-    """Time the imports.
-
-    Bytecode is kept in a folder of the measurement's own: an editable install may have none beside its modules.
-    """
+    """Time the imports, with bytecode from the first round, which does not count."""
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
-        environment = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+        environment = own_bytecode(folder)
         calls = {
             name: functools.partial(_import, CHILD.format(statement), environment)
             for name, statement in STATEMENTS.items()

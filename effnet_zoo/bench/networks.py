@@ -70,9 +70,14 @@ class Task:
         return drawn_weights(self.model.spec)
 
     def images(self) -> Tensor:
-        """Return the input, (batch, 3, size, size), float32, on the device."""
-        draw = torch.Generator().manual_seed(1)
-        return torch.randn(self.batch, 3, self.size, self.size, generator=draw).to(self.device)
+        """Return the input, (batch, 3, size, size), float32, on the device; contestants share it and leave it alone."""
+        return _drawn_images(self.batch, self.size, self.device)
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn_images(batch: int, size: int, device: str) -> Tensor:
+    with torch.inference_mode(False):  # a training step may not keep what inference mode makes
+        return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1)).to(device)
 
 
 @functools.lru_cache(maxsize=1)

@@ -29,6 +29,11 @@ def python(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-W", "ignore", "-c", program, *arguments]
 
 
+def own_bytecode(folder: str) -> dict[str, str]:
+    """Return variables with which a process keeps its bytecode in a folder: an editable install may have none."""
+    return {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+
+
 def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LIMIT) -> Answer:
     """Run a command in a fresh process.
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from effnet_zoo.bench.forward import engines
 from effnet_zoo.bench.loading import write_checkpoint
 from effnet_zoo.bench.networks import drawn_weights
-from effnet_zoo.bench.processes import answer_of, python
+from effnet_zoo.bench.processes import answer_of, own_bytecode, python
 from effnet_zoo.bench.referee import Sample, check_equal, check_error, hold_process_contest
 from effnet_zoo.bench.results import BASELINE
 from effnet_zoo.bench.settings import Cases, Settings
@@ -121,7 +121,8 @@ def time_command(variant: str, *, rounds: int) -> dict[str, Any]:
         folder = Path(place)
         write_checkpoint(model, drawn_weights(model.spec), folder)
         (photo,) = write_jpegs(folder, **PHOTO, count=1)
-        environment = {"HF_HUB_CACHE": str(folder / "hub"), "EFFNET_ZOO_HOME": place, "HF_HUB_OFFLINE": "1"}
+        bytecode = own_bytecode(str(folder / "bytecode"))
+        environment = {"HF_HUB_CACHE": str(folder / "hub"), "EFFNET_ZOO_HOME": place, "HF_HUB_OFFLINE": "1", **bytecode}
 
         def classify(name: str) -> tuple[Sample, int]:
             arguments = ["predict", str(photo), "--model", name, "--topk", "1", "--json"]
@@ -135,7 +136,7 @@ def time_command(variant: str, *, rounds: int) -> dict[str, Any]:
             return str(export(network, folder / "model.onnx").path)
 
         def import_torch() -> tuple[Sample, None]:
-            return {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH]).seconds}, None
+            return {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH], bytecode).seconds}, None
 
         calls: dict[str, Callable[[], tuple[Sample, int | None]]] = {
             "effnet_zoo predict": lambda: classify(model.default.name),

@@ -82,7 +82,7 @@ SECONDS = {
 
 
 def everything() -> list[Measurement]:
-    """A record of every measure."""
+    """One measurement at least of every measure."""
     timed = {"seconds": 1.0, "p10": 0.9, "p90": 1.1, "calls": 3}
     slower = {**timed, "seconds": 1.05}
     start = {"cold": timed, "warm": {**timed, "seconds": 0.5}, "imports": 0.4}

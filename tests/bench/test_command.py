@@ -20,7 +20,7 @@ from tests.bench.fakes import everything, imports_data, steps_of
 from tests.shell import Run
 
 
-def test_the_command_prints_a_table_and_keeps_the_records(
+def test_the_command_prints_a_table_and_keeps_the_measurements(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data)))

@@ -131,9 +131,9 @@ def test_a_process_that_dies_is_a_refusal_and_the_others_are_timed(
         assert found["refused"] == {died: DIED}
         assert "peak_over_weights" not in found["results"]["timm"]
     out = tmp_path / "results.json"
-    code, told, err = run("bench", "--measure", "imports", "--rounds", "1", "--out", out)
+    code, shown, err = run("bench", "--measure", "imports", "--rounds", "1", "--out", out)
     assert code == 1
-    assert f"refused: timm and effnet_zoo: {DIED}" in told
+    assert f"refused: timm and effnet_zoo: {DIED}" in shown
     assert err.splitlines()[-1] == "effnet-zoo: 1 could not be measured"
     assert [one.measure for one in read_results(out)] == ["imports"]
 

@@ -20,7 +20,7 @@ from effnet_zoo.zoo import catalogue
 from tests.bench.fakes import imports_data, measurement
 
 
-def test_newer_records_take_the_place_of_older_ones(tmp_path: Path) -> None:
+def test_newer_measurements_take_the_place_of_older_ones(tmp_path: Path) -> None:
     path = tmp_path / "new" / "results.json"
     assert read_results(path) == []
     one, two = measurement("imports", {"results": {}}, "a"), measurement("imports", {"results": {}}, "b")
