@@ -41,7 +41,7 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 
 
 def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
-    """What went wrong with a Hub, and what to do, in one sentence without a full stop.
+    """Return what went wrong with a Hub, and what to do, in one sentence without a full stop.
 
     Args:
         error: What the client raised.
@@ -84,7 +84,7 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
 
 
 def retrying(action: Callable[[], Answer]) -> Answer:
-    """Do something that may fail in passing up to `ATTEMPTS` times, with growing pauses; raises the last error."""
+    """Return what `action` returns. A failure that may pass is retried, up to `ATTEMPTS` times, with growing pauses."""
     pause = FIRST_PAUSE
     for _ in range(ATTEMPTS - 1):
         start = time.monotonic()
@@ -101,7 +101,7 @@ def retrying(action: Callable[[], Answer]) -> Answer:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed a little later: a broken connection, or a server that says so."""
+    """Return whether the same request may succeed later: after a broken connection, or a status of `TRANSIENT`."""
     cause = cause_of(error)
     if isinstance(cause, OfflineModeIsEnabled):
         return False
@@ -114,21 +114,21 @@ def is_transient(error: Exception) -> bool:
 
 
 def cause_of(error: Exception) -> Exception:
-    """What stopped the client, which says only that a file is not on disk and keeps the reason as the cause."""
+    """Return the client's reason where it says only that a file is not on disk."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return cause_of(error.__cause__)
     return error
 
 
 def _root(error: BaseException) -> BaseException:
-    """Where a chain of errors began: the system's own words, without those of the libraries around it."""
+    """Return the first error of a chain: the system's own words, without those of the libraries around it."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return error
 
 
 def _was_waited_for(error: Exception) -> bool:
-    """Whether client or system may have waited, or tried again, before they gave up: not where a connection broke."""
+    """Return whether the client or the system may have waited or retried before it gave up."""
     cause = cause_of(error)
     silent = (TimeoutError, ConnectionRefusedError, socket.gaierror)
     return _status(cause) is not None or isinstance(_root(cause), silent)
@@ -158,5 +158,5 @@ def _disk_full(needed: int, folder: Path | None) -> str:
 
 
 def without_password(place: str) -> str:
-    """An address without the name and password in it."""
+    """Return an address without the name and password in it."""
     return re.sub(r"//[^/@]*@", "//", place)
