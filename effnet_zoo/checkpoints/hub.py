@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,6 +39,22 @@ PATIENCE = 3.0
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """HTTP statuses after which the same request may succeed."""
 
+REASONS: Mapping[type[Exception], str] = {
+    OfflineModeIsEnabled: "not asked because HF_HUB_OFFLINE is set: unset it",
+    GatedRepoError: "the repository is gated: accept its terms there and log in with `hf auth login`",
+    RevisionNotFoundError: "the repository has no such revision",
+    RepositoryNotFoundError: "no such repository, or a private one (HTTP {status}): check the name, or log in with "
+    "`hf auth login`",
+    EntryNotFoundError: "the repository has no such file",
+}
+"""What the client's errors mean, and what to do. GatedRepoError comes before its base class RepositoryNotFoundError."""
+STATUSES: Mapping[int, str] = {
+    401: "the token is missing or not valid (HTTP 401): log in with `hf auth login`, or unset HF_TOKEN",
+    403: "access denied (HTTP 403): check what the token may do",
+    429: "too many requests (HTTP 429): log in with `hf auth login`, or try again later",
+}
+"""What an HTTP status means, and what to do."""
+
 
 def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
     """Return what went wrong with a Hub, and what to do, in one sentence without a full stop.
@@ -51,31 +67,15 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
     """
     cause, place = cause_of(error), without_password(place)
     status = _status(cause)
-    if isinstance(cause, OfflineModeIsEnabled):
-        return f"{place}: not asked because HF_HUB_OFFLINE is set: unset it"
-    if isinstance(cause, GatedRepoError):
-        return f"{place}: the repository is gated: accept its terms there and log in with `hf auth login`"
-    if isinstance(cause, RevisionNotFoundError):
-        return f"{place}: the repository has no such revision"
-    if isinstance(cause, RepositoryNotFoundError):
-        return (
-            f"{place}: no such repository, or a private one (HTTP {status}): check the name, or log in with "
-            "`hf auth login`"
-        )
-    if isinstance(cause, EntryNotFoundError):
-        return f"{place}: the repository has no such file"
     if isinstance(cause, HFValidationError):
         return f"not a repository's name: {first_line(cause).rstrip('.')}"
-    if status == 401:
-        return f"{place}: the token is missing or not valid (HTTP 401): log in with `hf auth login`, or unset HF_TOKEN"
-    if status == 403:
-        return f"{place}: access denied (HTTP 403): check what the token may do"
-    if status == 429:
-        return f"{place}: too many requests (HTTP 429): log in with `hf auth login`, or try again later"
-    if status is not None and status >= 500:
-        return f"{place}: the server fails (HTTP {status}): try again later"
+    for kind, reason in REASONS.items():
+        if isinstance(cause, kind):
+            return f"{place}: {reason.format(status=status)}"
     if status is not None:
-        return f"{place}: the request was refused (HTTP {status}): check the address"
+        failed = "the server fails (HTTP {status}): try again later"
+        refused = "the request was refused (HTTP {status}): check the address"
+        return f"{place}: {STATUSES.get(status, failed if status >= 500 else refused).format(status=status)}"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(needed, folder)
     if isinstance(cause, OSError) and cause.filename is not None:

@@ -162,38 +162,27 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "collections.OrderedDict": _dictionary,
     "collections.defaultdict": _dictionary_with_default,
 }
+
+
+def _named(modules: tuple[str, ...], names: str) -> tuple[str, ...]:
+    return tuple(f"{module}.{name}" for module in modules for name in names.split())
+
+
 _OPAQUE = (
-    *("torch.device", "torch.serialization._get_layout", "argparse.Namespace", "collections.Counter"),
-    *(
-        "collections.deque",
-        "_codecs.encode",
-        "decimal.Decimal",
-        "fractions.Fraction",
-        "types.SimpleNamespace",
-        "uuid.UUID",
-    ),
-    *(
-        f"{module}.{name}"
-        for module in _BUILTINS
-        for name in ("set", "frozenset", "bytearray", "bytes", "complex", "range", "slice")
-    ),
-    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *("numpy.dtype", "numpy.ndarray"),
-    *(
-        f"{module}.{name}"
-        for module in ("numpy.core", "numpy._core")
-        for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
-    ),
-    *(
-        f"{module}.{name}"
-        for module in ("pathlib", "pathlib._local")
-        for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
-    ),
+    *("argparse.Namespace", "types.SimpleNamespace", "collections.Counter", "collections.deque"),
+    *_named(("datetime",), "datetime date time timedelta timezone"),
+    *_named(("numpy",), "dtype ndarray"),
+    *_named(("numpy.core", "numpy._core"), "multiarray._reconstruct multiarray.scalar numeric._frombuffer"),
+    *_named(("pathlib", "pathlib._local"), "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+    *_named(_BUILTINS, "set frozenset bytearray bytes complex range slice"),
+    *("_codecs.encode", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"),
+    *("torch.device", "torch.serialization._get_layout"),
 )
-_ONLY_NAMED = (
-    *("torch.Tensor", *_PARAMETERS),
-    *(f"{module}.{name}" for module in _BUILTINS for name in ("int", "float", "bool", "str", "list", "dict", "tuple")),
-)
+"""Names whose values are of no use to a state dict."""
+
+_ONLY_NAMED = ("torch.Tensor", *_PARAMETERS, *_named(_BUILTINS, "int float bool str list dict tuple"))
+"""Classes that a file may name, but not call."""
+
 _STORAGES = {
     "Double": torch.float64,
     "Float": torch.float32,
