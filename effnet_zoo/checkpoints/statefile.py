@@ -36,7 +36,7 @@ STEMS = (
     "features.0.0.weight",
     "efficientnet.embeddings.convolution.weight",
 )
-"""The first convolution in each layout of PyTorch files. What stands before it is a prefix."""
+"""The first convolution in every layout that PyTorch files come in: what stands before it is a prefix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +229,7 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
 
 
 def _prefixes(state: State) -> list[str]:
-    """Return what stands before the first convolution of every model in a state dict."""
+    """What stands before each first convolution: one for every model that a state dict has."""
     return list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in STEMS if _ends(key, stem)))
 
 
