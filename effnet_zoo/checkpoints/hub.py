@@ -142,8 +142,8 @@ def _status(error: Exception) -> int | None:
 
 def _retry_after(error: Exception) -> float:
     response = getattr(cause_of(error), "response", None)
-    wanted = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(wanted) if wanted.isdigit() else 0.0
+    seconds = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(seconds) if seconds.isdigit() else 0.0
 
 
 def _disk_full(needed: int, folder: Path | None) -> str:

@@ -81,7 +81,7 @@ def load_state(
         WeightsError: If a key is missing, left over, of another shape, or not of floating point, if a value is NaN or
             infinite, or a variance negative.
     """
-    wanted = model.state_dict()
+    expected = model.state_dict()
     given, reshaped, dropped = dict(state), [], dict(report.dropped)
     if STEM in given and given[STEM].shape[1:2] != (model.in_chans,):
         before = tuple(given[STEM].shape)
@@ -93,15 +93,15 @@ def load_state(
     check_values(given, report.source)
     fresh = _fresh(model, given, dropped)
     misfits = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & given.keys())
-        if given[key].shape != wanted[key].shape
+        f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & given.keys())
+        if given[key].shape != expected[key].shape
     ]
     report = dataclasses.replace(
         report,
-        matched=len(given.keys() & wanted.keys()) - len(misfits) - len(reshaped),
-        missing=tuple(sorted(wanted.keys() - given.keys() - fresh)),
-        unexpected=tuple(sorted(given.keys() - wanted.keys())),
+        matched=len(given.keys() & expected.keys()) - len(misfits) - len(reshaped),
+        missing=tuple(sorted(expected.keys() - given.keys() - fresh)),
+        unexpected=tuple(sorted(given.keys() - expected.keys())),
         reshaped=(*reshaped, *misfits),
         reinitialised=tuple(sorted(fresh)),
         dropped=dropped,
@@ -109,14 +109,14 @@ def load_state(
     if report.missing or report.unexpected or misfits:
         raise WeightsError(
             f"{report.source} does not fit the model: {_misfit(report, misfits)}"
-            f"{'' if new_head else _advice(report, misfits, wanted)}"
+            f"{'' if new_head else _advice(report, misfits, expected)}"
         )
     if fresh:
         assert isinstance(model, EfficientNet)
         model.classifier.to_empty(device=device or "cpu")
         init_weights(model.classifier)
         given |= {key: tensor for key, tensor in model.state_dict().items() if key in fresh}
-    placed = {key: given[key].to(device=device, dtype=wanted[key].dtype).contiguous() for key in wanted}
+    placed = {key: given[key].to(device=device, dtype=expected[key].dtype).contiguous() for key in expected}
     model.load_state_dict(placed, assign=True)
     return report
 
@@ -188,8 +188,8 @@ def _misfit(report: LoadReport, misfits: list[str]) -> str:
     return "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
 
 
-def _advice(report: LoadReport, misfits: list[str], wanted: State) -> str:
-    backbone = tuple({f"{key.partition('.')[0]}." for key in wanted} - {"classifier."})
+def _advice(report: LoadReport, misfits: list[str], expected: State) -> str:
+    backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {"classifier."})
     if any(key.startswith(backbone) for key in (*report.missing, *report.unexpected, *misfits)):
         return ""
     return ". Its backbone is whole: num_classes=0 takes it without the head"
@@ -223,7 +223,7 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
 
     Args:
         weight: (filters, channels, 3, 3), of 3 channels unless `in_chans` is the same number.
-        in_chans: Channels wanted.
+        in_chans: The number of channels to return.
 
     Raises:
         WeightsError: If the weight has a number of channels other than 3 or `in_chans`.
