@@ -187,6 +187,3 @@ def of_model(model: EfficientNet) -> Bundle:
         labels=known.labels,
         record=known.claims,
     )
-
-
-Package = Bundle  # the former name, until every caller has the new one
