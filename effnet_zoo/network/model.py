@@ -77,9 +77,9 @@ class EfficientNet(Backbone):
             UnknownNameError: If there is no model of this name.
             ArgumentError: If an option does not exist or its value cannot be used.
         """
-        from effnet_zoo import registry  # above this room: it builds these models, and only this way in is here
+        from effnet_zoo.checkpoints import creation  # above this room: it builds these models, only the way in is here
 
-        return registry.create_classifier(name, **options)
+        return creation.create_classifier(name, **options)
 
     @classmethod
     def from_pretrained(
@@ -106,9 +106,9 @@ class EfficientNet(Backbone):
             ArgumentError: If more than one of weights_path, advprop and tag is given.
             WeightsError: If the weights cannot be found or do not fit.
         """
-        from effnet_zoo import registry
+        from effnet_zoo.checkpoints import creation
 
-        return registry.create_pretrained_classifier(name, weights_path, advprop=advprop, tag=tag, **options)
+        return creation.create_pretrained_classifier(name, weights_path, advprop=advprop, tag=tag, **options)
 
     @classmethod
     def get_image_size(cls, name: str) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, create_model
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import ArgumentError, EffnetZooError, UnknownNameError, WeightsError
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
@@ -274,7 +274,7 @@ def test_the_dtype_of_each_tensor_survives(tmp_path: Path, dtype: torch.dtype) -
 @pytest.mark.parametrize(("layout", "name"), [(layout, name) for layout, name in NETWORKS if layout == "effnetv2_port"])
 def test_a_network_that_is_no_variant_finds_its_way_back_by_its_tensors(layout: str, name: str) -> None:
     arch = dataclasses.replace(TORCH[layout].archs()[name], image_size=300, drop_rate=0.5)
-    package = Package(source="a folder", variant=config_json.CUSTOM, arch=arch, options={}, state={})
+    package = Bundle(source="a folder", variant=config_json.CUSTOM, arch=arch, options={}, state={})
     fitting_layout(package, layout, [TORCH[layout]])
     with pytest.raises(WeightsError, match="a folder is effnet_zoo_custom, which torchvision does not have: it has ef"):
         fitting_layout(package, "torchvision", [TORCH["torchvision"]])

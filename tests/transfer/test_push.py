@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import effnet_zoo
 from effnet_zoo import ArchSpec, EfficientNet, Images
-from effnet_zoo.checkpoints.bundle import Package, of_model
+from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES
 from effnet_zoo.checkpoints.provenance import known_of
 from effnet_zoo.errors import ArgumentError, EffnetZooError, HubError, InputError, WeightsError
@@ -652,7 +652,7 @@ def test_class_names_of_somebody_elses_repository_end_with_its_weights(folder: P
 
 def test_a_reported_figure_is_of_the_checkpoint_as_it_was_reported() -> None:
     model, checkpoint = effnet_zoo.find_checkpoint("effnet_zoo_b0.in1k")
-    as_reported = Package(
+    as_reported = Bundle(
         source=checkpoint.name,
         variant=model.name,
         arch=model.spec,
