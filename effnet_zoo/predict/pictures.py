@@ -7,7 +7,7 @@ from pathlib import Path
 
 from effnet_zoo.atomic_io import check_destination, written_whole
 from effnet_zoo.errors import MissingExtraError, printable
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.predict.prediction import Prediction
 
 try:

@@ -100,7 +100,7 @@ def _child(kind: str, order: dict[str, Any]) -> None:
 def _write(path: str, pause: float, options: dict[str, bool]) -> None:
     """Writes rows as the command does, in a pace of so many seconds a batch."""
     from effnet_zoo.errors import EffnetZooError
-    from effnet_zoo.images.paths import digest
+    from effnet_zoo.images.finding import digest
     from effnet_zoo.predict import results as module
     from tests.predict.test_results import FACTS, row
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from effnet_zoo import EfficientNet, eval_transform, preprocessing_of
 from effnet_zoo.errors import ArgumentError, EngineError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.predict.prediction import Guess, Prediction, embed, predict
 from effnet_zoo.runtime.exported import Exported
 from tests.parity.photos import PHOTOS

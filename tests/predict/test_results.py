@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_zoo.errors import EffnetZooError, FileError, InputError
-from effnet_zoo.images.paths import digest, path_text
+from effnet_zoo.images.finding import digest, path_text
 from effnet_zoo.predict import results as module
 from effnet_zoo.predict.results import Column, Facts, Row, Rows, reserved
 from effnet_zoo.zoo.preprocessing import Preprocessing
