@@ -9,13 +9,14 @@ from torch import Tensor
 
 from effnet_zoo.bench.contestants import BACKENDS
 from effnet_zoo.errors import first_line
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.images.photos import CHECKPOINT, find_photos
-from effnet_zoo.images.transform import eval_transform, open_image
+from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.runtime.engine import engine
-from effnet_zoo.runtime.interface import DTYPES
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 Run = Callable[[Tensor], Tensor]
@@ -87,18 +88,18 @@ def ways(*, compiled: bool) -> dict[tuple[str, str], Builder]:
     """By name and dtype, what builds each."""
     backends = (*BACKENDS, "inductor") if compiled else BACKENDS
     return {
-        **{("effnet_zoo optimized", dtype): partial(_optimized, dtype) for dtype in DTYPES},
+        **{("effnet_zoo optimized", dtype): partial(_optimized, dtype) for dtype in TORCH_DTYPES},
         **{
             (f"effnet_zoo engine {backend}", dtype): partial(_engine, backend, dtype)
             for backend in backends
-            for dtype in DTYPES
+            for dtype in TORCH_DTYPES
         },
     }
 
 
 def _optimized(dtype: str, model: EfficientNet) -> Run:
-    faster = optimize(model, dtype=DTYPES[dtype])
-    return lambda images: faster(images.to(DTYPES[dtype]))
+    faster = optimize(model, dtype=TORCH_DTYPES[dtype])
+    return lambda images: faster(images.to(TORCH_DTYPES[dtype]))
 
 
 def _engine(backend: str, dtype: str, model: EfficientNet) -> Run:

@@ -26,10 +26,10 @@ from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import damp, randomise, relative_error, settle
-from effnet_zoo.runtime.backends import BACKENDS as ENGINES
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.runtime.engine import TOLERANCE, engine
-from effnet_zoo.runtime.interface import DTYPES
-from effnet_zoo.runtime.sessions import openvino_core
+from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.openvino import openvino_core
 from effnet_zoo.zoo.catalogue import Model
 
 Run = Callable[[Tensor], Tensor]
@@ -42,7 +42,7 @@ COMPARED = 2
 
 OURS = "effnet_zoo"
 
-BACKENDS = tuple(name for name, backend in ENGINES.items() if not backend.patient)
+BACKENDS = tuple(name for name, backend in ENGINES.items() if not backend.slow_to_build)
 """Of our engines, besides torch.compile's, which takes minutes to build."""
 
 EXPORTED = "timm's export for this shape"
@@ -57,7 +57,7 @@ class Task:
         state: Its weights under our keys, float32 on the CPU.
         size: Height and width of the images.
         batch: How many.
-        dtype: A key of `engines.backends.DTYPES`.
+        dtype: A key of `runtime.deployed.TORCH_DTYPES`.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -208,7 +208,7 @@ def _eager(
     graph: bool = False,
     recording: bool = False,
 ) -> Run:
-    dtype = DTYPES[task.dtype]
+    dtype = TORCH_DTYPES[task.dtype]
     memory_format = torch.channels_last if channels_last else torch.preserve_format
     model: Any = network(library, task).eval().to(task.device, torch.float32 if autocast else dtype)
     if channels_last:
@@ -235,7 +235,7 @@ def _own(task: Task) -> EfficientNet:
 
 
 def _optimized(task: Task) -> Run:
-    dtype = DTYPES[task.dtype]
+    dtype = TORCH_DTYPES[task.dtype]
     model = optimize(_own(task).to(task.device), dtype=dtype)
     return lambda images: model(images.to(dtype))
 

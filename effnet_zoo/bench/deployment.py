@@ -16,13 +16,13 @@ from effnet_zoo.errors import first_line
 from effnet_zoo.images.photos import CHECKPOINT, write_jpegs
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.export import export, image_reader
-from effnet_zoo.runtime.formats import FORMATS
+from effnet_zoo.runtime.deployed import metadata_of, own_size
+from effnet_zoo.runtime.export import export, file_input
 from effnet_zoo.runtime.int8.quantization import quantize
 from effnet_zoo.runtime.int8.recipes import RECIPES
-from effnet_zoo.runtime.interface import Interface, own_size
-from effnet_zoo.runtime.record import Record
-from effnet_zoo.runtime.sessions import RUNTIMES, Run
+from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.targets import FORMATS, ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors
 
 BATCH = 8
 
@@ -35,7 +35,7 @@ class Deployed:
     """A file: its size in bytes, and what runs it."""
 
     bytes: int
-    runs: Mapping[str, Run]
+    runs: Mapping[str, TensorFunction]
 
 
 Maker = Callable[[EfficientNet, Path, Path], Deployed]
@@ -63,7 +63,7 @@ def measure(*, rounds: int, compiled: bool = False, everyone: Mapping[str, Maker
     results: dict[str, dict[str, Any]] = {}
     absent: dict[str, str] = {}
     refused: dict[str, str] = {}
-    runs: dict[str, Run] = {}
+    runs: dict[str, TensorFunction] = {}
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
         calibration, images = _photos(model, Path(place))
         with torch.inference_mode():
@@ -117,12 +117,12 @@ def measure(*, rounds: int, compiled: bool = False, everyone: Mapping[str, Maker
 
 def _photos(model: EfficientNet, place: Path) -> tuple[Path, Tensor]:
     """A folder to calibrate with, and the images of others as the model wants them."""
-    calibration, read = place / "calibration", image_reader(Record.of(model, Interface(size=own_size(model))))
+    calibration, metadata = place / "calibration", metadata_of(model, Interface(size=own_size(model)))
     calibration.mkdir()
     compared = []
     for number, path in enumerate(write_jpegs(place, width=500, height=375, count=CALIBRATION + COMPARISON)):
         if number % 3:
-            compared.append(read(path))
+            compared.append(file_input(path, metadata))
         else:
             path.rename(calibration / path.name)
     return calibration, torch.stack(compared)
@@ -135,7 +135,7 @@ def makers_of(*, compiled: bool) -> dict[str, Maker]:
             f"{name}, {dtype}": partial(_exported, name, dtype)
             for name, kind in FORMATS.items()
             for dtype in ("float32", "float16")
-            if dtype in kind.dtypes and (compiled or name != "aotinductor")
+            if dtype in kind.file_dtypes and (compiled or name != "aotinductor")
         },
         **{f"int8, {name}": partial(_quantized, name) for name in RECIPES},
     }
@@ -146,8 +146,9 @@ def _exported(name: str, dtype: str, model: EfficientNet, folder: Path, _: Path)
     done = export(model, folder / f"model{kind.suffix}", format=name, dtype=dtype)
     if name == "onnx":
         return Deployed(bytes=done.bytes, runs=_by_runtime(done.path))
-    runtime = name if name in RUNTIMES else "torch"
-    return Deployed(bytes=done.bytes, runs={runtime: kind.run(done.path, torch.device("cpu"))})
+    runtime = name if name in ONNX_RUNTIMES else "torch"
+    function = kind.load(done.path, torch.device("cpu"), torch.get_num_threads())
+    return Deployed(bytes=done.bytes, runs={runtime: function})
 
 
 def _quantized(recipe: str, model: EfficientNet, folder: Path, calibration: Path) -> Deployed:
@@ -156,5 +157,6 @@ def _quantized(recipe: str, model: EfficientNet, folder: Path, calibration: Path
     return Deployed(bytes=path.stat().st_size, runs=_by_runtime(path))
 
 
-def _by_runtime(path: Path) -> dict[str, Run]:
-    return {name: make(path, torch.get_num_threads()) for name, make in RUNTIMES.items()}
+def _by_runtime(path: Path) -> dict[str, TensorFunction]:
+    threads = torch.get_num_threads()
+    return {name: on_tensors(one.open_session(path, threads)) for name, one in ONNX_RUNTIMES.items()}

@@ -19,7 +19,8 @@ from effnet_zoo.bench.timing import Call, interleaved, ratios
 from effnet_zoo.errors import InputError, first_line
 from effnet_zoo.images.photos import CHECKPOINT, write_jpegs
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.predict.prediction import Run, predict
+from effnet_zoo.predict.prediction import predict
+from effnet_zoo.predict.runnable import Run
 from effnet_zoo.runtime.engine import engine
 from effnet_zoo.zoo.catalogue import find
 from effnet_zoo.zoo.preprocessing import preprocessing_of

@@ -17,7 +17,7 @@ from effnet_zoo.bench.timing import Call, interleaved, ratios
 from effnet_zoo.errors import UnknownNameError, first_line
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.interface import DTYPES
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.zoo import catalogue
 
 TOLERANCE = 1e-6
@@ -130,7 +130,7 @@ def _built(trainer: Trainer, task: Task) -> Any:
 
 
 def _loss(module: nn.Module, images: Tensor, dtype: str) -> Tensor:
-    with torch.autocast(images.device.type, DTYPES[dtype], enabled=dtype != "float32"):
+    with torch.autocast(images.device.type, TORCH_DTYPES[dtype], enabled=dtype != "float32"):
         return F.cross_entropy(module(images), torch.arange(len(images), device=images.device))
 
 

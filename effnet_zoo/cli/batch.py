@@ -1,13 +1,11 @@
 """The options that ``predict`` and ``embed`` share, and the way of many files through a model."""
 
-import functools
-import inspect
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -34,7 +32,7 @@ MANY = 256
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """The options as they were given: `with_file_options` makes an option of each field.
+    """The options as they were given: `options.bundled` makes an option of each field.
 
     Raises:
         ArgumentError: If two of them contradict each other, or one has no such value.
@@ -137,12 +135,12 @@ class FileOptions:
         if self.exported:
             from effnet_zoo.runtime.exported import Exported
 
-            return Exported(Path(self.model))
+            return Exported(Path(self.model), resize="torch" if many else "pillow")
         import torch
 
+        from effnet_zoo.checkpoints.creation import create_classifier
         from effnet_zoo.network.options import BuildOptions
         from effnet_zoo.predict.torch_model import TorchModel
-        from effnet_zoo.registry import create_classifier
 
         device = torch.device("cpu" if self.device is None else self.device)
         own: BuildOptions = {"device": device} if classes else {"device": device, "num_classes": 0}
@@ -164,25 +162,6 @@ class FileOptions:
             from effnet_zoo.network.devices import find_device
 
             find_device(self.device)
-
-
-def with_file_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `FileOptions` in place of its first parameter."""
-
-    @functools.wraps(command)
-    def with_options(**options: Any) -> None:
-        common = {name: options.pop(name) for name in names}
-        command(FileOptions(**common), **options)
-
-    def parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-
-    names = [field.name for field in fields(FileOptions)]
-    common = [parameter(field.name, field.type, field.default) for field in fields(FileOptions)]
-    _, *own = inspect.signature(command).parameters.values()
-    own = [parameter(each.name, each.annotation, each.default) for each in own]
-    with_options.__signature__ = inspect.Signature([*common, *own])  # type: ignore[attr-defined]
-    return with_options
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """``effnet-zoo embed``"""
 
 from effnet_zoo.cli import batch
+from effnet_zoo.cli.options import bundled
 from effnet_zoo.cli.output import print_json_list
 from effnet_zoo.errors import ArgumentError
 
 
-@batch.with_file_options
+@bundled
 def embed(options: batch.FileOptions) -> None:
     """Write the pooled features of photos: what the classifier sees, to search, cluster or train on.
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from effnet_zoo.cli import batch
+from effnet_zoo.cli.options import bundled
 from effnet_zoo.cli.output import print_json_list, print_table
 from effnet_zoo.errors import ArgumentError, printable
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from effnet_zoo.predict.prediction import Prediction
 
 
-@batch.with_file_options
+@bundled
 def predict(
     options: batch.FileOptions,
     topk: Annotated[int, typer.Option(min=1, help="How many classes; all of a model that has fewer.")] = 5,

@@ -150,17 +150,20 @@ def _folders(root: str, skipped: Skipped) -> Iterator[str]:
 
 def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:
     """Yield the images in a folder and its subfolders, sorted. A folder that cannot be listed is yielded itself."""
-    left = [(root, "./")]  # plain strings, as there may be a million of them: the name of a folder ends in a slash
+    left = [(root, ["./"])]  # names are plain text, as there may be a million of them: a folder's ends in a slash
     while left:
-        folder, name = left.pop()
+        folder, names = left[-1]
+        if not names:
+            left.pop()
+            continue
+        name = names.pop()
         if not name.endswith("/"):
             yield folder / name
             continue
-        folder /= name
         try:
-            left += [(folder, name) for name in sorted(_names(folder, skipped), reverse=True)]
+            left.append((folder / name, sorted(_names(folder / name, skipped), reverse=True)))
         except OSError:
-            yield folder
+            yield folder / name
 
 
 def _names(folder: Path, skipped: Skipped) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effnet_zoo.arch.notation import is_whole
+from effnet_zoo.arch.checks import is_whole
 from effnet_zoo.arch.spec import MIN_SIZE, ArchSpec
 from effnet_zoo.errors import ArgumentError, InputError, quoted
 from effnet_zoo.network.blocks import Stage

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from effnet_zoo.arch.blocks import BlockSpec
 from effnet_zoo.arch.families import Activation
 from effnet_zoo.arch.spec import ArchSpec
 
@@ -148,6 +149,11 @@ class Layers:
             device=self.device,
             dtype=self.dtype,
         )
+
+    def spatial_conv(self, block: BlockSpec, inputs: int, outputs: int, *, depthwise: bool = False) -> nn.Conv2d:
+        """Make the one convolution of a block that sees neighbouring pixels."""
+        groups = inputs if depthwise else 1
+        return self.conv(inputs, outputs, block.kernel, stride=block.stride, dilation=block.dilation, groups=groups)
 
     def pooled_conv(self, inputs: int, outputs: int) -> nn.Conv2d:
         return PooledConv2d(inputs, outputs, 1, device=self.device, dtype=self.dtype)

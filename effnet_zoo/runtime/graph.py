@@ -1,9 +1,9 @@
 """The network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv, one node a layer.
 
-Each kind of block names its layers in order (`Block.PATH`); here is only what each kind of layer is in ONNX. Nothing is
-traced: torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models
-that other threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding,
-so that a graph for any size computes it from shapes at every layer.
+Each block is a row of named layers (`Block`); here is only what each kind of layer is in ONNX. Nothing is traced:
+torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models that other
+threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding, so that a
+graph for any size computes it from shapes at every layer.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,9 @@ LIMIT = (1 << 31) - (1 << 20)
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
-def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | None = None) -> onnx.ModelProto:
+def onnx_model(
+    model: EfficientNet, interface: Interface, preprocessing: Preprocessing | None = None
+) -> onnx.ModelProto:
     """A model's graph: ``images`` in, and ``logits``, ``probabilities`` or ``features`` out, with any batch.
 
     Nodes are called after the modules they stand for. In float16, weights and maps are, but the means over height and
@@ -44,7 +46,7 @@ def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | N
     Args:
         model: A classifier, on any device; it stays as it is.
         interface: What goes in and comes out.
-        how: The checkpoint's preprocessing, for uint8 images, with the interface's size.
+        preprocessing: The checkpoint's preprocessing, for uint8 images, with the interface's size.
 
     Raises:
         ArgumentError: If ONNX has no such dtype, the file would be too large, or pixels cannot be normalised.
@@ -60,21 +62,21 @@ def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | N
             f"onnx: {size / 1e9:.2f} GB of weights: expected at most {LIMIT / 1e9:.2f}, which is what an ONNX file "
             "holds: export in float16, or to another format"
         )
-    return _Writer(folded, interface, how).model()
+    return _Writer(folded, interface, preprocessing).model()
 
 
 class _Writer:
     """Draws one network, node by node; values are called after the node that gives them."""
 
-    def __init__(self, network: EfficientNet, interface: Interface, how: Preprocessing | None) -> None:
-        self.network, self.interface, self.how = network, interface, how
+    def __init__(self, network: EfficientNet, interface: Interface, preprocessing: Preprocessing | None) -> None:
+        self.network, self.interface, self.preprocessing = network, interface, preprocessing
         self.half = interface.dtype == "float16"
         self.size = interface.size
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
     def model(self) -> onnx.ModelProto:
-        output = self.interface.output_name(self.network)
+        output = self.interface.output_of(self.network.num_classes)
         x = self._prepared(INPUT)
         if self.half:
             x = self.cast(x, "input.half", TensorProto.FLOAT16)
@@ -122,13 +124,16 @@ class _Writer:
         x = self.cast(x, "pixels.float", TensorProto.FLOAT)
         if interface.resize:
             x = self._resized(x)
-        scale, shift = scale_and_shift(self.network, interface, self.how)
-        x = self.node("Mul", [x, self.constant(scale.numpy(), "pixels.scale.values")], "pixels.scale")
-        return self.node("Add", [x, self.constant(shift.numpy(), "pixels.shift.values")], "pixels.shift")
+        scale, shift = (
+            numpy.array(values, numpy.float32)[:, None, None]
+            for values in scale_and_shift(self.preprocessing, self.network.in_chans)
+        )
+        x = self.node("Mul", [x, self.constant(scale, "pixels.scale.values")], "pixels.scale")
+        return self.node("Add", [x, self.constant(shift, "pixels.shift.values")], "pixels.shift")
 
     def _resized(self, x: str) -> str:
-        assert self.how is not None
-        resizing = Resizing.of(self.how)
+        assert self.preprocessing is not None
+        resizing = Resizing.of(self.preprocessing)
 
         def whole(values: Sequence[int], name: str) -> str:
             return self.constant(numpy.array(values, numpy.int64), f"resize.{name}")
@@ -188,21 +193,16 @@ class _Writer:
 
     def _block(self, name: str, x: str) -> str:
         block = self._module(name)
-        kinds = type(block).__mro__
-        described = next((kind for kind in kinds if "PATH" in vars(kind)), None)
-        # PATH is true of the forward that it stands beside, and not of a subclass's.
         if (
             not isinstance(block, Block)
-            or described is not next(kind for kind in kinds if "forward" in vars(kind))
+            or type(block).forward is not Block.forward
             or type(block).add_skip is not Block.add_skip
         ):
             raise self._unknown(name, block)
         shortcut = x
-        for child in block.PATH:
+        for child, _ in block.named_children():
             x = self.layer(f"{name}.{child}", x)
-        if not block.skip:
-            return x
-        return self.node("Add", [self.layer(f"{name}.drop_path", x), shortcut], f"{name}.add")
+        return self.node("Add", [x, shortcut], f"{name}.add") if block.skip else x
 
     def layer(self, name: str, x: str) -> str:
         """Writes a layer's node or nodes, and returns the name of their output."""

@@ -18,7 +18,7 @@ from effnet_zoo.atomic_io import file_errors, open_regular, read_text
 from effnet_zoo.checkpoints import config_json, keras_file, locate, statefile
 from effnet_zoo.checkpoints.bundle import Package
 from effnet_zoo.checkpoints.config_json import Config
-from effnet_zoo.checkpoints.provenance import claims_of
+from effnet_zoo.checkpoints.pretrained_cfg import cfg_of_checkpoint, claims_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import (
@@ -176,11 +176,9 @@ def _checkpoint(name: str) -> Checkpoint | None:
 
 
 def _read_checkpoint(checkpoint: Checkpoint, wish: _Wish, cache_dir: str | Path | None) -> Package:
-    from effnet_zoo.registry import timm_config
-
     model = catalogue.find_variant(checkpoint.variant)
     layout = LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else "effnet_zoo"]
-    file = _wanted(locate.load(locate.of_checkpoint(checkpoint), statefile.read, cache_dir), wish)
+    file = _wanted(statefile.read(locate.obtain(locate.of_checkpoint(checkpoint), cache_dir)), wish)
     return Package(
         source=checkpoint.name,
         layout=layout.name,
@@ -192,7 +190,7 @@ def _read_checkpoint(checkpoint: Checkpoint, wish: _Wish, cache_dir: str | Path 
         state=layout.table.to_ours(file.state, model.spec),
         images=checkpoint.preprocessing,
         labels=None,
-        record=claims_of(timm_config(checkpoint).to_dict()),
+        record=claims_of(cfg_of_checkpoint(checkpoint)),
         dropped=file.dropped,
         seen=(f"the ledger's entry {checkpoint.name}",),
     )
@@ -338,7 +336,7 @@ def _read_keras(path: Path, source: str, wish: _Wish) -> Package:
     if importlib.util.find_spec("h5py") and not zipfile.is_zipfile(path):  # an archive has checksums
         _walk(path)
     file = keras_file.read(path, backbone_only=wish.backbone_only)
-    state = StateFile(state=file.state, dropped=file.dropped)
+    state = StateFile(state=file.state, source=source, dropped=file.dropped)
     identity = identify(file.state, source, among=[wish.variant] if wish.variant else None)
     package = _as_identified(state, source, identity)
     side = identity.arch.image_size

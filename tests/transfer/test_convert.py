@@ -31,6 +31,7 @@ from effnet_zoo.numerics import randomise, relative_error
 from effnet_zoo.transfer.conversion import Images, convert, told
 from effnet_zoo.transfer.opening import open_package
 from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.preprocessing import image_fields
 from tests.parity import common
 from tests.shell import Run
 
@@ -103,7 +104,7 @@ def test_every_variant_of_every_layout_is_known() -> None:
     assert set(TORCH["effnet_zoo"].archs()) == set(catalogue.models())
     counts = {layout: len(TORCH[layout].archs()) for layout in TORCH}
     assert counts == {
-        "effnet_zoo": 26,
+        "effnet_zoo": len(catalogue.models()),
         "efficientnet_pytorch": 15,
         "torchvision": 11,
         "transformers": 8,
@@ -552,7 +553,7 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
         path.mkdir()
         (path / "model.safetensors").symlink_to(files["effnet_zoo"])
         how = catalogue.find("effnet_zoo_b0")[1].preprocessing
-        cfg = {**config_json.images(how), "num_classes": 5}
+        cfg = {**image_fields(how), "num_classes": 5}
         given = {"architecture": "tf_efficientnet_b0", "num_classes": 5, "pretrained_cfg": cfg, **content}
         (path / "config.json").write_text(json.dumps(given))
         return str(path)

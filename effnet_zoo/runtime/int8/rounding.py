@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effnet_zoo.network.layers import SameConv2d
+from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.int8.recipes import layers
-from effnet_zoo.runtime.interface import Deployed
 
 LEVELS = 127
 """Of int8, on each side of zero."""

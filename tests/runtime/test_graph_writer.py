@@ -1,9 +1,6 @@
-"""Graphs: written without touching anything of the process, refused by name; streams; work in a child process."""
+"""The writer of graphs: it touches nothing of the process, and refuses by name what it has no translation for."""
 
-import operator
-import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,22 +10,15 @@ from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet
 from effnet_zoo.errors import EngineError
-from effnet_zoo.network.blocks import Block, MBConv
+from effnet_zoo.network.blocks import MBConv
 from effnet_zoo.numerics import shallow
-from effnet_zoo.runtime.child import run_in_child
-from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.streams import CHUNK, Plan
-from effnet_zoo.zoo import catalogue
-
-pytest.importorskip("onnx")
 from effnet_zoo.runtime.graph import onnx_model
+from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.zoo import catalogue
 
 
 def network(name: str = "effnet_zoo_b0") -> EfficientNet:
     return EfficientNet(shallow(catalogue.models()[name].spec), num_classes=7).eval()
-
-
-# the writer
 
 
 def test_nothing_of_the_process_changes_while_a_graph_is_written() -> None:
@@ -59,19 +49,6 @@ def test_nothing_of_the_process_changes_while_a_graph_is_written() -> None:
         for thread in threads:
             thread.join()
     assert (changed, failed) == (set(), [])
-
-
-@pytest.mark.parametrize("name", ["effnet_zoo_b0", "effnet_zoo_v2_s"])
-def test_the_path_of_a_block_is_the_order_of_its_forward(name: str) -> None:
-    model = network(name)
-    blocks = [block for block in model.modules() if isinstance(block, Block)]
-    ran: list[tuple[Block, str]] = []
-    for block in blocks:
-        for child, module in block.named_children():
-            module.register_forward_hook(lambda *_, place=(block, child): ran.append(place))
-    model(torch.zeros(1, 3, 64, 64))
-    for block in blocks:
-        assert [child for one, child in ran if one is block and child != "drop_path"] == list(block.PATH)
 
 
 class Doubled(MBConv):
@@ -124,51 +101,3 @@ def test_a_subclass_that_computes_the_same_is_written() -> None:
     expected = onnx_model(model, Interface()).SerializeToString()
     become("blocks.1.0", same)(model)
     assert onnx_model(model, Interface()).SerializeToString() == expected
-
-
-# streams
-
-
-@pytest.mark.parametrize("threads", range(1, 33))
-def test_every_thread_has_work_every_image_comes_once_and_plans_stay_few(threads: int) -> None:
-    plans = set()
-    for count in range(1, 65):
-        plan = Plan.of(count, threads)
-        parts = list(plan.chunks(count))
-        plans.add(plan)
-        assert plan.streams * plan.threads == threads
-        assert [number for part in parts for number in range(part.start, part.stop)] == list(range(count))
-        assert len(parts) >= plan.streams
-        assert Plan.of(min(count, CHUNK * threads), threads) == plan  # what an engine is checked with
-    assert len(plans) <= 2 * sum(threads % number == 0 for number in range(1, threads + 1))
-
-
-def test_one_image_gets_all_threads_and_many_one_each() -> None:
-    assert Plan.of(1, 8) == Plan(streams=1, threads=8, chunk=1)
-    assert Plan.of(32, 8) == Plan(streams=8, threads=1, chunk=2)
-    assert Plan.of(3, 8) == Plan(streams=2, threads=4, chunk=1)
-    assert Plan.of(8, 1) == Plan(streams=1, threads=1, chunk=2)
-    assert Plan.of(32, 6) == Plan(streams=6, threads=1, chunk=2)
-    assert Plan.of(16, 24) == Plan(streams=12, threads=2, chunk=1)
-
-
-# a child process
-
-
-def test_a_child_says_why_it_failed() -> None:
-    run_in_child(operator.truediv, 1, 2)
-    with pytest.raises(EngineError, match=r"^ZeroDivisionError: division by zero$"):
-        run_in_child(operator.truediv, 1, 0)
-    with pytest.raises(EngineError, match=r"^the process ended with status 3$"):
-        run_in_child(os._exit, 3)
-    with pytest.raises(EngineError, match=r"^the process was ended by signal 6"):
-        run_in_child(os.abort)
-    with pytest.raises(EngineError, match=r"^the model cannot be sent to another process: .*pickle"):
-        run_in_child(operator.truediv, lambda: None, 2)
-
-
-def test_a_child_ends_when_its_time_is_over() -> None:
-    start = time.monotonic()
-    with pytest.raises(EngineError, match=r"^not done after 1 seconds$"):
-        run_in_child(time.sleep, 100, seconds=1)
-    assert time.monotonic() - start < 20
