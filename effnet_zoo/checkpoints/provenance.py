@@ -15,8 +15,8 @@ from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, NAMES, claims_of, images_of
 from effnet_zoo.checkpoints.statefile import StateFile, fingerprint, read
 from effnet_zoo.errors import EffnetZooError
+from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.keytable import State, is_counter
-from effnet_zoo.layouts.layout import LAYOUTS
 from effnet_zoo.network.backbone import Backbone
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of

@@ -19,6 +19,7 @@ from effnet_zoo.atomic_io import file_errors, open_regular
 from effnet_zoo.checkpoints import pickles
 from effnet_zoo.checkpoints.pickles import PickleError
 from effnet_zoo.errors import FileError, WeightsError, first_line, quoted
+from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.keytable import State
 
 MAX_HEADER = 100_000_000
@@ -29,14 +30,6 @@ MAX_DEPTH = 4
 
 COUNTERS = {"n_averaged": "a counter of torch's AveragedModel"}
 """Last parts of names that wrapping modules add, each with what it is."""
-
-STEMS = (
-    "conv_stem.weight",
-    "_conv_stem.weight",
-    "features.0.0.weight",
-    "efficientnet.embeddings.convolution.weight",
-)
-"""The first convolution in every layout that PyTorch files come in: what stands before it is a prefix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +222,8 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
 
 def _prefixes(state: State) -> list[str]:
     """What stands before each first convolution: one for every model that a state dict has."""
-    return list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in STEMS if _ends(key, stem)))
+    stems = {layout.stem_key for layout in LAYOUTS.values()}
+    return list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in stems if _ends(key, stem)))
 
 
 def _ends(key: str, stem: str) -> bool:

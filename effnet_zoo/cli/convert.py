@@ -40,6 +40,7 @@ def convert(
     effnet-zoo convert effnet_zoo_b3 --to torchvision --out b3-torchvision
     """
     from effnet_zoo.transfer import conversion
+    from effnet_zoo.transfer.writing import summary as summary_of
 
     package = conversion.convert(
         place,
@@ -55,7 +56,7 @@ def convert(
         licence=weights.licence,
         backbone_only=backbone_only,
     )
-    summary = {**conversion.summary(package), "out": str(out)}
+    summary = {**summary_of(package), "out": str(out)}
     if as_json:
         print_json(summary)
         return

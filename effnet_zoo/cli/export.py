@@ -14,8 +14,6 @@ from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quo
 if TYPE_CHECKING:
     from effnet_zoo.runtime.export import Export
 
-FORMATS = ("onnx", "openvino", "torch", "aotinductor", "torchscript", "litert")
-
 
 @options.bundled
 def export(
@@ -57,6 +55,8 @@ def export(
         raise ArgumentError("--static is for one size, --dynamic for any: expected at most one of them")
     if dynamic and with_resize:
         raise ArgumentError("--with-resize ends at one size, --dynamic takes any: expected at most one of them")
+    from effnet_zoo.runtime.targets import FORMATS
+
     if to not in FORMATS:
         raise UnknownNameError(
             f"unknown format {quoted(to)}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}"
@@ -64,12 +64,11 @@ def export(
     size = interface.size()
     from effnet_zoo.runtime.destination import checked_path
     from effnet_zoo.runtime.export import export as write
-    from effnet_zoo.runtime.targets import FORMATS as KNOWN
 
-    KNOWN[to].check_installed()
+    FORMATS[to].check_installed()
     stem = Path(place).stem if os.path.exists(place) else place.replace("/", "--")
-    path = out or Path(f"{stem}{KNOWN[to].suffix}")
-    checked_path(path, KNOWN[to], force=interface.force)  # before weights are fetched
+    path = out or Path(f"{stem}{FORMATS[to].suffix}")
+    checked_path(path, FORMATS[to], force=interface.force)  # before weights are fetched
     written = write(
         weights.open(place).model(),
         path,

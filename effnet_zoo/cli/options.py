@@ -116,10 +116,11 @@ class WeightOptions:
 
     def open(self, place: str) -> "Package":
         """Open weights, with what the options say about them."""
-        from effnet_zoo.transfer.conversion import told
+        from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
-        return told(open_package(place, variant=self.variant, ema=not self.no_ema), self.images(), labels=self.labels())
+        package = open_package(place, variant=self.variant, ema=not self.no_ema)
+        return with_overrides(package, self.images(), labels=self.labels())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +170,11 @@ class ConversionOptions(WeightOptions):
         return cast("Padding | None", self.padding)
 
     def open(self, place: str) -> "Package":
-        from effnet_zoo.transfer.conversion import told
+        from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
         package = open_package(place, variant=self.variant, ema=not self.no_ema)
-        return told(package, self.images(), self.checked_padding(), self.bn_eps, self.labels(), self.licence)
+        return with_overrides(package, self.images(), self.checked_padding(), self.bn_eps, self.labels(), self.licence)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -48,7 +48,7 @@ def quantize(
     ] = 0.98,
     recipe: Annotated[
         str | None,
-        typer.Option(help="int8, front-4, front-8 or front-8-head: see the README. By default, front-8."),
+        typer.Option(help="int8, front-4, front-8 or front-8-head: see docs/deployment.md. By default, front-8."),
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="Try the recipes, smallest file first, until enough labels agree.")

@@ -303,23 +303,13 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> EfficientNet
         drop_rate=options.get("drop_rate", arch.drop_rate),
         drop_path_rate=options.get("drop_path_rate", arch.drop_path_rate),
     )
-    in_chans, output_stride = options.get("in_chans", 3), options.get("output_stride")
-    device, dtype = options.get("device"), options.get("dtype")
+    shared: dict[str, Any] = {
+        "in_chans": options.get("in_chans", 3),
+        "output_stride": options.get("output_stride"),
+        "device": options.get("device"),
+        "dtype": options.get("dtype"),
+    }
     if features_only:
-        return EfficientNetFeatures(
-            arch,
-            out_indices=options.get("out_indices", (0, 1, 2, 3, 4)),
-            in_chans=in_chans,
-            output_stride=output_stride,
-            device=device,
-            dtype=dtype,
-        )
-    return EfficientNet(
-        arch,
-        num_classes=options.get("num_classes", 1000),
-        in_chans=in_chans,
-        global_pool=options.get("global_pool", "avg"),
-        output_stride=output_stride,
-        device=device,
-        dtype=dtype,
-    )
+        return EfficientNetFeatures(arch, out_indices=options.get("out_indices", (0, 1, 2, 3, 4)), **shared)
+    num_classes, global_pool = options.get("num_classes", 1000), options.get("global_pool", "avg")
+    return EfficientNet(arch, num_classes=num_classes, global_pool=global_pool, **shared)

@@ -27,8 +27,9 @@ from effnet_zoo.network.options import check_path
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.transfer import card
 from effnet_zoo.transfer.card import Metric
-from effnet_zoo.transfer.conversion import Images, told, with_proof_noted
-from effnet_zoo.transfer.proof import SIZE
+from effnet_zoo.transfer.conversion import Images, with_overrides
+from effnet_zoo.transfer.proof import random_image
+from effnet_zoo.transfer.writing import with_proof_noted
 from effnet_zoo.zoo import ledger
 from effnet_zoo.zoo.catalogue import Model
 from effnet_zoo.zoo.class_names import checked_labels
@@ -228,7 +229,7 @@ def _package(
     """What is to be published, refused now if something is missing."""
     package = what if isinstance(what, Package) else of_model(what)
     labels = None if classes is None else checked_labels(classes, "classes")
-    package = told(package, images, labels=labels, licence=licence)
+    package = with_overrides(package, images, labels=labels, licence=licence)
     card.licence_of(package)
     return package
 
@@ -249,7 +250,7 @@ def _prepared(package: Package, address: str, metrics: Sequence[Metric], existin
 
 def _compare(package: Package, folder: Path, create: Any, who: str) -> None:
     loaded = create(f"local-dir:{folder}", pretrained=True).eval().double()
-    image = torch.randn((1, package.options["in_chans"], *SIZE), generator=torch.Generator().manual_seed(0)).double()
+    image = random_image(package.options["in_chans"])
     with torch.inference_mode():
         error = relative_error(loaded(image), package.model().double()(image))
     if not error <= TOLERANCE:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -142,11 +141,6 @@ def test_a_classifier_of_zeros_is_exported(tmp_path: Path) -> None:
         model.get_parameter("classifier.weight").zero_()
         model.get_parameter("classifier.bias").zero_()
     assert export(model, tmp_path / "it.onnx", size=64).metadata.proof["error"] == 0
-
-
-def test_the_command_knows_every_format() -> None:
-    # Of its own, as its help must not import torch.
-    assert tuple(FORMATS) == sys.modules["effnet_zoo.cli.export"].FORMATS
 
 
 def test_the_command_exports_and_predicts_from_the_file(

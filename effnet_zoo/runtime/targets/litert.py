@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-from numpy.typing import NDArray
-
 from effnet_zoo.errors import ArgumentError
 from effnet_zoo.runtime.interface import Interface
 from effnet_zoo.runtime.metadata import KEY, Metadata
@@ -13,7 +10,9 @@ from effnet_zoo.runtime.targets.pytorch import Program
 from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors
 
 if TYPE_CHECKING:
+    import numpy
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from effnet_zoo.runtime.deployed import Deployed
@@ -41,6 +40,7 @@ class LiteRt(Program):
         path.write_bytes(litert_torch.convert(deployed, (images[:1],)).model_content())
 
     def save(self, built: Path, path: Path, metadata: Metadata | None = None) -> None:
+        import numpy
         from ai_edge_litert import schema_py_generated as schema
         from ai_edge_litert.tools import flatbuffer_utils
 
@@ -54,13 +54,14 @@ class LiteRt(Program):
         flatbuffer_utils.write_model(content, str(path))
 
     def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:  # noqa: ARG002
+        import numpy
         from ai_edge_litert.interpreter import Interpreter
 
         interpreter = Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()
         ((given,), (wanted,)) = interpreter.get_input_details(), interpreter.get_output_details()
 
-        def outputs_of(images: NDArray[Any]) -> NDArray[numpy.float32]:
+        def outputs_of(images: "NDArray[Any]") -> "NDArray[numpy.float32]":
             outputs = []
             for image in images:
                 interpreter.set_tensor(given["index"], image[None])

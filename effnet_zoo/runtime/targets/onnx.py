@@ -5,9 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-from numpy.typing import NDArray
-
 from effnet_zoo.errors import WeightsError, first_line
 from effnet_zoo.runtime.interface import Interface
 from effnet_zoo.runtime.metadata import KEY, Metadata
@@ -16,6 +13,9 @@ from effnet_zoo.runtime.targets.target import ArrayFunction, DataTarget, Declara
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
     from effnet_zoo.network.model import EfficientNet
 
 
@@ -103,6 +103,7 @@ def onnxruntime_session(file: Path | bytes, threads: int, *, optimized: bool = F
         threads: How many threads to compute with.
         optimized: Whether the graph is already optimized for this processor.
     """
+    import numpy
     import onnxruntime
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="effnet_zoo-onnxruntime")
@@ -120,7 +121,7 @@ def onnxruntime_session(file: Path | bytes, threads: int, *, optimized: bool = F
 
     name = session(1).get_inputs()[0].name  # so that a damaged file is found here
 
-    def outputs_of(images: NDArray[Any]) -> NDArray[numpy.float32]:
+    def outputs_of(images: "NDArray[Any]") -> "NDArray[numpy.float32]":
         streams = Streams.for_batch(len(images), threads)
         one = session(streams.threads)  # one session serves any number of streams
         if streams.count == 1:

@@ -7,9 +7,6 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy
-from numpy.typing import NDArray
-
 from effnet_zoo.errors import ArgumentError, EngineError, WeightsError, first_line
 from effnet_zoo.runtime.interface import Interface
 from effnet_zoo.runtime.metadata import KEY, Metadata
@@ -18,6 +15,9 @@ from effnet_zoo.runtime.targets.target import ArrayFunction, DataTarget, Declara
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
     from effnet_zoo.network.model import EfficientNet
 
 MOST_COMPILED = 16
@@ -106,6 +106,7 @@ def openvino_session(file: Path, threads: int, dtype: str = "float32") -> ArrayF
         threads: How many threads to compute with.
         dtype: A key of `PRECISIONS`.
     """
+    import numpy
     import openvino
 
     core = openvino_core()
@@ -125,7 +126,7 @@ def openvino_session(file: Path, threads: int, dtype: str = "float32") -> ArrayF
         requests.set_callback(_keep_outputs)
         return requests
 
-    def outputs_of(images: NDArray[Any]) -> NDArray[numpy.float32]:
+    def outputs_of(images: "NDArray[Any]") -> "NDArray[numpy.float32]":
         with lock:
             streams = Streams.for_batch(len(images), threads)
             requests = queue_of(streams, images.shape[1:])

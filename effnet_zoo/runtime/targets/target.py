@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-import numpy
-from numpy.typing import NDArray
-
 from effnet_zoo.atomic_io import scratch_beside
 from effnet_zoo.errors import ArgumentError, MissingExtraError
 from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface
@@ -19,12 +16,14 @@ from effnet_zoo.runtime.metadata import Metadata
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    import numpy
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from effnet_zoo.network.model import EfficientNet
 
-ArrayFunction: TypeAlias = Callable[[NDArray[Any]], NDArray[numpy.float32]]
+ArrayFunction: TypeAlias = "Callable[[NDArray[Any]], NDArray[numpy.float32]]"
 """Images of one size, as the graph takes them, n free, to float32 outputs (n, outputs). Any thread may call it."""
 
 TensorFunction: TypeAlias = "Callable[[Tensor], Tensor]"
