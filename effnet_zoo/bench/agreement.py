@@ -10,8 +10,9 @@ from torch import Tensor
 from effnet_zoo.bench.forward import Logits, engines
 from effnet_zoo.bench.referee import Contestant, Prepared, hold_contest
 from effnet_zoo.bench.settings import Cases, Settings
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.images.photos import CHECKPOINT, find_photos
-from effnet_zoo.images.transform import eval_transform, open_image
+from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from effnet_zoo.atomic_io import open_regular, sha256
 from effnet_zoo.errors import EngineError, InputError, WeightsError, first_line
-from effnet_zoo.runtime.inputs import ImagePixels, graph_input, read_pixels
+from effnet_zoo.images.reader import Resizer
+from effnet_zoo.images.transform import Pixels
+from effnet_zoo.runtime.inputs import graph_input, read_pixels
 from effnet_zoo.runtime.metadata import Metadata
 from effnet_zoo.runtime.targets import READABLE
 from effnet_zoo.runtime.targets.target import Declaration, Shape
@@ -25,6 +27,7 @@ class Exported:
         path: An ``.onnx`` file or an OpenVINO ``.xml``, written by `export` or `quantize`.
         threads: How many threads to compute with. The default is torch's number where torch is imported, else
             ``OMP_NUM_THREADS``, else the number of processors.
+        resize: What resizes images, unless the file does: see `Reader`. ``pillow`` needs no torch.
 
     Attributes:
         metadata: What the file says of itself.
@@ -43,7 +46,7 @@ class Exported:
         MissingExtraError: If its runtime is not installed.
     """
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, threads: int | None = None, resize: Resizer = "torch") -> None:
         if path.suffix not in READABLE:
             raise InputError(f"{path}: expected {' or '.join(READABLE)}, as export writes them")
         target = READABLE[path.suffix]
@@ -70,7 +73,7 @@ class Exported:
         self.dtype = self.metadata.interface.dtype
         self.threads = threads or _default_threads()
         self._session = target.open_session(path, self.threads)
-        self._process = os.getpid()
+        self._process, self._resize = os.getpid(), resize
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Exported, (self.path,)
@@ -78,7 +81,7 @@ class Exported:
     def __repr__(self) -> str:
         return f"Exported({self.path})"
 
-    def read(self, path: Path, *, orientation: bool = True) -> ImagePixels:
+    def read(self, path: Path, *, orientation: bool = True) -> Pixels:
         """Return an image file as the uint8 pixels (height, width, 3) that the file is to be called with.
 
         Args:
@@ -88,9 +91,11 @@ class Exported:
         Raises:
             InputError: If it is missing, unreadable, too large, or not an image.
         """
-        return read_pixels(path, self.metadata.interface, self.preprocessing, orientation=orientation)
+        return read_pixels(
+            path, self.metadata.interface, self.preprocessing, orientation=orientation, resize=self._resize
+        )
 
-    def __call__(self, pixels: Sequence[ImagePixels]) -> NDArray[numpy.float32]:
+    def __call__(self, pixels: Sequence[Pixels]) -> NDArray[numpy.float32]:
         """Return float32 (n, outputs) of what `read` gives; the logarithm of probabilities, which serves as logits.
 
         Raises:

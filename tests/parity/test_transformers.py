@@ -23,7 +23,7 @@ from transformers import (
 from effnet_zoo import EfficientNet, eval_transform
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import WeightsError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.layouts.layout import NetworkDescription

@@ -21,7 +21,7 @@ from torch.nn.utils import prune
 from effnet_zoo import EfficientNet, engine, eval_transform, optimize, preprocessing_of
 from effnet_zoo.cli import batch
 from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.network.devices import devices
 from effnet_zoo.network.model import EfficientNetFeatures
 from effnet_zoo.numerics import relative_error

@@ -16,7 +16,7 @@ from effnet_zoo.errors import (
     ArgumentError,
     MissingExtraError,
 )
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.predict.prediction import predict
 from effnet_zoo.runtime.exported import Exported

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, optimize
-from effnet_zoo.images.transform import eval_transform, open_image
+from effnet_zoo.images.decoding import open_image
+from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.int8 import rounding

@@ -14,7 +14,7 @@ from effnet_zoo.errors import (
     ArgumentError,
     EngineError,
 )
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.numerics import randomise, relative_error, settle, shallow
 from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.graph import onnx_model

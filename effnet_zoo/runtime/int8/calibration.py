@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.errors import InputError
-from effnet_zoo.images.reader import Skipped, find_images
+from effnet_zoo.images.finding import Skipped, find_images
 
 FEWEST = 8
 """Images to calibrate with, and to compare on, at least: fewer say nothing."""
