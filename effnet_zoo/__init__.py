@@ -5,25 +5,14 @@
 """
 
 import sys
-from pathlib import PurePath
 
 __version__ = "0.1.0"
 
-
-def _is_command() -> bool:
-    """Returns whether this process is the ``effnet-zoo`` command, most of which answers without torch and timm.
-
-    Where this cannot tell, it says no, and the command is only slower to start.
-    """
-    program = PurePath(sys.argv[0] if sys.argv else "")
-    if program.name == "-m":  # python -m effnet_zoo, while the package is imported
-        return sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == ["effnet_zoo"]
-    return program.stem == "effnet-zoo" and program.suffix in ("", ".exe")
-
-
-if not _is_command():
+# The command imports what each of its parts needs: see `_effnet_zoo_command`.
+if "_effnet_zoo_command" not in sys.modules:
     from effnet_zoo.arch.notation import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
-    from effnet_zoo.arch.spec import ArchSpec, Scaling
+    from effnet_zoo.arch.scaling import Scaling
+    from effnet_zoo.arch.spec import ArchSpec
     from effnet_zoo.errors import EffnetZooError
     from effnet_zoo.images.transform import eval_transform
     from effnet_zoo.network.folding import optimize

@@ -1,7 +1,7 @@
-"""The entry of the ``effnet-zoo`` command, also ``python -m effnet_zoo``.
+"""Run the ``effnet-zoo`` command as a process: ``python -m effnet_zoo``.
 
-It imports next to nothing, so that Ctrl-C is answered from the first moment, and sets up what belongs to a process of
-its own: signals and streams. `effnet_zoo.cli.main`, which tests and other programs may call, leaves these alone.
+`main` sets the signals and streams of the process before it imports anything large, so that Ctrl-C ends the command at
+any time. `effnet_zoo.cli.main` leaves the process alone: tests and other programs may call it.
 """
 
 import io
@@ -11,11 +11,11 @@ from types import FrameType
 
 
 def main() -> None:
-    """Runs the command and ends the process: see `effnet_zoo.cli.main` for the exit status."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported there is nothing to clean up
+    """Run the command and end the process. `effnet_zoo.cli.main` says what the exit status means."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to clean up while modules are imported
     signal.signal(signal.SIGTERM, _end)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no reason to stop
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     from effnet_zoo.cli import main as run
 
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def _end(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)  # as an exception, so that temporary files are removed on the way out
+    sys.exit(128 + number)  # raises, so that temporary files are removed
 
 
 if __name__ == "__main__":

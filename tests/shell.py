@@ -18,15 +18,22 @@ from tests import loopback
 Run = Callable[..., tuple[int, str, str]]
 """What the fixture `run` gives: the command in the test's own process, with exit status, output and errors."""
 
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import sys; sys.argv[0] = 'effnet-zoo'; from _effnet_zoo_command import main; main()",
+]
+"""Start the installed command's entry; its arguments follow."""
+
 TOKEN = "hf_of_the_test"
 
 CODE = """
 import json, os, sys, tempfile, time
 import effnet_zoo
-from effnet_zoo.checkpoints import download
+from effnet_zoo.checkpoints import hub
 from effnet_zoo.cli import main
 
-fetch.FIRST_PAUSE = 0.01
+hub.FIRST_PAUSE = 0.01
 time.sleep = lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01))  # the client waits too, for whole seconds
 answers = os.fdopen(os.dup(1), "w")
 

@@ -9,18 +9,13 @@ from tools.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
-PICTURES = {
-    "accuracy.png": "reported accuracy against measured latency",
-    "ratios.png": "times faster than timm",
-}
 NOTHING = "Nothing has been measured yet: `effnet-zoo bench --measure {} --out benchmarks/results.json`."
 
 
 def performance() -> str:
-    """Everything but loading and deployment, a machine after the other, and the pictures that there are."""
+    """Everything but loading and deployment, a machine after the other."""
     records = [record for record in read(RESULTS) if record.measure not in ("loading", "deployment")]
-    pictures = [f"![{what}](benchmarks/{name})" for name, what in PICTURES.items() if (RESULTS.parent / name).is_file()]
-    return "\n\n".join([_by_machine(records) or NOTHING.format("all"), *pictures])
+    return _by_machine(records) or NOTHING.format("all")
 
 
 def loading() -> str:

@@ -6,15 +6,13 @@ Both are decoded into `StageSpec` and encoded back here, and exist nowhere else.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard, get_args
+from typing import get_args
 
+from effnet_zoo.arch.checks import MAX_WHOLE, check_flag, check_number, check_whole, is_whole
 from effnet_zoo.arch.families import Stages
 from effnet_zoo.errors import SpecError, quoted
 
 Row = tuple[int, int, int, int, int]
-
-MAX_WHOLE = 999_999
-"""Largest number in a description: what six digits of a block string can say."""
 
 ROW_KERNEL = 3
 ROW_SE_RATIO = 0.25
@@ -24,26 +22,6 @@ _RATIO = re.compile(r"(0|1)(\.[0-9]{1,9})?")
 _TOKEN = re.compile(r"([a-z]+)(.*)", re.DOTALL)
 _FIELDS = {"r": "repeats", "k": "kernel", "s": "stride", "e": "expand", "i": "in_filters", "o": "out_filters"}
 _KEYS = (*_FIELDS, "se", "c", "noskip")
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number from 0 to `MAX_WHOLE`; True and 1.0 are not."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_WHOLE
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is an int or a float; True is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_whole(field: str, value: object) -> None:
-    """Refuse what is not a whole number of at least 1.
-
-    Raises:
-        SpecError: Naming the field.
-    """
-    if not is_whole(value) or value < 1:
-        raise SpecError(f"{field}={quoted(value)}: expected a whole number from 1 to {MAX_WHOLE}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,13 +60,9 @@ class StageSpec:
             raise SpecError(f"kernel={self.kernel}: expected an odd kernel, so that SAME padding is defined alike")
         if self.stride not in (1, 2):
             raise SpecError(f"stride={self.stride}: expected 1 or 2")
-        if not is_number(self.se_ratio) or not 0 <= self.se_ratio <= 1:
-            raise SpecError(
-                f"se_ratio={quoted(self.se_ratio)}: expected a share of the input filters from 0 (none) to 1"
-            )
-        for field in ("skip", "fused"):
-            if not isinstance(getattr(self, field), bool):
-                raise SpecError(f"{field}={quoted(getattr(self, field))}: expected True or False")
+        check_number("se_ratio", self.se_ratio, 0, 1, "a share of the input filters")
+        check_flag("skip", self.skip)
+        check_flag("fused", self.fused)
         if self.fused and self.se_ratio:
             raise SpecError(f"se_ratio={self.se_ratio} in a fused stage: fused blocks have no squeeze-excite")
 

@@ -1,31 +1,21 @@
-"""A network in frozen objects: scaled stages, every numeric, and one `BlockSpec` a block for the engine to build.
+"""A whole network in one frozen object: scaled stages, and every numeric that changes its output.
 
 The engine sees neither notation, family nor name. Nothing here needs torch.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from effnet_zoo.arch.blocks import BlockKind, BlockSpec
+from effnet_zoo.arch.checks import check_choice, check_flag, check_number, check_whole, is_whole
+from effnet_zoo.arch.cost import Convolution, block_convolutions, multiply_accumulates
 from effnet_zoo.arch.families import Activation, Family, Padding, Variant
-from effnet_zoo.arch.notation import (
-    StageSpec,
-    check_chain,
-    check_whole,
-    decode_blocks,
-    decode_rows,
-    decode_stages,
-    is_number,
-    is_whole,
-)
-from effnet_zoo.errors import SpecError, did_you_mean, quoted
+from effnet_zoo.arch.notation import StageSpec, check_chain, decode_blocks, decode_rows, decode_stages
+from effnet_zoo.arch.scaling import Scaling, round_filters
+from effnet_zoo.errors import SpecError, quoted
 
-BlockKind = Literal["mbconv", "separable", "fused", "conv"]
-
-PADDINGS: tuple[Padding, ...] = get_args(Padding)
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 OUTPUT_STRIDES = (8, 16, 32)
 
 MIN_SIZE = 32
@@ -33,99 +23,6 @@ MIN_SIZE = 32
 
 SMALLEST = 1e-12
 """Smallest batch norm epsilon and momentum: float32 takes much smaller ones for 0, and divides by it."""
-
-MAX_FACTOR = 100
-"""Largest factor of width or depth; the widest published network, L2, has 4.3 and 5.3."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
-    """Compound scaling of filters and repeats (arXiv:1905.11946, section 3.3 and the reference code's rounding).
-
-    Attributes:
-        width: Multiplies filters, which are then rounded to a multiple of `divisor`; at 1 they stay as declared.
-        depth: Multiplies repeats, which are then rounded up.
-        divisor: Filters are rounded to a multiple of it, and are never fewer.
-        round_limit: Rounding down below this share of the scaled filters rounds up instead.
-        scale_ends: Whether stem and head are scaled too, and the first and last stage deepened.
-    """
-
-    width: float = 1.0
-    depth: float = 1.0
-    divisor: int = 8
-    round_limit: float = 0.9
-    scale_ends: bool = True
-
-    def __post_init__(self) -> None:
-        for field in ("width", "depth"):
-            value = getattr(self, field)
-            if not is_number(value) or not 0 < value <= MAX_FACTOR:
-                raise SpecError(f"{field}={quoted(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
-        check_whole("divisor", self.divisor)
-        if not is_number(self.round_limit) or not 0 <= self.round_limit <= 1:
-            raise SpecError(f"round_limit={quoted(self.round_limit)}: expected a share from 0 to 1")
-        if not isinstance(self.scale_ends, bool):
-            raise SpecError(f"scale_ends={quoted(self.scale_ends)}: expected True or False")
-
-    def filters(self, filters: int) -> int:
-        """`filters` times width, rounded."""
-        if self.width == 1.0:
-            return filters
-        return round_filters(filters * self.width, self.divisor, self.round_limit)
-
-    def repeats(self, repeats: int) -> int:
-        """`repeats` times depth, rounded up."""
-        return math.ceil(repeats * self.depth)
-
-    def stages(self, stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
-        """All stages of a network, scaled."""
-        ends = () if self.scale_ends else (0, len(stages) - 1)
-        return tuple(
-            dataclasses.replace(
-                stage,
-                repeats=stage.repeats if index in ends else self.repeats(stage.repeats),
-                # The stem feeds the first stage, so where the stem is not scaled neither is what enters.
-                in_filters=stage.in_filters if index == 0 and not self.scale_ends else self.filters(stage.in_filters),
-                out_filters=self.filters(stage.out_filters),
-            )
-            for index, stage in enumerate(stages)
-        )
-
-
-def round_filters(filters: float, divisor: int, round_limit: float = 0.9) -> int:
-    """A multiple of `divisor`, the nearest but for one that would keep less than the share `round_limit`."""
-    rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < round_limit * filters else rounded
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockSpec:
-    """One block with every number resolved.
-
-    Attributes:
-        kind: ``mbconv`` (expand 1x1, depthwise, project), ``separable`` (MBConv with expansion 1: no expand),
-            ``fused`` (expand kxk, project) or ``conv`` (fused with expansion 1: a single kxk convolution).
-        in_filters: Filters of the input.
-        mid_filters: Filters inside, in_filters times the expansion.
-        out_filters: Filters of the output.
-        kernel: Side of the depthwise or fused convolution.
-        stride: Its stride.
-        dilation: Its dilation.
-        se_filters: Squeeze width, 0 for no squeeze-excite.
-        skip: Whether the input is added to the output.
-        drop_path: Probability of dropping the residual branch for a sample.
-    """
-
-    kind: BlockKind
-    in_filters: int
-    mid_filters: int
-    out_filters: int
-    kernel: int
-    stride: int
-    dilation: int
-    se_filters: int
-    skip: bool
-    drop_path: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,21 +67,12 @@ class ArchSpec:
             check_whole(field, getattr(self, field))
         if not isinstance(self.stages, tuple) or not all(isinstance(stage, StageSpec) for stage in self.stages):
             raise SpecError(f"stages={quoted(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
-        for field in ("first_expansion_as_declared", "fused_always_projects"):
-            if not isinstance(getattr(self, field), bool):
-                raise SpecError(f"{field}={quoted(getattr(self, field))}: expected True or False")
-        for field, known in (("activation", ACTIVATIONS), ("padding", PADDINGS)):
-            value = getattr(self, field)
-            if not isinstance(value, str) or value not in known:
-                raise SpecError(f"{field}={quoted(value)}: expected {' or '.join(known)}.{did_you_mean(value, known)}")
-        for field in ("bn_eps", "bn_momentum"):
-            value = getattr(self, field)
-            if not is_number(value) or not SMALLEST <= value <= 1:
-                raise SpecError(f"{field}={quoted(value)}: expected a number from {SMALLEST:g} to 1")
-        for field in ("drop_rate", "drop_path_rate"):
-            value = getattr(self, field)
-            if not is_number(value) or not 0 <= value <= 1:
-                raise SpecError(f"{field}={quoted(value)}: expected a number from 0 to 1")
+        check_flag("first_expansion_as_declared", self.first_expansion_as_declared)
+        check_flag("fused_always_projects", self.fused_always_projects)
+        check_choice("activation", self.activation, get_args(Activation))
+        check_choice("padding", self.padding, get_args(Padding))
+        for field, low in (("bn_eps", SMALLEST), ("bn_momentum", SMALLEST), ("drop_rate", 0), ("drop_path_rate", 0)):
+            check_number(field, getattr(self, field), low, 1)
         check_chain(self.stages)
         first = self.stages[0].in_filters
         expands_declared = self.first_expansion_as_declared and self.stages[0].expand > 1
@@ -317,76 +205,37 @@ class ArchSpec:
         return round_filters(int(filters * se_ratio), self.se_divisor) if se_ratio else 0
 
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
-        """Number of learnable parameters (batch norm's running statistics are not counted).
+        """Return the number of learnable parameters (batch norm's running statistics are not counted).
 
         Raises:
             SpecError: If num_classes is negative or in_chans below 1.
         """
-        check_whole("num_classes + 1", num_classes + 1)
-        convs = sum(conv.parameters for conv in self._convolutions(in_chans))
-        return convs + (self.head_filters + 1) * num_classes
+        return sum(convolution.parameters for convolution in self._convolutions(num_classes, in_chans))
 
     def macs(self, *, size: int | None = None, num_classes: int = 1000, in_chans: int = 3) -> int:
-        """Multiply-accumulates of one square image in the convolutions and the classifier.
+        """Return the multiply-accumulates of one square image in the convolutions and the classifier.
 
         Args:
             size: Side in pixels; by default `image_size`.
-            num_classes: Classes of the classifier.
+            num_classes: Number of classes.
             in_chans: Channels of the image.
 
         Raises:
             SpecError: If size or in_chans is below 1, or num_classes negative.
         """
-        side, total = self.image_size if size is None else size, self.head_filters * num_classes
+        side = self.image_size if size is None else size
         check_whole("size", side)
-        check_whole("num_classes + 1", num_classes + 1)
-        for conv in self._convolutions(in_chans):
-            side = math.ceil(side / conv.stride)
-            total += conv.weights * (1 if conv.on_pooled else side * side)
-        return total
+        return multiply_accumulates(self._convolutions(num_classes, in_chans), side)
 
-    def _convolutions(self, in_chans: int) -> Iterator["_Convolution"]:
+    def _convolutions(self, num_classes: int, in_chans: int) -> Iterator[Convolution]:
+        check_whole("num_classes", num_classes, least=0)
         check_whole("in_chans", in_chans)
-        yield _Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
+        yield Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
         for stage in self.blocks():
             for block in stage:
-                yield from _block_convolutions(block)
-        yield _Convolution(self.stages[-1].out_filters, self.head_filters)
-
-
-@dataclass(frozen=True, slots=True)
-class _Convolution:
-    """A convolution's cost: with a bias on the pooled map (squeeze-excite), else with batch norm's two vectors."""
-
-    inputs: int
-    outputs: int
-    kernel: int = 1
-    stride: int = 1
-    on_pooled: bool = False
-
-    @property
-    def weights(self) -> int:
-        return self.inputs * self.outputs * self.kernel**2
-
-    @property
-    def parameters(self) -> int:
-        return self.weights + self.outputs * (1 if self.on_pooled else 2)
-
-
-def _block_convolutions(block: BlockSpec) -> Iterator[_Convolution]:
-    if block.kind == "conv":
-        yield _Convolution(block.in_filters, block.out_filters, block.kernel, block.stride)
-        return
-    if block.kind == "fused":
-        yield _Convolution(block.in_filters, block.mid_filters, block.kernel, block.stride)
-    else:
-        if block.kind == "mbconv":
-            yield _Convolution(block.in_filters, block.mid_filters)
-        yield _Convolution(1, block.mid_filters, block.kernel, block.stride)  # depthwise: one input each
-    if block.se_filters:
-        yield _Convolution(block.mid_filters, block.se_filters, on_pooled=True)
-        yield _Convolution(block.se_filters, block.mid_filters, on_pooled=True)
-    yield _Convolution(block.mid_filters, block.out_filters)
+                yield from block_convolutions(block)
+        yield Convolution(self.stages[-1].out_filters, self.head_filters)
+        yield Convolution(self.head_filters, num_classes, on_pooled=True)
 
 
 def _kind(stage: StageSpec, *, fused_always_projects: bool) -> BlockKind:

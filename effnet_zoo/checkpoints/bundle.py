@@ -11,8 +11,9 @@ from torch import Tensor
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state
-from effnet_zoo.checkpoints.provenance import InMemory, Origin, known_of
-from effnet_zoo.checkpoints.statefile import fingerprint
+from effnet_zoo.checkpoints.pretrained_cfg import image_fields
+from effnet_zoo.checkpoints.provenance import known_of, origin_of
+from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
@@ -53,7 +54,7 @@ class Package:
         images: How images are prepared; None if nobody said.
         labels: Class names in the order of the logits; None if nobody said.
         record: What is claimed of the weights: the fields of timm's pretrained config that
-            `effnet_zoo.checkpoints.provenance.CLAIMS` names.
+            `effnet_zoo.checkpoints.pretrained_cfg.CLAIMS` names.
         dropped: Tensors of the source left out on purpose, each with the reason.
         seen: What the file shows, in words.
         assumed: What it does not show, in words.
@@ -116,8 +117,7 @@ class Package:
         built = self._build("meta")
         built.load_report = load_state(built, self.state, LoadReport(source=self.source), new_head=False)
         built.pretrained_cfg = built.default_cfg = self.pretrained_cfg()
-        weights = InMemory(fingerprint=fingerprint(built.state_dict())) if self.record else None
-        built.origin = Origin.of(built.pretrained_cfg, weights)
+        built.origin = origin_of(built, StateFile(state=self.state, source=self.source, dropped=self.dropped))
         return built.eval()
 
     def _build(self, device: str) -> EfficientNet:
@@ -141,7 +141,7 @@ class Package:
                 f"{self.source}: how its images are to be prepared is not in the file: say it with --mean and --std "
                 "(0..1, RGB), or --like CHECKPOINT for those of a checkpoint; in Python, with images=Images(...)"
             )
-        how = config_json.images(self.images, self.options["in_chans"])
+        how = image_fields(self.images, self.options["in_chans"])
         labels = {"label_names": list(self.labels)} if self.labels else {}
         return {**self.record, **how, **labels, "num_classes": self.num_classes}
 

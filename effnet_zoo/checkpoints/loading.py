@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from timm.models import adapt_input_conv
 from torch import Tensor
 
 from effnet_zoo.checkpoints.statefile import StateFile
@@ -152,7 +151,7 @@ VARIANCES = ("running_var", "moving_variance")
 """Batch norm's variances, in PyTorch's and in Keras' names."""
 
 
-def replaced_head(file: StateFile, table: KeyTable, num_classes: int, source: str) -> StateFile:
+def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFile:
     """Returns a file without a head that is none of ours, where the caller asked for a number of classes.
 
     A classifier of ours stays, for the loader to take or to replace.
@@ -161,7 +160,6 @@ def replaced_head(file: StateFile, table: KeyTable, num_classes: int, source: st
         file: Under the keys of `table`.
         table: A layout.
         num_classes: As the caller asked.
-        source: Where the file comes from, for errors.
 
     Raises:
         WeightsError: If the head may be the one of as many classes as were asked for: a random one never takes its
@@ -175,8 +173,8 @@ def replaced_head(file: StateFile, table: KeyTable, num_classes: int, source: st
         return file
     if num_classes and num_classes in rows.values():
         raise WeightsError(
-            f"{source} has a head of its own for perhaps {num_classes} classes ({', '.join(sorted(head))}), which no "
-            "model here has: num_classes=0 takes the backbone without it"
+            f"{file.source} has a head of its own for perhaps {num_classes} classes ({', '.join(sorted(head))}), which "
+            "no model here has: num_classes=0 takes the backbone without it"
         )
     backbone = {key: tensor for key, tensor in file.state.items() if key not in head}
     return dataclasses.replace(file, state=backbone, dropped={**file.dropped, **dict.fromkeys(head, OTHER_HEAD)})
@@ -236,5 +234,9 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
         return weight
     if channels != 3:
         raise WeightsError(f"{STEM} has {channels} channels: expected {in_chans}, or 3 to adapt from")
-    adapted: Tensor = adapt_input_conv(in_chans, weight)
-    return adapted
+    wide = weight.float()  # a sum in half precision would round three times
+    if in_chans == 1:
+        wide = wide.sum(dim=1, keepdim=True)
+    else:
+        wide = wide[:, [channel % 3 for channel in range(in_chans)]] * (3 / in_chans)
+    return wide.to(weight.dtype)

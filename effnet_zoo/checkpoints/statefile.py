@@ -1,5 +1,6 @@
 """Weight files into tensors by name: nothing executed, safetensors mapped, training scripts' wrappers taken off."""
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -39,11 +40,16 @@ class StateFile:
         state: Tensors by name, without wrappers and prefixes; those of safetensors are on disk until they are used.
         notes: What was unwrapped, chosen or stripped on the way, in words.
         dropped: Names left out on purpose, each with the reason.
+        source: Where it comes from, for errors: a file's path.
+        stamp: The file's device, inode, size and time of change when it was opened, which tell it from any other file
+            and from itself after it was written to; None for a state dict in memory.
     """
 
     state: State
+    source: str
     notes: tuple[str, ...] = ()
     dropped: Mapping[str, str]
+    stamp: tuple[int, ...] | None = None
 
 
 def read(path: Path, *, ema: bool = True) -> StateFile:
@@ -58,7 +64,8 @@ def read(path: Path, *, ema: bool = True) -> StateFile:
     """
     try:
         with open_regular(path) as file, file_errors(path):
-            size = os.fstat(file.fileno()).st_size
+            status = os.fstat(file.fileno())
+            size, stamp = status.st_size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             start = file.read(9)
             file.seek(0)
             # A pickle is not mapped: torch.save writes over a file in place, and would write over the model's memory.
@@ -72,7 +79,7 @@ def read(path: Path, *, ema: bool = True) -> StateFile:
         ) from error.__cause__
     found = unwrap(content, str(path), ema=ema)
     _refuse_hollow(found.state, path, size)
-    return found
+    return dataclasses.replace(found, stamp=stamp)
 
 
 def read_safetensors(path: Path) -> State:
@@ -189,7 +196,7 @@ def _states(content: Any) -> dict[str, State]:
 def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -> StateFile:
     prefixes = _prefixes(state)
     if not prefixes or prefixes == [""]:
-        return StateFile(state=state, notes=notes, dropped={})
+        return StateFile(state=state, source=source, notes=notes, dropped={})
     prefix = _chosen(prefixes, "models", source, ema=ema)
     # One prefix may begin with another: a key belongs to the longest.
     longest_first = sorted(prefixes, key=len, reverse=True)
@@ -209,7 +216,8 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
             )
         else:
             kept[name] = tensor
-    return StateFile(state=kept, notes=(*notes, f"stripped {_described(prefix, prefixes)}"), dropped=dropped)
+    notes = (*notes, f"stripped {_described(prefix, prefixes)}")
+    return StateFile(state=kept, source=source, notes=notes, dropped=dropped)
 
 
 def _prefixes(state: State) -> list[str]:

@@ -1,4 +1,4 @@
-"""The ``effnet-zoo`` command. Each command is a small module that imports what it needs when it runs."""
+"""The ``effnet-zoo`` command. Each command is one module, which imports heavy libraries only when it runs."""
 
 import errno
 import platform
@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +40,14 @@ for command in (info, predict, embed, pull, inspect, convert, export, quantize, 
     app.command()(command)
 
 
+DEBUG = "--debug"
+
+ISSUES = "https://github.com/org/effnet-zoo/issues"
+
+BUG = 70
+"""Exit status of an internal software error, from sysexits.h."""
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"effnet-zoo {__version__}")
@@ -53,17 +60,17 @@ def options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show where an error comes from; may stand anywhere in the line.")
+        bool, typer.Option(DEBUG, help="Show the traceback of an error. It may stand anywhere in the command line.")
     ] = False,
 ) -> None:
     """Every EfficientNet, V1 and V2: list, run, convert, publish and check."""
 
 
 def main() -> None:
-    """Runs the command that `sys.argv` holds. This is the one place where errors become words for people.
+    """Run the command line in `sys.argv`. Only here do errors become text for people.
 
-    Exit status: 0 if all is well; 1 for an error of this package, in one line on standard error; 2 for a wrong command
-    line; 70 for a bug of this package, with what to report; 130 after Ctrl-C. With ``--debug`` the traceback is shown.
+    Exit status: 0 for success; 1 for an error of this package, in one line on standard error; 2 for a wrong command
+    line; 70 for a bug of this package, with what to report; 130 after Ctrl-C. ``--debug`` shows the traceback too.
     """
     program, *arguments = sys.argv
     debug = DEBUG in arguments
@@ -73,49 +80,41 @@ def main() -> None:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        status, line = _told(error)
+        status, line = _status_and_line(error)
         typer.echo(f"effnet-zoo: {line}", err=True)
         sys.exit(status)
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuses an empty argument, which a script with an unset variable gives: as a path it would mean this folder.
+    """Refuse an empty argument, as a script with an unset variable gives it: as a path it would mean this folder.
 
     Raises:
-        ArgumentError: If there is one.
+        ArgumentError: If an argument is empty.
     """
     for before, argument in zip(["the first", *arguments], arguments, strict=False):
         if not argument or (argument.startswith("--") and argument.endswith("=")):
-            raise ArgumentError(f"an empty argument at {quoted(argument or before)}: expected a value, or none at all")
+            raise ArgumentError(f"an empty argument at {quoted(argument or before)}: expected a value, or leave it out")
 
 
-DEBUG = "--debug"
-
-ISSUES = "https://github.com/org/effnet-zoo/issues"
-
-BUG = 70
-"""Exit status: an internal software error, of sysexits.h."""
-
-
-def _told(error: Exception) -> tuple[int, str]:
-    """Returns the exit status and the line for an error."""
+def _status_and_line(error: Exception) -> tuple[int, str]:
     if isinstance(error, EffnetZooError):
         return 1, str(error)
-    if isinstance(error, OSError) and error.filename is not None:  # of a library that writes by itself: a full disk
+    if isinstance(error, OSError) and error.filename is not None:  # from a library that writes a file: a full disk
         return 1, printable(explained(error, error.filename))
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
         return 1, explained(error, "standard output")
     if isinstance(error, MemoryError):
         return 1, "out of memory: expected a smaller batch, model or image"
-    said = shortened(printable(first_line(error)), LONGEST_QUOTE)
+    message = shortened(printable(first_line(error)), LONGEST_QUOTE)
     return BUG, (
-        f"this is a bug of effnet-zoo: {type(error).__name__}: {said} ({_versions()}): please report it at {ISSUES} "
+        f"this is a bug of effnet-zoo: {type(error).__name__}: {message} ({_versions()}): please report it at {ISSUES} "
         f"with what {DEBUG} shows"
     )
 
 
 def _versions() -> str:
-    """Returns the versions that a report needs, without importing anything."""
+    from importlib import metadata
+
     parts = [f"effnet-zoo {__version__}", f"python {platform.python_version()}", platform.platform()]
     for name in ("torch", "timm", "huggingface_hub"):
         with suppress(metadata.PackageNotFoundError):

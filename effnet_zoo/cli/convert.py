@@ -9,38 +9,29 @@ from effnet_zoo.cli import options
 from effnet_zoo.cli.output import AsJson, print_json
 
 
+@options.bundled
 def convert(
     place: options.Place,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write; not there yet, or empty.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write. It must be empty, or not exist.")],
+    *,
     to: Annotated[
         str,
         typer.Option(
-            help="The layout to write: effnet_zoo (which is timm's and geffnet's), efficientnet_pytorch, torchvision, "
+            help="Layout to write: effnet_zoo (timm and geffnet read it too), efficientnet_pytorch, torchvision, "
             "transformers, keras or effnetv2_port."
         ),
     ] = "effnet_zoo",
-    variant: options.Variant = None,
-    no_ema: options.NoEma = False,
     backbone_only: Annotated[
-        bool, typer.Option("--backbone-only", help="Leave the head out, whatever it is: the result has 0 classes.")
+        bool, typer.Option("--backbone-only", help="Leave the classifier out: the result has 0 classes.")
     ] = False,
-    like: options.Like = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    interpolation: options.Interpolation = None,
-    crop_pct: options.CropPct = None,
-    padding: options.PaddingOption = None,
-    bn_eps: options.BnEps = None,
-    classes: options.Classes = None,
-    licence: options.Licence = None,
+    weights: options.ConversionOptions,
     golden: Annotated[
         Path | None,
-        typer.Option(help="A safetensors file with an 'image' and its 'logits', to compare with.", show_default=False),
+        typer.Option(help="A safetensors file with an 'image' and the 'logits' that the result must compute for it."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Convert weights from any EfficientNet library's layout to any other's, and prove that the logits stay.
+    """Convert weights between the layouts of EfficientNet libraries, and prove that the logits stay the same.
 
     effnet-zoo convert efficientnet-b0-355c32eb.pth --out b0
 
@@ -55,14 +46,14 @@ def convert(
         place,
         out,
         to=to,
-        variant=variant,
-        ema=not no_ema,
-        images=options.images(like, mean, std, size, interpolation, crop_pct),
-        padding=options.padding(padding),
-        bn_eps=bn_eps,
-        labels=options.labels(classes),
+        variant=weights.variant,
+        ema=not weights.no_ema,
+        images=weights.images(),
+        padding=weights.checked_padding(),
+        bn_eps=weights.bn_eps,
+        labels=weights.labels(),
         golden=golden,
-        licence=licence,
+        licence=weights.licence,
         backbone_only=backbone_only,
     )
     summary = {**summary_of(package), "out": str(out)}
@@ -70,8 +61,8 @@ def convert(
         print_json(summary)
         return
     typer.echo(f"{package.source}: {package.variant} in the layout of {package.layout}, {package.num_classes} classes")
-    for said in package.assumed:
-        typer.echo(f"assumed: {said}")
+    for assumption in package.assumed:
+        typer.echo(f"assumed: {assumption}")
     for key, reason in package.dropped.items():
         typer.echo(f"left out: {key} ({reason})")
     typer.echo(f"proof: {package.proof or 'none: no other implementation of it is installed, and no --golden given'}")

@@ -1,18 +1,13 @@
 """``effnet-zoo inspect``"""
 
-from rich.table import Table
-
 from effnet_zoo.cli import options
-from effnet_zoo.cli.output import AsJson, print_json, print_table
+from effnet_zoo.cli.output import AsJson, print_facts, print_json
 
 
 def inspect(
-    place: options.Place,
-    variant: options.Variant = None,
-    no_ema: options.NoEma = False,
-    as_json: AsJson = False,
+    place: options.Place, variant: options.Variant = None, no_ema: options.NoEma = False, as_json: AsJson = False
 ) -> None:
-    """Tell what a weight file is, and what of that is only assumed: layout, variant, classes, preprocessing.
+    """Show what a weight file is: layout, variant, classes, preprocessing. Show what is only assumed, too.
 
     effnet-zoo inspect checkpoint.pth.tar
 
@@ -25,23 +20,19 @@ def inspect(
     if as_json:
         print_json(found)
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     how = found["preprocessing"]
-    rows = {
-        "source": found["source"],
-        "layout": found["layout"],
-        "variant": found["variant"],
-        "classes": str(found["num_classes"]),
-        "channels": str(found["in_chans"]),
-        "seen": "; ".join(found["seen"]),
-        "assumed": "; ".join(found["assumed"]) or "nothing",
-        "left out": "; ".join(f"{key} ({reason})" for key, reason in found["dropped"].items()) or "nothing",
-        "images": ", ".join(f"{key} {value}" for key, value in how.items())
-        if how
-        else "unknown: give convert --mean and --std, or --like CHECKPOINT",
-    }
-    for key, value in rows.items():
-        table.add_row(key, value)
-    print_table(table)
+    print_facts(
+        {
+            "source": found["source"],
+            "layout": found["layout"],
+            "variant": found["variant"],
+            "classes": str(found["num_classes"]),
+            "channels": str(found["in_chans"]),
+            "seen": "; ".join(found["seen"]),
+            "assumed": "; ".join(found["assumed"]) or "nothing",
+            "left out": "; ".join(f"{key} ({reason})" for key, reason in found["dropped"].items()) or "nothing",
+            "images": ", ".join(f"{key} {value}" for key, value in how.items())
+            if how
+            else "unknown: give convert --mean and --std, or --like CHECKPOINT",
+        }
+    )

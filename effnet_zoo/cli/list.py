@@ -3,9 +3,8 @@
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from effnet_zoo.cli.output import AsJson, counted, print_json, print_table
+from effnet_zoo.cli.output import AsJson, counted, print_json, print_rows
 from effnet_zoo.errors import UnknownNameError, did_you_mean, quoted
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
@@ -22,7 +21,7 @@ def list_(
 
     effnet-zoo list 'effnet_zoo_v2_*.in21k' --json
     """
-    found = list(catalogue.checkpoints(pattern))
+    found = [as_row(model, checkpoint) for model, checkpoint in catalogue.checkpoints(pattern)]
     if not found:
         names = [*catalogue.models(), *(model.hub_name for model in catalogue.models().values())]
         raise UnknownNameError(
@@ -30,33 +29,32 @@ def list_(
             f"{did_you_mean(pattern, names)}"
         )
     if as_json:
-        print_json([as_row(model, checkpoint) for model, checkpoint in found])
+        print_json(found)
         return
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("variant", "tag"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("params", "MACs", "input", "top-1"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("licence", no_wrap=True)
-    for model, checkpoint in found:
-        row = as_row(model, checkpoint)
-        table.add_row(
-            row["variant"],
-            row["tag"] + (" *" if checkpoint.default else ""),
-            counted(row["parameters"]),
-            counted(row["macs"]),
-            str(row["eval_size"]),
-            "–" if row["reported_top1"] is None else f"{row['reported_top1']:.1f}",
-            row["license"],
-        )
-    print_table(table)
+    print_rows(
+        ["variant", "tag", "params", "MACs", "input", "top-1", "licence"],
+        [
+            [
+                row["variant"],
+                row["tag"] + (" *" if row["default"] else ""),
+                counted(row["parameters"]),
+                counted(row["macs"]),
+                str(row["eval_size"]),
+                "–" if row["reported_top1"] is None else f"{row['reported_top1']:.1f}",
+                row["license"],
+            ]
+            for row in found
+        ],
+        left=["variant", "tag", "licence"],
+    )
     typer.echo(
-        f"\n* is what the bare name stands for. top-1 in percent as reported, not measured here: {REPORTED_SOURCE}."
+        "\n* marks the checkpoint that the variant's name alone stands for. top-1 in percent, as reported, not "
+        f"measured here: {REPORTED_SOURCE}."
     )
 
 
 def as_row(model: Model, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What `list` says of a checkpoint, as JSON."""
+    """Return what is listed of a checkpoint, in JSON's types."""
     how, reported = checkpoint.preprocessing, checkpoint.reported_at_eval_size
     return {
         "name": checkpoint.name,

@@ -1,8 +1,12 @@
-"""Options that several commands take, and the objects they stand for."""
+"""Options that several commands share, and bundles of them as one object."""
 
+import functools
+import inspect
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -10,14 +14,44 @@ from effnet_zoo.arch.families import Padding
 from effnet_zoo.errors import ArgumentError, quoted
 
 if TYPE_CHECKING:
+    from effnet_zoo.checkpoints.bundle import Package
     from effnet_zoo.transfer.conversion import Images
 
 
+def bundled(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option for each field of a dataclass, in place of the parameter that the dataclass annotates.
+
+    Every field is declared as typer declares a parameter, and has a default.
+    """
+    parameters = inspect.signature(command).parameters.values()
+    bundles = {each.name: fields(each.annotation) for each in parameters if is_dataclass(each.annotation)}
+    types = {each.name: each.annotation for each in parameters}
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        for name, parts in bundles.items():
+            values[name] = types[name](**{part.name: values.pop(part.name) for part in parts})
+        command(**values)
+
+    options: list[inspect.Parameter] = []
+    for each in parameters:
+        parts = bundles.get(each.name)
+        options += (
+            [each]
+            if parts is None
+            else [each.replace(name=p.name, annotation=p.type, default=p.default) for p in parts]
+        )
+    options = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options]
+    with_options.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in options}
+    return with_options
+
+
 def finite(text: str) -> float:
-    """Reads a number with a fraction: the parser of every such option, as typer's own takes NaN and infinity too.
+    """Parse the value of an option that is a number: typer's own parser accepts NaN and infinity too.
 
     Raises:
-        BadParameter: If it is no finite number.
+        BadParameter: If the text is not a finite number.
     """
     try:
         number = float(text)
@@ -28,98 +62,120 @@ def finite(text: str) -> float:
     return number
 
 
+def check_choice(option: str, value: str | None, choices: Sequence[str]) -> None:
+    """Check the value of an option that has a few values; None means that the option was not given.
+
+    Raises:
+        ArgumentError: If the value is not one of them.
+    """
+    if value is not None and value not in choices:
+        raise ArgumentError(f"{option} {value}: expected {' or '.join(choices)}")
+
+
 Place = Annotated[
     str,
     typer.Argument(
         metavar="FILE_OR_REPO",
-        help="A weight file, a folder with one, owner/name on the Hub, or a checkpoint's name.",
-        show_default=False,
+        help="A weight file, a folder that holds one, a repository owner/name on the Hub, or the name of a checkpoint.",
     ),
 ]
 Variant = Annotated[
-    str | None, typer.Option(help="The architecture, if you know better than the file tells.", show_default=False)
+    str | None, typer.Option(help="Name of the architecture. By default it is found out from the weights.")
 ]
-NoEma = Annotated[bool, typer.Option("--no-ema", help="Take raw weights where a file has moving averages too.")]
-Like = Annotated[
-    str | None,
-    typer.Option(help="Prepare images as this checkpoint wants them: effnet_zoo_b0.ap_in1k.", show_default=False),
+NoEma = Annotated[
+    bool, typer.Option("--no-ema", help="Use the raw weights of a file that also holds moving averages of them.")
 ]
-Mean = Annotated[str | None, typer.Option(help="Of RGB scaled to 0..1: '0.5,0.5,0.5'.", show_default=False)]
-Std = Annotated[str | None, typer.Option(help="Likewise.", show_default=False)]
-Size = Annotated[int | None, typer.Option(min=32, help="Side of the input in pixels.", show_default=False)]
-Interpolation = Annotated[str | None, typer.Option(help="bicubic, bilinear or nearest.", show_default=False)]
-CropPct = Annotated[
-    float | None,
-    typer.Option(parser=finite, metavar="SHARE", help="Input size over resized size, 0.01 to 1.", show_default=False),
-]
-PaddingOption = Annotated[
-    str | None, typer.Option("--padding", help="same or symmetric, instead of the layout's.", show_default=False)
-]
-BnEps = Annotated[
-    float | None,
-    typer.Option(
-        parser=finite, metavar="NUMBER", help="Batch norm epsilon, instead of the layout's.", show_default=False
-    ),
-]
-Classes = Annotated[
-    Path | None,
-    typer.Option(help="Class names: a text file, JSON, or an ImageFolder.", show_default=False),
-]
-Licence = Annotated[
-    str | None, typer.Option("--license", help="Of the weights, as an SPDX identifier: apache-2.0.", show_default=False)
-]
-
-Static = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HxW", help="For images of this size, such as 224x224; the checkpoint's by default.", show_default=False
-    ),
-]
-WithPreprocess = Annotated[
-    bool, typer.Option("--with-preprocess", help="The file takes uint8 pixels, and normalises them itself.")
-]
-PixelLayout = Annotated[str, typer.Option("--layout", help="Of the pixels: nhwc, as decoders give them, or nchw.")]
-WithSoftmax = Annotated[bool, typer.Option("--with-softmax", help="The file gives probabilities instead of logits.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output file if it exists.")]
 
 
-def images(
-    like: str | None,
-    mean: str | None,
-    std: str | None,
-    size: int | None,
-    interpolation: str | None,
-    crop_pct: float | None,
-) -> "Images":
-    """How images are prepared, as far as the options say."""
-    from effnet_zoo.transfer.conversion import Images
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions:
+    """What the user knows about weights and their file does not say."""
 
-    return Images(
-        like=like,
-        mean=_numbers("--mean", mean),
-        std=_numbers("--std", std),
-        size=size,
-        interpolation=interpolation,
-        crop_pct=crop_pct,
+    variant: Variant = None
+    no_ema: NoEma = False
+    like: Annotated[
+        str | None, typer.Option(help="Use the preprocessing of this checkpoint, such as effnet_zoo_b0.ap_in1k.")
+    ] = None
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Class names in the order of the logits: a text file, a JSON file, or an ImageFolder."),
+    ] = None
+
+    def images(self) -> "Images":
+        """Return how images are prepared, as far as the options say."""
+        from effnet_zoo.transfer.conversion import Images
+
+        return Images(like=self.like)
+
+    def labels(self) -> tuple[str, ...] | None:
+        """Read the class names."""
+        from effnet_zoo.zoo.class_names import read_labels
+
+        return read_labels(self.classes) if self.classes else None
+
+    def open(self, place: str) -> "Package":
+        """Open weights, with what the options say about them."""
+        from effnet_zoo.transfer.conversion import with_overrides
+        from effnet_zoo.transfer.opening import open_package
+
+        return with_overrides(
+            open_package(place, variant=self.variant, ema=not self.no_ema), self.images(), labels=self.labels()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversionOptions(WeightOptions):
+    """The same for commands that publish weights, or write them in another layout."""
+
+    mean: Annotated[
+        str | None, typer.Option(help="Mean of each channel, where pixels are scaled to 0..1: '0.5,0.5,0.5'.")
+    ] = None
+    std: Annotated[str | None, typer.Option(help="Standard deviation of each channel, on the same scale.")] = None
+    size: Annotated[int | None, typer.Option(min=32, help="Height and width of the input in pixels.")] = None
+    interpolation: Annotated[str | None, typer.Option(help="How images are resized: bicubic, bilinear or nearest.")] = (
+        None
     )
+    crop_pct: Annotated[
+        float | None,
+        typer.Option(parser=finite, metavar="SHARE", help="Input size divided by resized size, from 0.01 to 1."),
+    ] = None
+    padding: Annotated[
+        str | None, typer.Option(help="Padding of convolutions: same or symmetric. By default, the layout's.")
+    ] = None
+    bn_eps: Annotated[
+        float | None,
+        typer.Option(parser=finite, metavar="NUMBER", help="Epsilon of batch norm. By default, the layout's."),
+    ] = None
+    licence: Annotated[
+        str | None, typer.Option("--license", help="Licence of the weights, as an SPDX identifier such as apache-2.0.")
+    ] = None
 
+    def __post_init__(self) -> None:
+        check_choice("--padding", self.padding, get_args(Padding))
 
-def padding(value: str | None) -> Padding | None:
-    """A padding by its name.
+    def images(self) -> "Images":
+        from effnet_zoo.transfer.conversion import Images
 
-    Raises:
-        ArgumentError: If there is no such padding.
-    """
-    if value is not None and value not in get_args(Padding):
-        raise ArgumentError(f"--padding {value}: expected {' or '.join(get_args(Padding))}")
-    return cast("Padding | None", value)
+        return Images(
+            like=self.like,
+            mean=_numbers("--mean", self.mean),
+            std=_numbers("--std", self.std),
+            size=self.size,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+        )
 
+    def checked_padding(self) -> Padding | None:
+        """Return the padding as a type."""
+        return cast("Padding | None", self.padding)
 
-def labels(path: Path | None) -> tuple[str, ...] | None:
-    """Class names, if a file or folder of them is given."""
-    from effnet_zoo.zoo.class_names import read_labels
+    def open(self, place: str) -> "Package":
+        from effnet_zoo.transfer.conversion import with_overrides
+        from effnet_zoo.transfer.opening import open_package
 
-    return read_labels(path) if path else None
+        package = open_package(place, variant=self.variant, ema=not self.no_ema)
+        return with_overrides(package, self.images(), self.checked_padding(), self.bn_eps, self.labels(), self.licence)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
@@ -134,25 +190,39 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     return values * 3 if len(values) == 1 else values
 
 
-def check_layout(value: str) -> None:
-    """Whether pixels can lie so.
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What a file for another runtime takes and gives, and whether it may replace a file."""
 
-    Raises:
-        ArgumentError: If not.
-    """
-    if value not in ("nhwc", "nchw"):
-        raise ArgumentError(f"--layout {value}: expected nhwc or nchw")
+    static: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW", help="Fix the input to this size, such as 224x224. By default, the checkpoint's size."
+        ),
+    ] = None
+    with_preprocess: Annotated[
+        bool, typer.Option("--with-preprocess", help="Write a file that takes uint8 pixels and normalises them.")
+    ] = False
+    layout: Annotated[
+        str, typer.Option(help="Order of the axes of uint8 pixels: nhwc, as image decoders give it, or nchw.")
+    ] = "nhwc"
+    with_softmax: Annotated[
+        bool, typer.Option("--with-softmax", help="Write a file that gives probabilities instead of logits.")
+    ] = False
+    force: Force = False
 
+    def __post_init__(self) -> None:
+        check_choice("--layout", self.layout, ("nhwc", "nchw"))
 
-def height_and_width(text: str) -> tuple[int, int]:
-    """A size as it is typed.
+    def size(self) -> tuple[int, int] | None:
+        """Return height and width in pixels.
 
-    Raises:
-        ArgumentError: If it is none.
-    """
-    parts = text.lower().split("x")
-    if len(parts) == 1:
-        parts *= 2
-    if len(parts) != 2 or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise ArgumentError(f"--static {text}: expected height and width in pixels, such as 224x224")
-    return int(parts[0]), int(parts[1])
+        Raises:
+            ArgumentError: If the text is not a size.
+        """
+        if not self.static:
+            return None
+        parts = self.static.lower().split("x")
+        if len(parts) > 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+            raise ArgumentError(f"--static {self.static}: expected height and width in pixels, such as 224x224")
+        return int(parts[0]), int(parts[-1])

@@ -1,9 +1,9 @@
-"""How commands print: tables for people, JSON for scripts."""
+"""How commands print: tables for people, JSON for scripts, and a bar for progress."""
 
 import json
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -23,27 +23,59 @@ from rich.text import Text
 
 Item = TypeVar("Item")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON document on standard output."""
+    typer.echo(_json(value))
 
 
 def print_json_list(values: Iterable[Any]) -> None:
-    """One JSON list on standard output, each value as it comes. It has no end if drawing a value raises."""
+    """Print one JSON list on standard output, each value as soon as it is there.
+
+    If the iterator raises, the list has no end.
+    """
     before = "[\n"
     for value in values:
-        typer.echo(
-            before + textwrap.indent(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False), "  "), nl=False
-        )
+        typer.echo(before + textwrap.indent(_json(value), "  "), nl=False)
         before = ",\n"
     typer.echo("\n]" if before == ",\n" else "[]")
 
 
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], *, left: Container[str] = ()) -> None:
+    """Print a table on standard output. Columns are aligned right, except those in `left`."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in headings:
+        if heading in left:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_cell, row))
+    print_table(table)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Print names and values on standard output, one pair a line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, _cell(value))
+    print_table(table)
+
+
+def _cell(value: str | Text) -> Text:
+    return Text(value) if isinstance(value, str) else value  # brackets in a file's name are no markup
+
+
 def print_table(table: Table) -> None:
-    """A table on standard output, at its full width where there is no terminal to fit it to."""
+    """Print a table on standard output, at its full width if there is no terminal to fit it to."""
     console = Console()
     if not console.is_terminal:
         unbounded = Console(width=10_000)
@@ -52,7 +84,7 @@ def print_table(table: Table) -> None:
 
 
 def with_progress(items: Iterable[Item], total: int, what: str, *, wanted: bool = True) -> Iterable[Item]:
-    """The items, with a progress bar while they are drawn if standard error is a terminal and a bar is wanted."""
+    """Return the items, with a progress bar if standard error is a terminal and a bar is wanted."""
     console = Console(stderr=True)
     if not (wanted and console.is_terminal):
         return items
@@ -62,14 +94,14 @@ def with_progress(items: Iterable[Item], total: int, what: str, *, wanted: bool 
 def with_rate(
     items: Iterable[Item], count: Callable[[], int] | None, what: str, *, done: int = 0, wanted: bool = True
 ) -> Iterable[Item]:
-    """`with_progress` for files without end: how many a second, and the time left once they have been counted.
+    """Return the items, with a progress bar that shows the rate, and the time left once the files are counted.
 
     Args:
-        items: One a file.
-        count: Counts all files, those done too, in a thread of its own; None if that cannot be known.
+        items: One item for each file.
+        count: Count all files, with those done before. It runs in another thread. None if files cannot be counted.
         what: What is being done.
-        done: Files done before.
-        wanted: Whether a bar is.
+        done: Number of files that were done before.
+        wanted: Whether a bar is wanted.
     """
     console = Console(stderr=True)
     return _rated(items, count, what, done, console) if wanted and console.is_terminal else items
@@ -95,5 +127,5 @@ class _Rate(ProgressColumn):
 
 
 def counted(number: int) -> str:
-    """A large number in millions or billions."""
+    """Return a large number in millions or billions."""
     return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"

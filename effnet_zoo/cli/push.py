@@ -16,40 +16,29 @@ if TYPE_CHECKING:
     from effnet_zoo.transfer.publishing import Push
 
 
+@options.bundled
 def push(
     place: options.Place,
-    repo_id: Annotated[
-        str | None, typer.Argument(metavar="[REPO_ID]", help="owner/name on the Hub.", show_default=False)
-    ] = None,
+    repo_id: Annotated[str | None, typer.Argument(help="Repository on the Hub to write: owner/name.")] = None,
+    *,
     to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write to this folder instead.", show_default=False)
+        Path | None, typer.Option(metavar="DIR", help="Write to this folder, instead of a repository.")
     ] = None,
-    licence: options.Licence = None,
-    classes: options.Classes = None,
-    variant: options.Variant = None,
-    no_ema: options.NoEma = False,
-    like: options.Like = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    size: options.Size = None,
-    interpolation: options.Interpolation = None,
-    crop_pct: options.CropPct = None,
-    padding: options.PaddingOption = None,
-    bn_eps: options.BnEps = None,
     measured: Annotated[
-        list[str] | None, typer.Option(help="A figure of yours for the card: top1=78.3@DATASET.", show_default=False)
+        list[str] | None, typer.Option(help="A figure for the card that you measured, such as top1=78.3@DATASET.")
     ] = None,
     reported: Annotated[
-        list[str] | None, typer.Option(help="Somebody else's figure: top1=78.3@DATASET.", show_default=False)
+        list[str] | None, typer.Option(help="A figure for the card that others report, such as top1=78.3@DATASET.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Create the repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(help="The branch.", show_default=False)] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private, if it is created.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to write. By default, the main branch.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request.")] = False,
-    message: Annotated[str | None, typer.Option(help="Of the commit.", show_default=False)] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every file and the card; change nothing.")] = False,
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show every file and the card. Change nothing.")] = False,
+    weights: options.ConversionOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Publish weights with config, card and class names in one commit, and pull them again to check.
+    """Publish weights with config, card and class names in one commit, and download them again to check.
 
     Log in with `hf auth login` first. What is published loads with timm, transformers and this package.
 
@@ -65,22 +54,13 @@ def push(
         atomic_io.check_destination(to)
     from effnet_zoo.transfer import publishing
     from effnet_zoo.transfer.card import parse_metric, reported_metrics
-    from effnet_zoo.transfer.conversion import with_overrides
-    from effnet_zoo.transfer.opening import open_package
 
-    # What the client tries again is no news, and what it gives up on is told below.
+    # The client warns of each attempt that it repeats. If it gives up, the error below says so.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    figures = [parse_metric(text, measured=True) for text in measured or []]
-    figures += [parse_metric(text, measured=False) for text in reported or []]
-    package = with_overrides(
-        open_package(place, variant=variant, ema=not no_ema),
-        options.images(like, mean, std, size, interpolation, crop_pct),
-        options.padding(padding),
-        bn_eps,
-        options.labels(classes),
-        licence,
-    )
-    metrics = figures or list(reported_metrics(package))
+    metrics = [parse_metric(text, measured=True) for text in measured or []]
+    metrics += [parse_metric(text, measured=False) for text in reported or []]
+    package = weights.open(place)
+    metrics = metrics or list(reported_metrics(package))
     if to is not None:
         done = publishing.save(package, to, metrics=metrics, dry_run=dry_run)
     else:
@@ -97,8 +77,8 @@ def push(
         )
     if as_json:
         print_json(dataclasses.asdict(done))
-        return
-    _show(done, dry_run=dry_run)
+    else:
+        _show(done, dry_run=dry_run)
 
 
 def _show(done: "Push", *, dry_run: bool) -> None:
@@ -110,7 +90,7 @@ def _show(done: "Push", *, dry_run: bool) -> None:
     if not done.changed:
         typer.echo(f"{done.repo_id} has all of this already: no commit")
     elif done.commit:
-        typer.echo(f"{done.repo_id}@{done.commit}: pulled again, same hash and logits")
+        typer.echo(f"{done.repo_id}@{done.commit}: downloaded again, same hash and logits")
     else:
         typer.echo(f"wrote {done.repo_id}; timm.create_model('local-dir:{done.repo_id}', pretrained=True)")
     if done.pull_request:

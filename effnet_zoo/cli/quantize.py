@@ -3,65 +3,62 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from effnet_zoo.cli import options
-from effnet_zoo.cli.export import opened
-from effnet_zoo.cli.output import AsJson, print_json, print_table
+from effnet_zoo.cli.output import AsJson, print_json, print_rows
 from effnet_zoo.errors import ArgumentError
 
 if TYPE_CHECKING:
     from effnet_zoo.runtime.int8.quantization import Quantized
 
+KINDS = ("float32", "int8")
+
 WORST = 3
-"""Layer groups that are named when too many labels change."""
+"""Number of layer groups that are named when too many labels change."""
 
 
+@options.bundled
 def quantize(
     place: options.Place,
     calib: Annotated[
-        Path, typer.Option(help="A folder of images like those to come; some hundreds, of all that may come.")
+        Path, typer.Option(help="Folder of images to calibrate with: some hundreds, as varied as those to predict.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="The file to write.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.onnx", help="File to write.")],
+    *,
     evaluation: Annotated[
         Path | None,
-        typer.Option(
-            "--eval", help="Other images to compare on; without, those of --calib that are left.", show_default=False
-        ),
+        typer.Option("--eval", help="Folder of images to compare on. By default, images of --calib that are left."),
     ] = None,
     labelled: Annotated[
         bool,
-        typer.Option("--labelled", help="The folders below are classes, by the model's names: accuracy is told too."),
+        typer.Option(
+            "--labelled", help="Measure accuracy too: the image folders have a folder for each class, named as it is."
+        ),
     ] = False,
     min_agreement: Annotated[
         float,
         typer.Option(
-            parser=options.finite, metavar="SHARE", help="How many of these must keep float32's label, 0 to 1."
+            parser=options.finite,
+            metavar="SHARE",
+            help="Share of the images, 0 to 1, that must get the label that float32 gives.",
         ),
     ] = 0.98,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            help="int8, front-4, front-8 or front-8-head: see the README; front-8 by default.", show_default=False
-        ),
+        typer.Option(help="int8, front-4, front-8 or front-8-head: see the README. By default, front-8."),
     ] = None,
-    search: Annotated[bool, typer.Option("--search", help="Try recipes from the smallest until one agrees.")] = False,
-    images: Annotated[int, typer.Option(min=8, help="Images to calibrate with, at most.")] = 200,
-    static: options.Static = None,
-    with_preprocess: options.WithPreprocess = False,
-    layout: options.PixelLayout = "nhwc",
-    with_softmax: options.WithSoftmax = False,
-    variant: options.Variant = None,
-    no_ema: options.NoEma = False,
-    like: options.Like = None,
-    classes: options.Classes = None,
-    force: options.Force = False,
+    search: Annotated[
+        bool, typer.Option("--search", help="Try the recipes, smallest file first, until enough labels agree.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=8, help="Largest number of images to calibrate with.")] = 200,
+    interface: options.ExportOptions,
+    weights: options.WeightOptions,
     as_json: AsJson = False,
 ) -> None:
-    """Write a model in int8, beside figures of what that costs; not at all if too many labels change.
+    """Write a model in int8, and show what that costs. Write nothing if too many labels change.
 
     effnet-zoo quantize effnet_zoo_lite0.pypi_in1k --calib photos/ --out lite0-int8.onnx
 
@@ -71,14 +68,14 @@ def quantize(
     """
     if search and recipe:
         raise ArgumentError("--recipe is one, --search tries all: expected at most one of them")
-    options.check_layout(layout)
+    size = interface.size()
     from effnet_zoo.runtime.export import checked_path
     from effnet_zoo.runtime.int8.quantization import DEFAULT_RECIPE, ONNX
     from effnet_zoo.runtime.int8.quantization import quantize as write
 
-    checked_path(out, ONNX, force=force)  # before weights are fetched
+    checked_path(out, ONNX, force=interface.force)  # before weights are fetched
     ONNX.check_installed()
-    model = opened(place, variant, like, classes, ema=not no_ema)
+    model = weights.open(place).model()
     names = model.pretrained_cfg.get("label_names")
     if labelled and not names:
         raise ArgumentError("--labelled: the model has no class names of its own: give --classes, in the logits' order")
@@ -92,68 +89,57 @@ def quantize(
         recipe=recipe or DEFAULT_RECIPE,
         search=search,
         images=images,
-        size=options.height_and_width(static) if static else None,
-        pixels=layout if with_preprocess else None,
-        softmax=with_softmax,
-        force=force,
+        size=size,
+        pixels=interface.layout if interface.with_preprocess else None,
+        softmax=interface.with_softmax,
+        force=interface.force,
         progress=_say if sys.stderr.isatty() else lambda _: None,
     )
     if as_json:
-        print_json([summary(one) for one in tried])
+        print_json([{**_as_plain(one), **one.figures, "record": dataclasses.asdict(one.record)} for one in tried])
     else:
         for one in tried:
             _show(one)
-    if tried[-1].path is None:
-        worst = list(tried[-1].figures["groups"])[:WORST]
-        how = (
-            "try --search, or more and other images" if not search else "calibrate with more images, like those to come"
+    last = tried[-1]
+    if last.path is None:
+        worst = ", ".join(list(last.figures["groups"])[:WORST])
+        advice = (
+            "calibrate with more images, like those to come" if search else "try --search, or more and other images"
         )
-        typer.echo(
-            f"effnet-zoo: {place}: int8 keeps the label of {tried[-1].figures['agreement']:.1%}, expected "
-            f"{min_agreement:.1%}: nothing was written; most is lost in {', '.join(worst)}; {how}",
-            err=True,
+        _say(
+            f"effnet-zoo: {place}: int8 keeps the label of {last.figures['agreement']:.1%}, expected "
+            f"{min_agreement:.1%}: nothing was written; most is lost in {worst}; {advice}"
         )
         raise typer.Exit(1)
 
 
-def _say(what: str) -> None:
-    typer.echo(what, err=True)
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
 
 
-def summary(one: "Quantized") -> dict[str, Any]:
-    """What a recipe came to, in JSON's types."""
-    path = str(one.path) if one.path else None
-    return {"recipe": one.recipe, "path": path, **one.figures, "record": dataclasses.asdict(one.record)}
+def _as_plain(one: "Quantized") -> dict[str, str | None]:
+    return {"recipe": one.recipe, "path": str(one.path) if one.path else None}
 
 
 def _show(one: "Quantized") -> None:
     figures = one.figures
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("", "float32", "int8", ""):
-        table.add_column(heading, justify="left" if not heading else "right")
-    table.add_row("size", *(f"{figures['bytes'][kind] / 1e6:.1f} MB" for kind in KINDS), f"{figures['size_ratio']:.3f}")
-    for runtime in figures["milliseconds"]["int8"]:
-        taken = [figures["milliseconds"][kind][runtime] for kind in KINDS]
-        table.add_row(
-            f"{runtime}, batch {figures['batch']}", *(f"{one:.1f} ms" for one in taken), f"{taken[0] / taken[1]:.2f} x"
-        )
-    table.add_row(
-        "fastest",
-        *(f"{min(figures['milliseconds'][kind].values()):.1f} ms" for kind in KINDS),
-        f"{figures['speedup']:.2f} x",
-    )
+    times = figures["milliseconds"]
+    rows = [["size", *(f"{figures['bytes'][kind] / 1e6:.1f} MB" for kind in KINDS), f"{figures['size_ratio']:.3f}"]]
+    for runtime in times["int8"]:
+        taken = [times[kind][runtime] for kind in KINDS]
+        ratio = f"{taken[0] / taken[1]:.2f} x"
+        rows.append([f"{runtime}, batch {figures['batch']}", *(f"{each:.1f} ms" for each in taken), ratio])
+    fastest = [f"{min(times[kind].values()):.1f} ms" for kind in KINDS]
+    rows.append(["fastest", *fastest, f"{figures['speedup']:.2f} x"])
     if accuracy := figures["accuracy"]:
-        table.add_row("top-1, measured", *(f"{accuracy[kind]:.1%}" for kind in KINDS))
+        rows.append(["top-1, measured", *(f"{accuracy[kind]:.1%}" for kind in KINDS), ""])
     typer.echo(f"recipe {one.recipe}: {figures['layers']['int8']} of {figures['layers']['all']} layers in int8")
-    print_table(table)
+    print_rows(["", *KINDS, ""], rows, left=[""])
     left_out = f"; {figures['unreadable']} files could not be read" if figures["unreadable"] else ""
     typer.echo(
         f"same label: {figures['agreement']:.1%} of {figures['compared_on']} images; relative error of the outputs "
         f"{figures['error']:.3f}; calibrated on {figures['calibrated_on']} others{left_out}"
     )
     costs = ", ".join(f"{group} {cost:.3f}" for group, cost in figures["groups"].items())
-    typer.echo(f"relative error by int8 there alone: {costs}")
+    typer.echo(f"relative error with int8 in one group alone: {costs}")
     typer.echo(f"wrote {one.path}\n" if one.path else "")
-
-
-KINDS = ("float32", "int8")

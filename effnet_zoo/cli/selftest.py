@@ -1,22 +1,23 @@
 """``effnet-zoo selftest``"""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.text import Text
 
-from effnet_zoo.cli.output import AsJson, print_json, print_table, with_progress
-
-if TYPE_CHECKING:
-    from effnet_zoo.selftest import Result
+from effnet_zoo.cli.output import AsJson, print_json, print_rows, with_progress
 
 
 def selftest(
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps or xpu; all present by default.")] = None,
-    compiled: Annotated[bool, typer.Option(help="Also run compiled, which needs a C++ compiler and minutes.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps or xpu. By default, all that this machine has.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option(help="Also test compiled models. This takes minutes and a C++ compiler.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that this machine computes what the definition says, in every dtype, memory format and way of running.
+    """Check that models compute the right numbers on this machine, in every dtype, memory format and mode.
 
     effnet-zoo selftest
 
@@ -27,30 +28,36 @@ def selftest(
 
     modes = tuple(mode for mode in testing.MODES if compiled or mode != "compiled")
     wanted = [device] if device else devices()
-    selected = [case for name in wanted for case in testing.cases(name, modes=modes)]
-    results = list(with_progress(testing.run(selected), len(selected), "testing"))
+    cases = [case for name in wanted for case in testing.cases(name, modes=modes)]
+    results = list(with_progress(testing.run(cases), len(cases), "testing"))
     if as_json:
-        print_json([_as_json(result) for result in results])
+        print_json(
+            [
+                {
+                    "case": str(result.case),
+                    "error": result.error,
+                    "failure": result.failure,
+                    "tolerance": result.case.tolerance,
+                    "passed": result.passed,
+                }
+                for result in results
+            ]
+        )
     else:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for heading in ("case", "relative error", "allowed", ""):
-            table.add_column(heading, no_wrap=heading != "relative error")
-        for result in results:
-            error = result.failure if result.error is None else f"{result.error:.1e}"
-            verdict = "ok" if result.passed else "[bold red]FAILED"
-            table.add_row(str(result.case), error, f"{result.case.tolerance:.0e}", verdict)
-        print_table(table)
+        print_rows(
+            ["case", "relative error", "allowed", ""],
+            [
+                [
+                    str(result.case),
+                    result.failure or "" if result.error is None else f"{result.error:.1e}",
+                    f"{result.case.tolerance:.0e}",
+                    "ok" if result.passed else Text("FAILED", style="bold red"),
+                ]
+                for result in results
+            ],
+            left=["case", "relative error", "allowed", ""],
+        )
     failed = sum(not result.passed for result in results)
     typer.echo(f"{len(results) - failed} of {len(results)} passed on {', '.join(wanted)}", err=True)
     if failed:
         raise typer.Exit(1)
-
-
-def _as_json(result: "Result") -> dict[str, Any]:
-    return {
-        "case": str(result.case),
-        "error": result.error,
-        "failure": result.failure,
-        "tolerance": result.case.tolerance,
-        "passed": result.passed,
-    }

@@ -4,27 +4,24 @@ import collections
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from effnet_zoo.cli.output import AsJson, print_json, print_table, with_progress
+from effnet_zoo.cli.output import AsJson, print_json, print_rows, with_progress
 from effnet_zoo.errors import ArgumentError
 from effnet_zoo.zoo import catalogue, ledger
-from effnet_zoo.zoo.ledger import Checkpoint
 
 
 def verify(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME...]", help="Checkpoints, or parts of their names.", show_default=False),
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of the ledger.")] = False,
-    remote: Annotated[bool, typer.Option("--remote", help="Ask the Hub instead; nothing is downloaded.")] = False,
+    names: Annotated[list[str] | None, typer.Argument(help="Names of checkpoints, or parts of names.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Verify all checkpoints of the ledger.")] = False,
+    remote: Annotated[
+        bool, typer.Option("--remote", help="Compare with the Hub instead. Nothing is downloaded.")
+    ] = False,
     write_pins: Annotated[
-        bool, typer.Option("--write-pins", help="Fill missing revision and sha256 into the ledger.")
+        bool, typer.Option("--write-pins", help="Write the revision and sha256 that were found into the ledger.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the ledger with the files on this machine, or with the Hub: whole hashes, never a prefix.
+    """Compare the ledger's hashes with the files on this machine, or with the Hub.
 
     effnet-zoo verify --all
 
@@ -32,12 +29,16 @@ def verify(
     """
     if bool(names) == everything:
         raise ArgumentError("expected the names of checkpoints, or --all")
-    from effnet_zoo.transfer import verification as verifying
+    from effnet_zoo.transfer import verification
 
-    checkpoints = _chosen(names or ["*"])
-    found = verifying.against_hub(checkpoints) if remote else verifying.against_cache(checkpoints)
-    verdicts = list(with_progress(found, len(checkpoints), "verifying"))
-    pinned = verifying.write_pins(verdicts, ledger.FOLDER) if write_pins else []
+    checkpoints = {
+        checkpoint.name: checkpoint
+        for name in names or ["*"]
+        for _, checkpoint in list(catalogue.checkpoints(name)) or [catalogue.find(name)]
+    }.values()
+    compare = verification.against_hub if remote else verification.against_cache
+    verdicts = list(with_progress(compare(checkpoints), len(checkpoints), "verifying"))
+    pinned = verification.write_pins(verdicts, ledger.FOLDER) if write_pins else []
     if as_json:
         print_json(
             [
@@ -53,23 +54,11 @@ def verify(
             ]
         )
     else:
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        for heading in ("checkpoint", "state", "detail"):
-            table.add_column(heading, overflow="fold")
-        for verdict in verdicts:
-            table.add_row(verdict.checkpoint.name, verdict.state, verdict.detail)
-        print_table(table)
+        columns = ["checkpoint", "state", "detail"]
+        print_rows(columns, [[each.checkpoint.name, each.state, each.detail] for each in verdicts], left=columns)
         counts = collections.Counter(verdict.state for verdict in verdicts)
-        typer.echo("; ".join(f"{count} {state} ({verifying.STATES[state]})" for state, count in counts.items()))
+        typer.echo("; ".join(f"{count} {state} ({verification.STATES[state]})" for state, count in counts.items()))
         if write_pins:
             typer.echo(f"pinned {len(pinned)} in {ledger.FOLDER}")
     if not all(verdict.passed for verdict in verdicts):
         raise typer.Exit(1)
-
-
-def _chosen(names: list[str]) -> list[Checkpoint]:
-    chosen: dict[str, Checkpoint] = {}
-    for name in names:
-        matches = [checkpoint for _, checkpoint in catalogue.checkpoints(name)] or [catalogue.find(name)[1]]
-        chosen |= {checkpoint.name: checkpoint for checkpoint in matches}
-    return list(chosen.values())

@@ -1,4 +1,4 @@
-"""Stem and stages, and the levels of the feature pyramid they give: what a classifier and a pyramid have in common."""
+"""Stem and stages: the part that a classifier and a feature pyramid have in common."""
 
 import math
 from collections.abc import Sequence
@@ -7,27 +7,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from effnet_zoo.arch.notation import is_whole
+from effnet_zoo.arch.checks import is_whole
 from effnet_zoo.arch.spec import MIN_SIZE, ArchSpec
 from effnet_zoo.errors import ArgumentError, InputError, quoted
-from effnet_zoo.network.blocks import Layers, Stage
+from effnet_zoo.network.blocks import Stage
+from effnet_zoo.network.layers import Layers
 from effnet_zoo.network.options import check_arch, check_place, check_whole_option
+from effnet_zoo.network.pyramid import FeatureInfo, feature_levels, take_levels
 
 
 class Backbone(nn.Module):
-    """Stem and stages, with what a classifier and a feature pyramid have in common.
+    """Stem and stages of an `ArchSpec`.
 
     Attributes:
-        arch: The spec it was built from.
+        arch: The architecture that the network was built from.
         in_chans: Channels of the image.
-        output_stride: Where strides end if they are not to go as far as they do; None if they are.
-        pretrained_cfg: What timm and the registry know of the checkpoint; empty for a model of your own spec.
-        default_cfg: The same, as timm called it.
-        pretrained_model_args: How the checkpoint's model was built, if timm read that from its config.
-        load_report: What became of every tensor of the checkpoint (`LoadReport`); None without one.
-        origin: Which weights it was made with (`Origin`); None for a model of your own spec.
-        levels: One dict for each level of the feature pyramid, fine to coarse: ``module`` (its name), ``stage`` (0 is
-            the stem, n the n-th stage), ``num_chs`` (filters) and ``reduction`` (stride).
+        output_stride: 8, 16 or 32 if strides beyond it became dilation; None if all strides are as declared.
+        feature_info: The levels of the feature pyramid.
+        pretrained_cfg: The fields by which timm and the registry describe the checkpoint. It is empty for a model
+            that was built from an `ArchSpec` of your own; `default_cfg` is timm's older name for it.
+        pretrained_model_args: The options that timm read from a saved ``config.json``.
+        load_report: The `LoadReport` of the checkpoint: what became of each of its tensors; None without a checkpoint.
+        origin: The `Origin` of the weights; None for a model that was built from an `ArchSpec` of your own.
     """
 
     def __init__(
@@ -36,20 +37,23 @@ class Backbone(nn.Module):
         *,
         in_chans: int,
         output_stride: int | None,
-        num_stages: int | None,
+        out_indices: int | Sequence[int] | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
+        """Build the network; with `out_indices`, only the stages that these levels need."""
         super().__init__()
         check_arch(arch)
         check_whole_option("in_chans", in_chans, least=1)
         check_place(device, dtype)
+        levels = feature_levels(arch, output_stride=output_stride)
+        taken = take_levels(out_indices, len(levels))
+        last = len(arch.stages) if out_indices is None else levels[taken[-1]]["stage"]
         make = Layers(arch, device, dtype)
-        stages = arch.blocks(output_stride=output_stride)[:num_stages]
         self.arch = arch
         self.in_chans = in_chans
         self.output_stride = output_stride
-        self.levels = feature_levels(arch, output_stride=output_stride)
+        self.feature_info = FeatureInfo(levels, taken)
         self.grad_checkpointing = False
         self.pretrained_cfg: dict[str, Any] = {}
         self.default_cfg: dict[str, Any] = {}
@@ -60,10 +64,12 @@ class Backbone(nn.Module):
         self.conv_stem = make.conv(in_chans, arch.stem_filters, 3, stride=2)
         self.bn1 = make.norm(arch.stem_filters)
         self.act1 = make.act()
-        self.blocks = nn.Sequential(*(Stage(stage, make) for stage in stages))
+        self.blocks = nn.Sequential(
+            *(Stage(blocks, make) for blocks in arch.blocks(output_stride=output_stride)[:last])
+        )
 
     def forward_stem(self, x: Tensor) -> Tensor:
-        """Image to (batch, stem_filters, ceil(height / 2), ceil(width / 2)); on a CPU in channels_last layout.
+        """Return the stem's map, (batch, stem_filters, height / 2, width / 2) rounded up; on a CPU in channels_last.
 
         Raises:
             InputError: If x is not a tensor of the model's dtype (any floating point under autocast), has the wrong
@@ -99,17 +105,17 @@ class Backbone(nn.Module):
     @torch.jit.unused
     def _check_dtype(self, x: Tensor) -> None:
         wanted, kind = self.conv_stem.weight.dtype, x.device.type
-        if x.dtype == wanted:  # before what torch 2.6 cannot trace
+        if x.dtype == wanted:  # first, because torch 2.6 cannot trace what follows
             return
         cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()
         if not cast:
             raise InputError(
-                f"input of {x.dtype}: expected the model's {wanted}; pixels are scaled and normalised first, as "
+                f"input of {x.dtype}: expected the model's {wanted}; scale and normalise the pixels first, as "
                 "effnet_zoo.eval_transform does"
             )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: keep only each block's input and run the block again in backward.
+        """Trade time for memory in training: keep only each block's input, and run the block again in backward.
 
         Gradients are those of the plain run, and batch norm statistics move once a step.
         """
@@ -119,13 +125,13 @@ class Backbone(nn.Module):
             stage.grad_checkpointing = enable
 
     def freeze(self, stages: int | None = None) -> None:
-        """Stop training the stem and the first `stages` stages (all by default; a classifier's head stays trainable).
+        """Stop training the stem and the first `stages` stages (by default all). A classifier's head stays trainable.
 
-        Their parameters get no gradient, and they stay in eval mode through `train()`, so that batch norm statistics
-        do not drift and no path is dropped.
+        The frozen parameters get no gradient. The frozen modules stay in eval mode through `train()`, so that batch
+        norm statistics do not drift and no path is dropped.
 
         Raises:
-            ArgumentError: If there are not that many stages.
+            ArgumentError: If there are fewer stages.
         """
         count = len(self.blocks)
         if stages is not None and (not is_whole(stages) or stages > count):
@@ -151,49 +157,11 @@ class Backbone(nn.Module):
         return self
 
 
-def feature_levels(arch: ArchSpec, *, output_stride: int | None) -> list[dict[str, Any]]:
-    """The levels of a network's feature pyramid; see `Backbone`. A level ends where the next stage halves the map."""
-    levels: list[dict[str, Any]] = []
-    if arch.stages[0].stride == 2:
-        levels.append({"module": "act1", "stage": 0, "num_chs": arch.stem_filters, "reduction": 2})
-    reduction = 2
-    for number, blocks in enumerate(arch.blocks(output_stride=output_stride), start=1):
-        reduction *= math.prod(block.stride for block in blocks)
-        if number == len(arch.stages) or arch.stages[number].stride == 2:
-            levels.append(
-                {
-                    "module": f"blocks.{number - 1}",
-                    "stage": number,
-                    "num_chs": blocks[-1].out_filters,
-                    "reduction": reduction,
-                }
-            )
-    return levels
-
-
-def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """The wanted of `count` levels, ascending: all for None, the last n for an int, else those named.
-
-    Raises:
-        ArgumentError: If none is wanted or one does not exist.
-    """
-    if indices is None:
-        return list(range(count))
-    if is_whole(indices) and 1 <= indices <= count:
-        return list(range(count - indices, count))
-    taken = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, str) else []
-    if not taken or not all(isinstance(index, int) and -count <= index < count for index in taken):
-        raise ArgumentError(
-            f"levels {quoted(taken or indices)}: expected some of 0 to {count - 1}, or negative from the end"
-        )
-    return sorted({index % count for index in taken})
-
-
 def init_weights(module: nn.Module) -> None:
     """Draw weights as the reference code does (efficientnet_model.py in tensorflow/tpu).
 
-    Convolutions are normal with variance 2 / fan-out per group, the classifier uniform within 1 / sqrt(classes). On the
-    meta device there is nothing to draw, which torch would take seconds to do.
+    Convolutions are normal with variance 2 / fan-out per group, the classifier is uniform within 1 / sqrt(classes),
+    biases are zero. A module on the meta device has no values; it is left as it is, which saves seconds.
     """
     if any(parameter.is_meta for parameter in module.parameters()):
         return

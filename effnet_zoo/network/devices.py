@@ -6,7 +6,7 @@ from effnet_zoo.errors import UnknownNameError, quoted
 
 
 def devices() -> list[str]:
-    """Returns the kinds of device present: always cpu, and cuda, mps and xpu where torch finds one."""
+    """Return the kinds of device present: always cpu, and cuda, mps and xpu where torch finds one."""
     present = {
         "cpu": True,
         "cuda": torch.cuda.is_available(),
@@ -17,10 +17,10 @@ def devices() -> list[str]:
 
 
 def find_device(name: str) -> torch.device:
-    """Returns a device by its name, such as ``cpu``, ``cuda`` or ``cuda:1``.
+    """Return a device by its name, such as ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
-        UnknownNameError: If there is no such device here.
+        UnknownNameError: If this machine has no such device.
     """
     known = devices()
     for kind in ("cuda", "xpu"):

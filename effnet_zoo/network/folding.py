@@ -5,40 +5,39 @@ import itertools
 from typing import Any, TypeVar
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from effnet_zoo.errors import ArgumentError, first_line, quoted
+from effnet_zoo.errors import ArgumentError, first_line
 from effnet_zoo.network.backbone import Backbone
-from effnet_zoo.network.blocks import Block, SameConv2d, SqueezeExcite
+from effnet_zoo.network.blocks import Block
+from effnet_zoo.network.layers import DropPath, SameConv2d, SqueezeExcite
+from effnet_zoo.network.options import check_weight_dtype
 
 Network = TypeVar("Network", bound=Backbone)
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
 
 def optimize(model: Network, dtype: torch.dtype | None = None) -> Network:
-    """A copy of a model that only infers, and does so faster; the model itself stays as it is.
+    """Return a faster copy of a model for inference; the model itself stays as it is.
 
-    Every batch norm becomes part of the convolution before it, computed in float64; dropout and stochastic depth are
-    gone, no parameter takes a gradient, `train` changes nothing any more, weights lie channels last, and maps are
-    scaled and added in place. Outputs differ from the model's by rounding only. All methods of the model are there.
+    Every batch norm becomes part of the convolution before it, computed in float64. Dropout and stochastic depth are
+    removed, no parameter takes a gradient, and `train` changes nothing any more. Weights lie channels last, and maps
+    are scaled and added in place. Outputs differ from the model's by rounding only. The copy has all of the model's
+    methods.
 
     Args:
         model: A classifier or a feature pyramid, on any device.
-        dtype: Of the copy's weights, and of the images it takes; by default the model's.
+        dtype: Type of the copy's weights, and of the images it takes; by default the model's.
 
     Raises:
-        ArgumentError: If it is no model of this package, is on the meta device, or has batch norm that does not follow
-            a convolution as this package builds it, or if the dtype is none of floating point.
+        ArgumentError: If the model is not of this package, is on the meta device, or has a batch norm that does not
+            follow a convolution as built, or if the dtype is not torch.float32, float64, float16 or bfloat16.
     """
     if not isinstance(model, Backbone):
         raise ArgumentError(f"optimize: expected a model of this package, found {type(model).__name__}")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in DTYPES):
-        raise ArgumentError(f"optimize: dtype={quoted(dtype)}: expected {', '.join(map(str, DTYPES))}")
+    check_weight_dtype(dtype)
     if any(parameter.is_meta for parameter in model.parameters()):
-        raise ArgumentError("optimize: the model is on the meta device: expected one with weights, load them first")
+        raise ArgumentError("optimize: the model is on the meta device: expected one with weights; load them first")
     optimized = copied(model).eval()
     optimized.set_grad_checkpointing(False)
     for parent in list(optimized.modules()):
@@ -59,20 +58,20 @@ def optimize(model: Network, dtype: torch.dtype | None = None) -> Network:
 
 
 def in_eval(model: Network) -> Network:
-    """Returns a copy of a model in eval mode, with the same tensors in memory: the model itself may be in use."""
+    """Return a copy of a model in eval mode that shares its tensors; the model itself may be in use."""
     tensors = [*model.parameters(), *model.buffers()]
     return copied(model, {id(tensor): tensor for tensor in tensors}).eval()
 
 
 def copied(model: Network, shared: dict[int, Any] | None = None) -> Network:
-    """Returns a deep copy of a model.
+    """Return a deep copy of a model.
 
     Args:
         model: Any model of this package.
-        shared: What the copy has in common with it, by id.
+        shared: By id, the objects that the copy shares with the model.
 
     Raises:
-        ArgumentError: If torch cannot copy it: parametrised and pruned weights are computed, and are no parameters.
+        ArgumentError: If torch cannot copy it, because parametrised or pruned weights are computed, not parameters.
     """
     try:
         return copy.deepcopy(model, shared)
@@ -84,7 +83,7 @@ def copied(model: Network, shared: dict[int, Any] | None = None) -> Network:
 
 
 def _foldable(conv: nn.Module) -> bool:
-    """Whether its output is linear in its weight: not so where a subclass or a hook computes another weight."""
+    """Return whether a layer's output is linear in its weight; a subclass or a hook may compute something else."""
     return type(conv) in (nn.Conv2d, SameConv2d) and not conv._forward_pre_hooks and not conv._forward_hooks
 
 

@@ -1,7 +1,7 @@
 """EfficientNet: stem, blocks and head of an `ArchSpec`, with timm's model contract.
 
-Shapes: images are (batch, in_chans, height, width), height and width at least 32 and otherwise free. A feature map at
-stride s has ceil(height / s) x ceil(width / s) cells. Logits are (batch, num_classes).
+Shapes: images are (batch, in_chans, height, width), with height and width of at least 32. A feature map at stride s has
+ceil(height / s) x ceil(width / s) cells. Logits are (batch, num_classes).
 """
 
 import dataclasses
@@ -9,39 +9,40 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import torch
-from timm.layers import SelectAdaptivePool2d
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.network.backbone import Backbone, feature_levels, init_weights, take_levels
-from effnet_zoo.network.blocks import Layers
+from effnet_zoo.network.backbone import Backbone, init_weights
+from effnet_zoo.network.layers import GlobalPool, Layers
 from effnet_zoo.network.options import (
     BuildOptions,
     ModelOptions,
     check_arch,
+    check_flags,
     check_global_pool,
     check_options,
     check_whole_option,
 )
+from effnet_zoo.network.pyramid import take_levels
 
 
 class EfficientNet(Backbone):
     """An image classifier built from an `ArchSpec`.
 
     Args:
-        arch: What to build; `ArchSpec.from_blocks` and `ArchSpec.from_rows` read your own notation.
-        num_classes: Classes; 0 for pooled features instead of logits.
+        arch: The architecture; `ArchSpec.from_blocks` and `ArchSpec.from_rows` read a notation of your own.
+        num_classes: Number of classes; 0 for pooled features instead of logits.
         in_chans: Channels of the image.
-        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or ``""`` for none (with num_classes=0).
-        output_stride: 8, 16 or 32 if the strides are not to go as far as they do.
-        device: Where to build.
-        dtype: Of parameters and buffers.
+        global_pool: ``avg``, ``max``, ``avgmax``, ``catavgmax``, or ``""`` for no pooling (with num_classes=0).
+        output_stride: Total stride of the network: 8, 16 or 32. Strides beyond it become dilation. None leaves all
+            strides as the architecture declares them.
+        device: Device of the weights; on ``meta`` nothing is allocated.
+        dtype: Type of the weights: torch.float32, float64, float16 or bfloat16.
 
     Raises:
         ArgumentError: If a value is of another type, or outside what is listed.
-        SpecError: If output_stride is.
+        SpecError: If output_stride is another number.
     """
 
     def __init__(
@@ -56,13 +57,12 @@ class EfficientNet(Backbone):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            arch, in_chans=in_chans, output_stride=output_stride, num_stages=None, device=device, dtype=dtype
+            arch, in_chans=in_chans, output_stride=output_stride, out_indices=None, device=device, dtype=dtype
         )
         make = Layers(arch, device, dtype)
-        self.feature_info = self.levels
         self.num_features = arch.head_filters
         self.drop_rate = arch.drop_rate
-        self.conv_head = make.conv(arch.stages[-1].out_filters, arch.head_filters, 1)
+        self.conv_head = make.conv(arch.stages[-1].out_filters, arch.head_filters)
         self.bn2 = make.norm(arch.head_filters)
         self.act2 = make.act()
         self.head_drop = nn.Dropout(arch.drop_rate)
@@ -71,13 +71,13 @@ class EfficientNet(Backbone):
 
     @classmethod
     def from_name(cls, name: str, **options: Unpack[BuildOptions]) -> "EfficientNet":
-        """A model with random weights by any of its names: ``efficientnet-b3``, ``efficientnet_b3``, ``effnet_zoo_b3``.
+        """Build a variant with random weights by any of its names, such as ``efficientnet-b3`` or ``effnet_zoo_b3``.
 
         Raises:
-            UnknownNameError: If there is no such model.
+            UnknownNameError: If there is no model of this name.
             ArgumentError: If an option does not exist or its value cannot be used.
         """
-        from effnet_zoo import registry  # the registry builds these models; only their users' way in is here
+        from effnet_zoo import registry  # above this room: it builds these models, and only this way in is here
 
         return registry.create_classifier(name, **options)
 
@@ -91,20 +91,20 @@ class EfficientNet(Backbone):
         tag: str | None = None,
         **options: Unpack[BuildOptions],
     ) -> "EfficientNet":
-        """A model with weights: the variant's default checkpoint, that of a tag, or a local file.
+        """Load a variant with weights: of its default checkpoint, of the checkpoint of a tag, or of a local file.
 
         Args:
-            name: As in `from_name`; a tag may follow a dot.
-            weights_path: A ``.safetensors`` or ``.pth`` file with this package's, timm's, efficientnet_pytorch's or
-                torchvision's keys. Its weights are your own: no licence, tag or origin of a checkpoint is taken over.
-            advprop: Take the AdvProp checkpoint, tag ``ap_in1k``.
-            tag: Take the checkpoint of this tag.
-            options: As in `from_name`. Another num_classes than the checkpoint's asks for a new, random classifier.
+            name: A name as `from_name` takes it; a tag may follow a dot.
+            weights_path: A ``.safetensors`` or ``.pth`` file with the keys of this package, timm, efficientnet_pytorch
+                or torchvision. Its weights are your own: no licence, tag or origin of a checkpoint is claimed for them.
+            advprop: Whether to take the AdvProp checkpoint, tag ``ap_in1k``.
+            tag: The tag of the checkpoint to take.
+            options: As in `from_name`. A num_classes other than the checkpoint's asks for a new, random classifier.
 
         Raises:
-            UnknownNameError: If there is no such model or tag.
+            UnknownNameError: If there is no model of this name, or the model has no such tag.
             ArgumentError: If more than one of weights_path, advprop and tag is given.
-            WeightsError: If the weights cannot be had or do not fit.
+            WeightsError: If the weights cannot be found or do not fit.
         """
         from effnet_zoo import registry
 
@@ -112,12 +112,12 @@ class EfficientNet(Backbone):
 
     @classmethod
     def get_image_size(cls, name: str) -> int:
-        """The side in pixels of the square input a variant is meant for.
+        """Return the side in pixels of the square input that a variant is meant for.
 
         Raises:
-            UnknownNameError: If there is no such model.
+            UnknownNameError: If there is no model of this name.
         """
-        from effnet_zoo.zoo import catalogue
+        from effnet_zoo.zoo import catalogue  # it reads the ledger, which building a model does not need
 
         return catalogue.find_variant(name).spec.image_size
 
@@ -125,11 +125,11 @@ class EfficientNet(Backbone):
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Image to the map after the head convolution, (batch, num_features, height / 32, width / 32) rounded up."""
+        """Return the map after the head convolution, (batch, num_features, height / 32, width / 32) rounded up."""
         return self._head(self.blocks(self.forward_stem(x)))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The map of `forward_features` to logits, or with `pre_logits` to (batch, head_hidden_size).
+        """Return the logits of a map of `forward_features`, or with `pre_logits` features (batch, head_hidden_size).
 
         float16 maps are pooled in float32, for the reason given at `SqueezeExcite`.
         """
@@ -150,28 +150,28 @@ class EfficientNet(Backbone):
         intermediates_only: bool = False,
         return_logits: bool = False,
     ) -> Any:
-        """The feature pyramid, the head's map and, if asked, the logits in one pass.
+        """Return the feature pyramid, the head's map and, on request, the logits, from one pass.
 
         Args:
             x: Images.
             indices: Levels of `feature_info`: a sequence (negative counts from the end), the last n, or None for all.
-            norm: Accepted for timm's sake; the maps need none.
-            stop_early: Do not run what no wanted level needs; the head's map is then the last stage's that ran.
-            output_fmt: ``NCHW``, the only one.
-            intermediates_only: Return only the list of maps.
-            return_logits: Return also the logits, as third.
+            norm: Ignored: timm's signature has it, and the maps are normalised already.
+            stop_early: Whether to end after the last wanted level, whose map then takes the place of the head's.
+            output_fmt: ``NCHW``, the only format there is.
+            intermediates_only: Whether to return the list of maps alone.
+            return_logits: Whether to return the logits too, as the third value.
 
         Returns:
             ``(map, [level, ...])``, ``[level, ...]``, or ``(map, [level, ...], logits)``.
 
         Raises:
-            ArgumentError: If an index does not exist, or logits are asked of a run that does not reach them.
+            ArgumentError: If a level does not exist, or logits are wanted from a pass that ends before them.
         """
         if output_fmt != "NCHW":
             raise ArgumentError(f"output_fmt={quoted(output_fmt)}: expected 'NCHW'")
         if return_logits and (stop_early or intermediates_only):
             raise ArgumentError("return_logits needs the whole run: leave out stop_early and intermediates_only")
-        wanted = {self.levels[index]["stage"] for index in take_levels(indices, len(self.levels))}
+        wanted = {self.feature_info[index]["stage"] for index in take_levels(indices, len(self.feature_info))}
         x = self.forward_stem(x)
         maps = [x] if 0 in wanted else []
         for number, stage in enumerate(self.blocks, start=1):
@@ -186,20 +186,19 @@ class EfficientNet(Backbone):
         return (x, maps, self.forward_head(x)) if return_logits else (x, maps)
 
     def extract_features(self, x: Tensor) -> Tensor:
-        """`forward_features`, as efficientnet_pytorch calls it."""
+        """Return what `forward_features` returns, under efficientnet_pytorch's name."""
         return self.forward_features(x)
 
     def extract_endpoints(self, x: Tensor) -> dict[str, Tensor]:
-        """The pyramid, ``reduction_1`` (stride 2) to ``reduction_5`` (stride 32), and ``reduction_6`` of the head."""
+        """Return the pyramid, ``reduction_1`` (stride 2) to ``reduction_5`` (32), and the head's, ``reduction_6``."""
         x, maps = self.forward_intermediates(x)
         return {f"reduction_{number}": level for number, level in enumerate([*maps, x], start=1)}
 
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a random one, and the pooling if named.
+        """Replace the classifier by a random one, and the pooling if `global_pool` names one.
 
         Raises:
             ArgumentError: If num_classes is negative or the pooling unknown.
@@ -210,7 +209,7 @@ class EfficientNet(Backbone):
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that group parameters by depth, for timm's layer-wise learning rates."""
+        """Return regular expressions that group parameters by depth, for timm's layer-wise learning rates."""
         return {
             "stem": r"^conv_stem|bn1",
             "blocks": [
@@ -229,7 +228,7 @@ class EfficientNet(Backbone):
             raise ArgumentError(f"global_pool='' with num_classes={num_classes}: a classifier needs pooled features")
         weight = self.conv_head.weight
         self.num_classes = num_classes
-        self.global_pool = SelectAdaptivePool2d(pool_type=global_pool, flatten=bool(global_pool))
+        self.global_pool: Any = GlobalPool(global_pool)  # users may replace it by any module
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.classifier: nn.Module = (
             nn.Linear(self.head_hidden_size, num_classes, device=weight.device, dtype=weight.dtype)
@@ -242,16 +241,17 @@ class EfficientNetFeatures(Backbone):
     """A feature pyramid: images to a list of maps, fine to coarse. Stages that no map needs are not built.
 
     Args:
-        arch: What to build.
-        out_indices: Levels, from 0 (stride 2) to 4 (stride 32); negative counts from the end; a number alone means the
-            last so many.
+        arch: The architecture.
+        out_indices: The levels to return, from 0 (stride 2) to 4 (stride 32); negative numbers count from the end. A
+            number n instead of a list means the last n levels.
         in_chans: Channels of the image.
-        output_stride: 8, 16 or 32 if the strides are not to go as far as they do.
-        device: Where to build.
-        dtype: Of parameters and buffers.
+        output_stride: As in `EfficientNet`, and so are `device` and `dtype`.
+        device: Device of the weights.
+        dtype: Type of the weights.
 
     Raises:
         ArgumentError: If a level does not exist, or a value is of another type.
+        SpecError: If output_stride is another number.
     """
 
     def __init__(
@@ -264,24 +264,14 @@ class EfficientNetFeatures(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_arch(arch)
-        levels = feature_levels(arch, output_stride=output_stride)
-        indices = take_levels(out_indices, len(levels))
-        self_stages = tuple(levels[index]["stage"] for index in indices)
         super().__init__(
-            arch,
-            in_chans=in_chans,
-            output_stride=output_stride,
-            num_stages=max(self_stages),
-            device=device,
-            dtype=dtype,
+            arch, in_chans=in_chans, output_stride=output_stride, out_indices=out_indices, device=device, dtype=dtype
         )
-        self.feature_info = FeatureInfo(self.levels, tuple(indices))
-        self._out_stages = self_stages
+        self._out_stages: list[int] = self.feature_info.get("stage")
         init_weights(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Images to the maps of `out_indices`, map i being (batch, channels[i], height / s, width / s) rounded up."""
+        """Return the maps of `out_indices`: of level i, (batch, channels, height / s, width / s) rounded up."""
         x = self.forward_stem(x)
         maps = [x] if 0 in self._out_stages else []
         for index, stage in enumerate(self.blocks):
@@ -291,8 +281,8 @@ class EfficientNetFeatures(Backbone):
         return maps
 
 
-def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNet | EfficientNetFeatures":
-    """A model with random weights, the architecture's numerics replaced where options say so.
+def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> EfficientNet | EfficientNetFeatures:
+    """Build a model with random weights. Numerics among the options replace the architecture's.
 
     Raises:
         ArgumentError: If an option does not exist or its value cannot be used.
@@ -300,8 +290,10 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNe
     """
     check_options(options, ModelOptions)
     check_arch(arch)
-    if not isinstance(options.get("features_only", False), bool):
-        raise ArgumentError(f"features_only={quoted(options['features_only'])}: expected True or False")
+    features_only = options.get("features_only", False)
+    check_flags(features_only=features_only)
+    if "out_indices" in options and not features_only:
+        raise ArgumentError("out_indices without features_only=True: it selects levels of a feature pyramid")
     arch = dataclasses.replace(
         arch,
         activation=options.get("act_layer", arch.activation),
@@ -313,7 +305,7 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNe
     )
     in_chans, output_stride = options.get("in_chans", 3), options.get("output_stride")
     device, dtype = options.get("device"), options.get("dtype")
-    if options.get("features_only"):
+    if features_only:
         return EfficientNetFeatures(
             arch,
             out_indices=options.get("out_indices", (0, 1, 2, 3, 4)),
@@ -322,8 +314,6 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> "EfficientNe
             device=device,
             dtype=dtype,
         )
-    if "out_indices" in options:
-        raise ArgumentError("out_indices without features_only=True: it selects levels of a feature pyramid")
     return EfficientNet(
         arch,
         num_classes=options.get("num_classes", 1000),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from effnet_zoo.errors import ArgumentError, InputError, quoted
@@ -18,6 +17,7 @@ from effnet_zoo.images.transform import normalised
 from effnet_zoo.network.folding import in_eval
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_flags
+from effnet_zoo.zoo.class_names import class_names
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 Run = Callable[[Tensor], Tensor]
@@ -72,18 +72,6 @@ class Embedding:
     path: Path
     features: Tensor | None = None
     error: str | None = None
-
-
-def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[str]:
-    """Names in the order of the logits: the checkpoint's own, else ImageNet's from timm's lists, else numbers."""
-    if labels is not None and len(labels) == num_classes:
-        return list(labels)
-    # Where there are names, but not for these classes, ImageNet's would be wrong.
-    subset = infer_imagenet_subset({"num_classes": num_classes}) if labels is None else None
-    if subset is None:
-        return [f"class {index}" for index in range(num_classes)]
-    info = ImageNetInfo(subset)
-    return [info.index_to_description(index) for index in range(num_classes)]
 
 
 def predict(

@@ -30,7 +30,7 @@ from effnet_zoo.atomic_io import (
     user_path,
     write_text,
 )
-from effnet_zoo.checkpoints.download import HOME
+from effnet_zoo.checkpoints.cache import HOME
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import EffnetZooError, FileError
 

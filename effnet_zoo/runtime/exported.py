@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.atomic_io import open_regular, sha256
-from effnet_zoo.checkpoints import config_json
+from effnet_zoo.checkpoints.pretrained_cfg import image_fields
 from effnet_zoo.errors import EngineError, InputError, WeightsError, first_line
 from effnet_zoo.images.reader import Reader, read_whole
 from effnet_zoo.images.transform import normalised
@@ -61,7 +61,7 @@ class Exported:
         self.num_classes = 0 if self.record.output == "features" else self.record.outputs
         self.head_hidden_size = self.record.outputs
         self.pretrained_cfg: dict[str, Any] = {
-            **config_json.images(self.record.images, 3),
+            **image_fields(self.record.images, 3),
             "num_classes": self.num_classes,
             "label_names": list(self.record.labels) or None,
         }

@@ -1,9 +1,9 @@
 """The network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv, one node a layer.
 
-Each kind of block names its layers in order (`Block.PATH`); here is only what each kind of layer is in ONNX. Nothing is
-traced: torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models
-that other threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding,
-so that a graph for any size computes it from shapes at every layer.
+Each block is a row of named layers (`Block`); here is only what each kind of layer is in ONNX. Nothing is traced:
+torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models that other
+threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding, so that a
+graph for any size computes it from shapes at every layer.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,13 +13,13 @@ import numpy
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 
 import effnet_zoo
 from effnet_zoo.errors import ArgumentError, EngineError
-from effnet_zoo.network.blocks import Block, PooledConv2d, SameConv2d, SqueezeExcite, Stage
+from effnet_zoo.network.blocks import Block, Stage
 from effnet_zoo.network.folding import optimize
+from effnet_zoo.network.layers import GlobalPool, PooledConv2d, SameConv2d, SqueezeExcite
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.interface import Interface, Resizing, scale_and_shift
 from effnet_zoo.zoo.preprocessing import Preprocessing
@@ -188,21 +188,16 @@ class _Writer:
 
     def _block(self, name: str, x: str) -> str:
         block = self._module(name)
-        kinds = type(block).__mro__
-        described = next((kind for kind in kinds if "PATH" in vars(kind)), None)
-        # PATH is true of the forward that it stands beside, and not of a subclass's.
         if (
             not isinstance(block, Block)
-            or described is not next(kind for kind in kinds if "forward" in vars(kind))
+            or type(block).forward is not Block.forward
             or type(block).add_skip is not Block.add_skip
         ):
             raise self._unknown(name, block)
         shortcut = x
-        for child in block.PATH:
+        for child, _ in block.named_children():
             x = self.layer(f"{name}.{child}", x)
-        if not block.skip:
-            return x
-        return self.node("Add", [self.layer(f"{name}.drop_path", x), shortcut], f"{name}.add")
+        return self.node("Add", [x, shortcut], f"{name}.add") if block.skip else x
 
     def layer(self, name: str, x: str) -> str:
         """Writes a layer's node or nodes, and returns the name of their output."""
@@ -275,7 +270,7 @@ class _Writer:
         pooled = self.node("GlobalAveragePool", [self.cast(x, f"{name}.float", TensorProto.FLOAT)], name)
         return self.cast(pooled, f"{name}.half", TensorProto.FLOAT16)
 
-    def _global_pool(self, pool: SelectAdaptivePool2d, name: str, x: str) -> str:
+    def _global_pool(self, pool: GlobalPool, name: str, x: str) -> str:
         if not pool.pool_type:
             return self.node("Identity", [x], name)
         parts = []
@@ -350,6 +345,6 @@ _LAYERS: dict[type[nn.Module], Callable[[_Writer, Any, str, str], str]] = {
     nn.ReLU6: _Writer._relu6,
     nn.ReLU: _Writer._relu,
     nn.Identity: _Writer._nothing,
-    SelectAdaptivePool2d: _Writer._global_pool,
+    GlobalPool: _Writer._global_pool,
 }
 """What each kind of layer is in ONNX. A subclass counts as its kind only if it computes the same forward."""

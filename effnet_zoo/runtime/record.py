@@ -15,8 +15,8 @@ from effnet_zoo.checkpoints.provenance import known_of
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError, WeightsError, first_line
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.predict.prediction import class_names
 from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.zoo.class_names import class_names
 from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of
 
 KEY = "effnet_zoo"

@@ -13,7 +13,7 @@ import msgspec
 from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
 from effnet_zoo import __version__, documents
-from effnet_zoo.arch.notation import is_number
+from effnet_zoo.arch.checks import is_number
 from effnet_zoo.checkpoints.bundle import Package
 from effnet_zoo.checkpoints.config_json import variant_of
 from effnet_zoo.errors import ArgumentError, quoted

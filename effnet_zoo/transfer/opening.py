@@ -12,7 +12,7 @@ from effnet_zoo.atomic_io import file_errors, read_text
 from effnet_zoo.checkpoints import config_json, keras, locate, statefile
 from effnet_zoo.checkpoints.bundle import Package
 from effnet_zoo.checkpoints.config_json import Config
-from effnet_zoo.checkpoints.provenance import claims_of
+from effnet_zoo.checkpoints.pretrained_cfg import cfg_of_checkpoint, claims_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import ArgumentError, FileError, MissingFileError, UnknownNameError, WeightsError, quoted
@@ -126,11 +126,9 @@ def _checkpoint(name: str) -> Checkpoint | None:
 
 
 def _from_ledger(checkpoint: Checkpoint, options: _Options, cache_dir: str | Path | None) -> Package:
-    from effnet_zoo.registry import timm_config
-
     model = catalogue.find_variant(checkpoint.variant)
     layout = LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else OURS.name]
-    file = _without_unwanted(locate.load(locate.of_checkpoint(checkpoint), statefile.read, cache_dir), options)
+    file = _without_unwanted(statefile.read(locate.obtain(locate.of_checkpoint(checkpoint), cache_dir)), options)
     num_classes = 0 if options.backbone_only else checkpoint.num_classes
     return Package(
         source=checkpoint.name,
@@ -139,7 +137,7 @@ def _from_ledger(checkpoint: Checkpoint, options: _Options, cache_dir: str | Pat
         arch=model.spec,
         options=ModelOptions(num_classes=num_classes, in_chans=3, global_pool="avg"),
         images=checkpoint.preprocessing,
-        record=claims_of(timm_config(checkpoint).to_dict()),
+        record=claims_of(cfg_of_checkpoint(checkpoint)),
         state=layout.table.to_ours(file.state, model.spec),
         dropped=file.dropped,
         seen=(f"the ledger's entry {checkpoint.name}",),
@@ -285,7 +283,7 @@ def _with_config_files(package: Package, owner: Layout, config_files: ConfigFile
 def _of_keras(path: Path, source: str, options: _Options) -> Package:
     keras.check_in_child_process(path)
     found = keras.read_keras_file(path, backbone_only=options.backbone_only)
-    package = _of_tensors(StateFile(state=found.state, dropped=found.dropped), source, options)
+    package = _of_tensors(StateFile(state=found.state, source=source, dropped=found.dropped), source, options)
     if not found.normalisation:
         return dataclasses.replace(package, images=None)
     side = package.arch.image_size

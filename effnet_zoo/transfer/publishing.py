@@ -20,7 +20,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFo
 from effnet_zoo import atomic_io, registry
 from effnet_zoo.checkpoints import config_json, locate
 from effnet_zoo.checkpoints.bundle import Package, of_model
-from effnet_zoo.checkpoints.download import explain, retrying
+from effnet_zoo.checkpoints.hub import explain, retrying
 from effnet_zoo.errors import ConflictError, EffnetZooError, HubError, InputError, LedgerError, WeightsError
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_path

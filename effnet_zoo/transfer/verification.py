@@ -9,8 +9,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError
 
 from effnet_zoo import atomic_io
-from effnet_zoo.checkpoints import download, locate
-from effnet_zoo.checkpoints.download import Pin
+from effnet_zoo.checkpoints import cache, hub, locate
+from effnet_zoo.checkpoints.cache import Pin
 from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
 from effnet_zoo.zoo.ledger import Checkpoint
 
@@ -59,7 +59,7 @@ def _on_this_machine(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Ve
         path, pin = locate.of_checkpoint(checkpoint).path, Pin(revision=None, sha256=checkpoint.sha256)
         assert path is not None
     else:
-        found = download.cached(locate.remote_file(checkpoint), cache_dir)
+        found = cache.find_cached(locate.remote_file(checkpoint), cache_dir)
         if found is None:
             return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
         path, pin = found.path, found.pin
@@ -83,7 +83,7 @@ def against_hub(checkpoints: Iterable[Checkpoint]) -> Iterator[Verdict]:
         try:
             yield _on_the_hub(api, checkpoint)
         except (HTTPError, OSError) as error:
-            yield Verdict(checkpoint=checkpoint, state="failed", detail=download.explain(error, constants.ENDPOINT))
+            yield Verdict(checkpoint=checkpoint, state="failed", detail=hub.explain(error, constants.ENDPOINT))
         except HubError as error:
             yield Verdict(checkpoint=checkpoint, state="failed", detail=str(error))
 
@@ -91,9 +91,7 @@ def against_hub(checkpoints: Iterable[Checkpoint]) -> Iterator[Verdict]:
 def _on_the_hub(api: HfApi, checkpoint: Checkpoint) -> Verdict:
     assert checkpoint.hub_id is not None
     hub_id = checkpoint.hub_id
-    info = download.retrying(
-        lambda: api.model_info(hub_id, revision=checkpoint.revision, files_metadata=True, timeout=30)
-    )
+    info = hub.retrying(lambda: api.model_info(hub_id, revision=checkpoint.revision, files_metadata=True, timeout=30))
     file = next((file for file in info.siblings or [] if file.rfilename == locate.FILENAME), None)
     if file is None or file.lfs is None:
         raise HubError(f"{hub_id} has no {locate.FILENAME}, or not as a large file")

@@ -1,11 +1,51 @@
-"""Class names from a list, JSON, or the folders of a training set."""
+"""Class names: of ImageNet, or from a text file, JSON, or the folders of a training set."""
 
+import csv
+import importlib.util
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from effnet_zoo import atomic_io, documents
 from effnet_zoo.errors import InputError, quoted
+
+_SYNSETS = {
+    1000: "imagenet_synsets.txt",
+    11221: "imagenet21k_miil_synsets.txt",
+    11821: "imagenet12k_synsets.txt",
+    21841: "imagenet22k_synsets.txt",
+    21842: "imagenet22k_ms_synsets.txt",
+    21843: "imagenet21k_goog_synsets.txt",
+}
+"""timm's list of ImageNet classes, in the order of the logits, by the number of classes."""
+
+
+def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[str]:
+    """Return a name for each class, in the order of the logits.
+
+    Args:
+        num_classes: How many classes the model has.
+        labels: The checkpoint's own names. Without them, ImageNet's names are taken if this is a number of classes
+            that ImageNet models have. Names of another number of classes are not used, and neither are ImageNet's
+            then: the classes are numbered.
+
+    Raises:
+        FileError: If timm's lists cannot be read.
+    """
+    if labels is not None and len(labels) == num_classes:
+        return list(labels)
+    if labels is not None or num_classes not in _SYNSETS:
+        return [f"class {index}" for index in range(num_classes)]
+    lemmas = dict(csv.reader(_timm_list("imagenet_synset_to_lemma.txt"), delimiter="\t"))
+    return [lemmas[synset] for synset in _timm_list(_SYNSETS[num_classes])]
+
+
+def _timm_list(name: str) -> list[str]:
+    """Return the lines of a file that timm ships. timm itself, which takes seconds to import, is not imported."""
+    timm = importlib.util.find_spec("timm")
+    assert timm is not None, "timm is a dependency of this package"
+    assert timm.origin is not None, "timm is a regular package"
+    return atomic_io.read_text(Path(timm.origin).parent / "data" / "_info" / name).splitlines()
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

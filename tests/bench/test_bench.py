@@ -1121,7 +1121,7 @@ def test_help_and_complaints_need_no_torch(arguments: list[str]) -> None:
     probe = f"""
 import sys
 sys.argv = ["effnet-zoo", "bench", *{arguments!r}]
-from effnet_zoo.cli import main
+from _effnet_zoo_command import main
 try:
     main()
 except SystemExit:

@@ -47,31 +47,24 @@ GOOD = sha256(WEIGHTS)
 
 # The package's __init__ imports torch, which takes seconds; nothing that pulls does.
 PRELUDE = f"""
-import hashlib, json, os, shutil, socket, sys, time, types, urllib.error, urllib.request
+import dataclasses, hashlib, json, os, shutil, socket, sys, time, types, urllib.error, urllib.request
 from pathlib import Path
 package = types.ModuleType("effnet_zoo")
 package.__path__ = [{str(ROOT / "effnet_zoo")!r}]
 sys.modules["effnet_zoo"] = package
-from effnet_zoo.checkpoints import download, locate
+from effnet_zoo.checkpoints import cache, download, hub, locate
 from effnet_zoo.errors import EffnetZooError
-fetch.FIRST_PAUSE = 0.01
+hub.FIRST_PAUSE = 0.01
 touched = []
 
 def pull(repository={REPO!r}, filename={FILE!r}, sha256=None, cache_dir=None):
     before, start, loaded, error, path = len(touched), time.monotonic(), None, None, None
-    def use(at):
-        nonlocal path
-        path = str(at)
-        return at.read_bytes()
     try:
         source = locate.of_repository(repository, filename)
         if sha256:
-            remote = source.remote
-            remote = fetch.RemoteFile(
-                repository=remote.repository, filename=remote.filename, revision=remote.revision, sha256=sha256
-            )
-            source = hub.Source(name=source.name, remote=remote)
-        loaded = hashlib.sha256(locate.load(source, use, cache_dir)).hexdigest()
+            source = locate.Source(remote=dataclasses.replace(source.remote, sha256=sha256))
+        path = locate.obtain(source, cache_dir)
+        loaded, path = hashlib.sha256(path.read_bytes()).hexdigest(), str(path)
     except EffnetZooError as e:
         error = str(e)
     seconds = time.monotonic() - start
@@ -151,11 +144,9 @@ def finish(child: "subprocess.Popen[str]") -> list[Pulled]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    with loopback.serve(token=TOKEN) as locate:
-        yield Place(locate, tmp_path / "home")
-        leaked = [
-            request for request in locate.requests if request.server == "cdn" and "authorization" in request.headers
-        ]
+    with loopback.serve(token=TOKEN) as hub:
+        yield Place(hub, tmp_path / "home")
+        leaked = [request for request in hub.requests if request.server == "cdn" and "authorization" in request.headers]
         assert not leaked
 
 
@@ -273,7 +264,7 @@ def test_a_download_that_is_killed_leaves_nothing_that_is_ever_loaded(place: Pla
     assert script.hits == 1
     assert kept(place.cache) == set()
     offline, online = place.run(
-        "fetch.constants.HF_HUB_OFFLINE = True\npull()\nfetch.constants.HF_HUB_OFFLINE = False\npull()"
+        "download.constants.HF_HUB_OFFLINE = True\npull()\ndownload.constants.HF_HUB_OFFLINE = False\npull()"
     )
     assert (offline.path, offline.loaded) == (None, None)
     assert online.loaded == sha256(BIG)
@@ -299,9 +290,9 @@ import errno, subprocess
 from huggingface_hub import file_download
 fits = lambda: None
 if {tmpfs}:
-    os.makedirs(download.cache_folder())
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(download.cache_folder())], check=True)
-    fits = lambda: subprocess.run(["mount", "-o", "remount,size=40m", str(download.cache_folder())], check=True)
+    os.makedirs(cache.cache_folder())
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(cache.cache_folder())], check=True)
+    fits = lambda: subprocess.run(["mount", "-o", "remount,size=40m", str(cache.cache_folder())], check=True)
 else:
     real = file_download.http_get
     def fits():
@@ -375,7 +366,9 @@ def test_a_checkpoint_without_a_pin_is_locked_to_the_first_download(place: Place
     shutil.rmtree(place.cache / "models--org--model" / "snapshots")
     (other,) = place.run("pull()")
     assert other.error is not None
-    assert f"twice another file than the lock file {lock_file(place.cache)} names: " in other.error
+    assert (
+        f"downloaded twice, both times not the file that the lock file {lock_file(place.cache)} names: " in other.error
+    )
     assert f"expected sha256 {GOOD}, got {sha256(NEWER)}" in other.error
     assert json.loads(lock_file(place.cache).read_text()) == {"revision": commit, "sha256": GOOD}
 
@@ -408,7 +401,7 @@ def test_a_file_that_the_client_alone_put_in_the_cache_is_held_to_its_blobs_name
 
 ROTTEN = """
 pull(*{of})
-[path] = Path(download.cache_folder()).glob("*/snapshots/*/*")
+[path] = Path(cache.cache_folder()).glob("*/snapshots/*/*")
 {damage}
 pull(*{of})
 {damage}
@@ -446,7 +439,7 @@ def test_a_cached_file_gone_bad_is_replaced_or_without_a_network_an_error_and_ne
 
 WRONG_DIGIT = """
 pull()
-[lock] = Path(download.cache_folder()).glob("*/effnet-zoo/*.json")
+[lock] = Path(cache.cache_folder()).glob("*/effnet-zoo/*.json")
 right = lock.read_text()
 lock.write_text(right.replace(json.loads(right)["sha256"], "0" * 64))
 if {offline}:
@@ -481,7 +474,7 @@ plain, hashed = atomic_io.sha256, []
 def counting(path):
     hashed.append(path)
     return plain(path)
-atomic_io.sha256 = fetch.sha256 = counting
+atomic_io.sha256 = counting
 for _ in range(2):
     pull()
     assert len(hashed) == 1, hashed
@@ -603,7 +596,7 @@ def test_a_mirrors_file_is_held_to_the_lock(place: Place, tmp_path: Path) -> Non
 
 
 BY_HAND = f"""
-fetch.FIRST_PAUSE = 0.5
+hub.FIRST_PAUSE = 0.5
 pull()
 folder = Path("by hand").resolve()
 (folder / {REPO!r}).mkdir(parents=True)
@@ -641,7 +634,7 @@ def test_cold_and_offline_is_soon_an_error_that_says_how_to_bring_the_file_and_t
 def test_a_hub_that_is_silent_is_waited_for_once(place: Place) -> None:
     place.hub.put(REPO, {FILE: WEIGHTS})
     script = place.hub.fault("HEAD", ".", Stall(), times=None)
-    (pulled,) = place.run("fetch.PATIENCE = 0.5\npull()", HF_HUB_ETAG_TIMEOUT="1")
+    (pulled,) = place.run("hub.PATIENCE = 0.5\npull()", HF_HUB_ETAG_TIMEOUT="1")
     assert script.hits == 1
     assert pulled.error is not None
     assert "timed out: check the network" in pulled.error
@@ -669,14 +662,14 @@ def test_pauses_grow_and_what_will_not_pass_is_not_tried_again(place: Place) -> 
     place.run(
         """
 pauses, tried = [], []
-fetch.FIRST_PAUSE = 0.5
-fetch.time.sleep = pauses.append
+hub.FIRST_PAUSE = 0.5
+hub.time.sleep = pauses.append
 def failing(error):
     def action():
         tried.append(error)
         raise error
     try:
-        download.retrying(action)
+        hub.retrying(action)
     except type(error):
         return len(tried), pauses[:]
 assert failing(ConnectionResetError(104, "reset")) == (4, [0.5, 1.0, 2.0])
@@ -701,10 +694,10 @@ def test_a_bad_file_that_cannot_be_replaced_is_an_error_and_is_not_loaded(place:
         """
 import errno
 pull()
-flip(next(Path(download.cache_folder()).glob("*/blobs/*")))
+flip(next(Path(cache.cache_folder()).glob("*/blobs/*")))
 def refuse(source, target):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
-fetch.os = types.SimpleNamespace(**{**vars(os), "replace": refuse})
+download.os = types.SimpleNamespace(**{**vars(os), "replace": refuse})
 pull()
 """
     )
@@ -717,7 +710,7 @@ def test_hf_hub_offline_loads_what_is_there_and_names_what_is_not_without_any_co
     place.run("pull()")
     place.hub.clear()
     warm, cold, bad = place.run(
-        "block()\npull()\npull('org/other')\nflip(next(Path(download.cache_folder()).glob('*/blobs/*')))\npull()",
+        "block()\npull()\npull('org/other')\nflip(next(Path(cache.cache_folder()).glob('*/blobs/*')))\npull()",
         HF_HUB_OFFLINE="1",
     )
     assert warm.loaded == GOOD

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from effnet_zoo import ArchSpec, create_model, documents
-from effnet_zoo.checkpoints import config_json
+from effnet_zoo.checkpoints import config_json, pretrained_cfg
 from effnet_zoo.errors import LONGEST_MESSAGE, EffnetZooError, InputError, LedgerError, WeightsError
 from effnet_zoo.zoo import ledger
 from effnet_zoo.zoo.class_names import read_labels
@@ -86,7 +86,7 @@ def configs() -> list[Any]:
     """A variant's config.json, that of a network of one's own, and one as timm wrote them first."""
     checkpoint = ledger.load()["effnet_zoo_b0"]["in1k"]
     cfg = {
-        **config_json.images(checkpoint.preprocessing),
+        **pretrained_cfg.image_fields(checkpoint.preprocessing),
         "tag": "in1k",
         "license": "mit",
         "notes": ["a"],

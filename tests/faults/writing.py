@@ -53,8 +53,8 @@ class Nursery:
 @contextmanager
 def nursery(*modules: str) -> Iterator[Nursery]:
     """Yields a program that has imported modules. The package's own names are not among them: they take torch."""
-    # In a process of this name the package imports nothing by itself.
-    code = "import sys; sys.argv = ['effnet-zoo', *sys.argv[1:]]; from tests.faults.writing import main; main()"
+    # After the command's entry the package imports nothing by itself.
+    code = "import _effnet_zoo_command; from tests.faults.writing import main; main()"
     command = [sys.executable, "-c", code, "effnet_zoo.predict.results", "pyarrow.parquet", *modules]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from effnet_zoo import ArchSpec, EfficientNet, EfficientNetFeatures, Scaling
 from effnet_zoo.arch.efficientnet import V1
 from effnet_zoo.errors import ArgumentError, InputError, SpecError
-from effnet_zoo.network.blocks import Layers, SqueezeExcite
+from effnet_zoo.network.layers import Layers, SqueezeExcite
 from effnet_zoo.network.model import build_model
 from effnet_zoo.numerics import randomise, relative_error, shallow
 from effnet_zoo.zoo import catalogue

@@ -19,7 +19,7 @@ from torch import Tensor
 from effnet_zoo import EfficientNet, eval_transform, preprocessing_of
 from effnet_zoo.errors import ArgumentError, EngineError
 from effnet_zoo.images.transform import open_image
-from effnet_zoo.predict.prediction import Guess, Prediction, class_names, embed, predict
+from effnet_zoo.predict.prediction import Guess, Prediction, embed, predict
 from effnet_zoo.runtime.exported import Exported
 from tests.parity.photos import PHOTOS
 from tests.predict.test_results import FORMATS, rows_of
@@ -269,12 +269,6 @@ def test_a_probability_of_zero_is_no_fault_of_an_exported_file() -> None:
     logits = exported([torch.zeros(3, 8, 8).byte()])
     assert logits.isfinite().all()
     assert logits.softmax(1).tolist() == [[1.0, pytest.approx(0, abs=1e-30)]]
-
-
-def test_names_of_another_number_of_classes_are_not_replaced_by_imagenets() -> None:
-    assert class_names(1000, ["cat", "dog"])[:2] == ["class 0", "class 1"]
-    assert class_names(1000)[0].startswith("tench")
-    assert class_names(2, ["cat", "dog"]) == ["cat", "dog"]
 
 
 def test_pictures_show_names_as_they_are(model: EfficientNet, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet
 from effnet_zoo.errors import EngineError
-from effnet_zoo.network.blocks import Block, MBConv
+from effnet_zoo.network.blocks import MBConv
 from effnet_zoo.numerics import shallow
 from effnet_zoo.runtime.child import run_in_child
 from effnet_zoo.runtime.interface import Interface
@@ -59,19 +59,6 @@ def test_nothing_of_the_process_changes_while_a_graph_is_written() -> None:
         for thread in threads:
             thread.join()
     assert (changed, failed) == (set(), [])
-
-
-@pytest.mark.parametrize("name", ["effnet_zoo_b0", "effnet_zoo_v2_s"])
-def test_the_path_of_a_block_is_the_order_of_its_forward(name: str) -> None:
-    model = network(name)
-    blocks = [block for block in model.modules() if isinstance(block, Block)]
-    ran: list[tuple[Block, str]] = []
-    for block in blocks:
-        for child, module in block.named_children():
-            module.register_forward_hook(lambda *_, place=(block, child): ran.append(place))
-    model(torch.zeros(1, 3, 64, 64))
-    for block in blocks:
-        assert [child for one, child in ran if one is block and child != "drop_path"] == list(block.PATH)
 
 
 class Doubled(MBConv):

@@ -21,7 +21,7 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, create_model
-from effnet_zoo.checkpoints import config_json
+from effnet_zoo.checkpoints import config_json, pretrained_cfg
 from effnet_zoo.checkpoints.bundle import Package
 from effnet_zoo.errors import ArgumentError, EffnetZooError, UnknownNameError, WeightsError
 from effnet_zoo.layouts import LAYOUTS
@@ -550,7 +550,7 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
         path.mkdir()
         (path / "model.safetensors").symlink_to(files["effnet_zoo"])
         how = catalogue.find("effnet_zoo_b0")[1].preprocessing
-        cfg = {**config_json.images(how), "num_classes": 5}
+        cfg = {**pretrained_cfg.image_fields(how), "num_classes": 5}
         given = {"architecture": "tf_efficientnet_b0", "num_classes": 5, "pretrained_cfg": cfg, **content}
         (path / "config.json").write_text(json.dumps(given))
         return str(path)

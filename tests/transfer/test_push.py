@@ -29,7 +29,8 @@ from torch import Tensor, nn
 import effnet_zoo
 from effnet_zoo import ArchSpec, EfficientNet, Images
 from effnet_zoo.checkpoints.bundle import Package, of_model
-from effnet_zoo.checkpoints.provenance import CLAIMS, PLACES, known_of
+from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES
+from effnet_zoo.checkpoints.provenance import known_of
 from effnet_zoo.errors import ArgumentError, EffnetZooError, HubError, InputError, WeightsError
 from effnet_zoo.numerics import randomise, relative_error
 from effnet_zoo.runtime.interface import Interface
@@ -219,7 +220,7 @@ def test_a_push_is_one_commit_that_keeps_what_is_not_its_own(run: Shell, folder:
     (commit,) = hub.history(repo)[1:]
     assert (commit.parent, set(commit.added), commit.deleted) == (before, OURS, ("pytorch_model.bin",))
     assert set(hub.files(repo)) == OURS | {"a.txt", "onnx/model.bin"}
-    assert f"{repo}@{commit.oid}: pulled again, same hash and logits" in out
+    assert f"{repo}@{commit.oid}: downloaded again, same hash and logits" in out
     readme = hub.files(repo)["README.md"].decode()
     metadata, text = readme.removeprefix("---\n").split("\n---\n", 1)
     assert text.startswith("# Birds\n\nMine.\n\n" + BEGIN)

@@ -60,7 +60,7 @@ from pathlib import Path
 from effnet_zoo.zoo import catalogue, ledger
 ledger.FOLDER = Path({str(book)!r})
 ledger.load.cache_clear()
-catalog.models.cache_clear()
+catalogue.models.cache_clear()
 """
 
 
@@ -185,7 +185,7 @@ def test_a_ledger_that_changed_meanwhile_is_not_written_to(run: Shell, book: Pat
     path = next(path for path in book.glob("*.toml") if f"[{B0.name}]" in path.read_text())
     before = path.read_text()
     moved = before.replace(f"[{B0.name}]\n", f"[{B0.name}] # mine\n")
-    prelude = f"{reading(book)}catalog.models()\nPath({str(path)!r}).write_text({moved!r})\n"
+    prelude = f"{reading(book)}catalogue.models()\nPath({str(path)!r}).write_text({moved!r})\n"
     complaint = run("verify", B0.name, "--remote", "--write-pins", prelude=prelude).complaint()
     assert f"no entry [{B0.name}] to pin" in complaint
     assert path.read_text() == moved

@@ -11,7 +11,7 @@ from typing import cast
 
 from torch import nn
 
-from effnet_zoo.network.blocks import PooledConv2d
+from effnet_zoo.network.layers import PooledConv2d
 from effnet_zoo.network.model import EfficientNet
 
 Layers = dict[str, nn.Conv2d | nn.Linear]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from effnet_zoo.network.blocks import SameConv2d
+from effnet_zoo.network.layers import SameConv2d
 from effnet_zoo.runtime.int8.recipes import layers
 from effnet_zoo.runtime.interface import Deployed
 

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on loopback, for the real client to talk to: download, upload, history, and scripted faults.
+"""The servers of the Hub on loopback.
 
 Files in LFS are served from a second port, the CDN, so that a test can see what is sent to whom. Both ports answer
 HTTP/1.1 and close the connection after every answer.
@@ -15,327 +15,31 @@ import sys
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-LFS_SUFFIXES = (".safetensors", ".bin", ".h5", ".pth")
-LFS_SIZE = 10 * 2**20
-INITIAL = {".gitattributes": "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)}
-
-
-# What a fault does. `after` counts bytes of the answer's body; 0 is before the status line and, for a request that
-# changes something, before the change.
-
-
-@dataclass(frozen=True)
-class Status:
-    """This answer instead of the real one; nothing is done."""
-
-    code: int
-    error_code: str | None = None
-    retry_after: int | None = None
-    body: bytes = b""
-
-
-@dataclass(frozen=True)
-class Reset:
-    """A TCP reset."""
-
-    after: int = 0
-
-
-@dataclass(frozen=True)
-class Cut:
-    """The connection closed in good order, too early."""
-
-    after: int = 0
-
-
-@dataclass(frozen=True)
-class Stall:
-    """Nothing more until the seconds have passed or the server stops, then the rest."""
-
-    after: int = 0
-    seconds: float = 60.0
-
-
-@dataclass(frozen=True)
-class Drip:
-    """The body in pieces of `chunk` bytes with a pause after each."""
-
-    chunk: int
-    pause: float
-
-
-@dataclass(frozen=True)
-class Truncate:
-    """A body without its last bytes, and a Content-Length that fits it."""
-
-    missing: int = 1
-
-
-@dataclass(frozen=True)
-class Flip:
-    """One bit of the body's byte at `offset` the other way round."""
-
-    offset: int = 0
-
-
-@dataclass(frozen=True)
-class Header:
-    """An answer's header replaced, or left out if the value is None."""
-
-    name: str
-    value: str | None
-
-
-@dataclass(frozen=True)
-class LostAnswer:
-    """The request is carried out, then the connection is reset instead of an answer."""
-
-
-@dataclass(frozen=True)
-class Before:
-    """Something else happens first (a concurrent commit, a process killed), then the request is carried out.
-
-    First is before the request's body is read: a client that is killed there while it uploads leaves nothing behind,
-    if what it uploads does not fit the system's buffers.
-    """
-
-    call: Callable[[], object]
-
-
-Fault = Status | Reset | Cut | Stall | Drip | Truncate | Flip | Header | LostAnswer | Before
-Port = Literal["hub", "cdn"]
-
-
-@dataclass(frozen=True)
-class Request:
-    """One request as it came in; `path` is still quoted and has its query, header names are in lower case."""
-
-    method: str
-    path: str
-    server: Port
-    headers: dict[str, str]
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.path}"
-
-
-@dataclass
-class Script:
-    """Faults that the next requests of a kind meet together; `hits` counts the requests that have met them."""
-
-    method: str
-    pattern: str
-    faults: tuple[Fault, ...]
-    times: int | None
-    server: Port | None
-    when_range: bool
-    hits: int = 0
-
-    def matches(self, request: Request) -> bool:
-        return (
-            self.times != self.hits
-            and self.server in (None, request.server)
-            and (not self.when_range or "range" in request.headers)
-            and re.fullmatch(self.method, request.method) is not None
-            and re.search(self.pattern, request.path) is not None
-        )
-
-
-@dataclass(frozen=True)
-class File:
-    content: bytes
-    lfs: bool
-
-    @cached_property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
-
-    @cached_property
-    def git(self) -> bytes:
-        """What git stores: the content, or the pointer to it in LFS."""
-        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {len(self.content)}\n"
-        return pointer.encode() if self.lfs else self.content
-
-    @cached_property
-    def oid(self) -> str:
-        return hashlib.sha1(b"blob %d\0" % len(self.git) + self.git).hexdigest()
-
-
-@dataclass(frozen=True)
-class Commit:
-    oid: str
-    parent: str | None
-    message: str
-    description: str
-    added: tuple[str, ...]
-    deleted: tuple[str, ...]
-
-
-@dataclass
-class Repo:
-    """A model repository. A gated one grants its files to nobody, a private one is there only for a token's holder."""
-
-    id: str
-    private: bool = False
-    gated: bool = False
-    refs: dict[str, str] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
-    trees: dict[str, dict[str, File]] = field(default_factory=dict)
-    objects: dict[str, bytes] = field(default_factory=dict)  # in LFS, by SHA-256, committed or only uploaded
-
-    def find(self, revision: str) -> str | None:
-        """The commit that a branch, a pull request's ref or a whole commit hash names."""
-        return self.refs.get(revision) or (revision if revision in self.commits else None)
-
-    def commit(
-        self, changes: Mapping[str, File | None], ref: str, parent: str | None, message: str, description: str = ""
-    ) -> str:
-        """Move a ref to a new commit on top of `parent`, in which the files that are None are gone."""
-        tree = dict(self.trees[parent]) if parent else {}
-        for path, file in changes.items():
-            if file is None:
-                tree.pop(path, None)
-            else:
-                tree[path] = file
-                if file.lfs:
-                    self.objects[file.sha256] = file.content
-        # The number of commits makes two alike on the same parent differ; nothing in it depends on the time.
-        identity = [self.id, len(self.commits), parent, message, [(path, tree[path].oid) for path in sorted(tree)]]
-        oid = hashlib.sha1(json.dumps(identity).encode()).hexdigest()
-        added = tuple(sorted(path for path, file in changes.items() if file))
-        deleted = tuple(sorted(path for path, file in changes.items() if not file))
-        self.commits[oid] = Commit(oid, parent, message, description, added, deleted)
-        self.trees[oid] = dict(sorted(tree.items()))
-        self.refs[ref] = oid
-        return oid
-
-
-@dataclass
-class Hub:
-    """What is served, what was asked for, and what is to go wrong.
-
-    A token that is set is the only valid one, and needed for whoami, for every change and for private repositories.
-    Without one, any token is as good as another and changes need none.
-    """
-
-    token: str | None = None
-    user: str = "tester"
-    url: str = ""
-    cdn_url: str = ""
-    repos: dict[str, Repo] = field(default_factory=dict)
-    requests: list[Request] = field(default_factory=list)
-    faults: list[Script] = field(default_factory=list)
-    errors: list[BaseException] = field(default_factory=list)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    stopping: threading.Event = field(default_factory=threading.Event)
-
-    def environment(self, home: str | Path, **extra: str) -> dict[str, str]:
-        """Variables that send a fresh interpreter's huggingface_hub here, with its cache under `home`."""
-        return {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(home),
-            "HF_HUB_CACHE": str(Path(home, "hub")),
-            "HF_TOKEN": self.token or "",  # empty, it hides the one of whoever runs the tests
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "3",
-            "HF_HUB_ETAG_TIMEOUT": "3",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-            **extra,
-        }
-
-    def create(self, repo_id: str, *, private: bool = False, gated: bool = False) -> Repo:
-        """A new repository, without the first commit that one made by the client has."""
-        with self.lock:
-            self.repos[repo_id] = Repo(repo_id, private, gated)
-            return self.repos[repo_id]
-
-    def put(
-        self,
-        repo_id: str,
-        files: Mapping[str, bytes],
-        *,
-        delete: Iterable[str] = (),
-        revision: str = "main",
-        message: str = "Upload files",
-    ) -> str:
-        """Commit files to a branch, in a repository and on a branch made for it if need be; gives the commit's hash."""
-        changes: dict[str, File | None] = dict.fromkeys(delete)
-        changes |= {path: File(content, is_lfs(path, len(content))) for path, content in files.items()}
-        with self.lock:
-            repo = self.repos.get(repo_id) or self.create(repo_id)
-            parent = repo.refs.get(revision) or repo.refs.get("main")
-            return repo.commit(changes, revision, parent, message)
-
-    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """Every file's content, by path."""
-        repo = self.repos[repo_id]
-        commit = repo.find(revision)
-        if commit is None:
-            raise KeyError(f"{repo_id} has no revision {revision}")
-        return {path: file.content for path, file in repo.trees[commit].items()}
-
-    def history(self, repo_id: str, revision: str = "main") -> list[Commit]:
-        """Every commit that leads to a revision, the first one first."""
-        repo = self.repos[repo_id]
-        commits: list[Commit] = []
-        oid = repo.find(revision)
-        while oid:
-            commits.insert(0, repo.commits[oid])
-            oid = repo.commits[oid].parent
-        return commits
-
-    def fault(
-        self,
-        method: str,
-        pattern: str,
-        *faults: Fault,
-        times: int | None = 1,
-        server: Port | None = None,
-        when_range: bool = False,
-    ) -> Script:
-        """Let the next requests of a kind meet faults, all of those given at once.
-
-        Where several calls match a request, the first that has not been used up is the one that it meets.
-
-        Args:
-            method: A regular expression for the whole method.
-            pattern: A regular expression to be found in the path, which is quoted and has its query.
-            *faults: What goes wrong.
-            times: How many requests meet it; all if None.
-            server: Which port's requests; both if None.
-            when_range: Only requests for a part of a file.
-        """
-        script = Script(method, pattern, faults, times, server, when_range)
-        with self.lock:
-            self.faults.append(script)
-        return script
-
-    def clear(self) -> None:
-        """Forget the requests so far."""
-        self.requests.clear()
-
-    def receive(self, request: Request) -> tuple[Fault, ...]:
-        """Note a request, and say what it meets."""
-        with self.lock:
-            self.requests.append(request)
-            for script in self.faults:
-                if script.matches(request):
-                    script.hits += 1
-                    return script.faults
-        return ()
+from tests.loopback.faults import (
+    Before,
+    Cut,
+    Drip,
+    Fault,
+    Flip,
+    Header,
+    LostAnswer,
+    Port,
+    Request,
+    Reset,
+    Stall,
+    Status,
+    Truncate,
+)
+from tests.loopback.hub import Hub
+from tests.loopback.repository import INITIAL, File, Repo, is_lfs
 
 
 @contextmanager
@@ -358,10 +62,6 @@ def serve(*, token: str | None = None) -> Iterator[Hub]:
                 thread.join()
     if hub.errors:
         raise hub.errors[0]
-
-
-def is_lfs(path: str, size: int) -> bool:
-    return path.endswith(LFS_SUFFIXES) or size > LFS_SIZE
 
 
 @dataclass(frozen=True)
