@@ -18,6 +18,7 @@ from effnet_zoo import atomic_io, documents
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints.pretrained_cfg import KnownFields, check_cfg
 from effnet_zoo.errors import ArgumentError, SpecError, WeightsError, quoted
+from effnet_zoo.layouts.effnet_zoo import PAD_TYPES
 from effnet_zoo.network.options import ModelOptions, check_global_pool, check_whole_option
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
@@ -32,9 +33,6 @@ CUSTOM = "effnet_zoo_custom"
 
 NUMERICS = ("padding", "bn_eps", "bn_momentum", "drop_rate", "drop_path_rate", "activation", "image_size")
 """Fields of an ArchSpec that change what it computes, but not which tensors it has."""
-
-PAD_TYPES = {"same": "same", "symmetric": ""}
-"""Our padding, and timm's pad_type."""
 
 TIMM_NUMERICS: dict[str, Any] = {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1}
 """Of timm's models without ``tf_``: PyTorch's defaults (timm/models/_efficientnet_builder.py)."""
