@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from effnet_zoo.atomic_io import check_destination
-from effnet_zoo.bench.report import full_table
-from effnet_zoo.bench.results import Measurement, merge_results, merged, read_results
 from effnet_zoo.bench.settings import MEASURES, QUICK, Settings, all_measures, processors
-from effnet_zoo.cli.output import AsJson, print_json_list, print_table
+from effnet_zoo.cli.output import AsJson, print_json_list, print_rows
 from effnet_zoo.errors import EffnetZooError, UnknownNameError, quoted
 from effnet_zoo.zoo import catalogue
 
 if TYPE_CHECKING:
+    from effnet_zoo.bench.results import Measurement
     from effnet_zoo.bench.suite import Step
 
 DEFAULT_VARIANTS = ("effnet_zoo_b0",)
@@ -103,6 +101,7 @@ def bench(
                 _show(one)
     if plot:
         from effnet_zoo.bench.plot import save_pictures
+        from effnet_zoo.bench.results import merged
 
         for path in save_pictures(merged(older, made), plot):
             typer.echo(f"wrote {path}", err=as_json)
@@ -111,7 +110,7 @@ def bench(
         raise typer.Exit(1)
 
 
-def _check_places(settings: Settings, out: Path | None, plot: Path | None) -> list[Measurement]:
+def _check_places(settings: Settings, out: Path | None, plot: Path | None) -> list["Measurement"]:
     """Return what `out` holds already, after everything is checked that could stop the run later.
 
     Raises:
@@ -121,6 +120,8 @@ def _check_places(settings: Settings, out: Path | None, plot: Path | None) -> li
     """
     older: list[Measurement] = []
     if out:
+        from effnet_zoo.bench.results import read_results
+
         older = read_results(out)
         check_destination(out)
     if plot:
@@ -137,10 +138,11 @@ def _check_places(settings: Settings, out: Path | None, plot: Path | None) -> li
 
 
 def _measurements(
-    steps: "list[Step]", settings: Settings, out: Path | None, made: list[Measurement], failures: list[str]
-) -> Iterator[Measurement]:
+    steps: "list[Step]", settings: Settings, out: Path | None, made: "list[Measurement]", failures: list[str]
+) -> "Iterator[Measurement]":
     """Yield a measurement for each step, which is kept at once. A step that fails does not stop the others."""
     from effnet_zoo.bench import suite
+    from effnet_zoo.bench.results import merge_results
 
     for number, step in enumerate(steps, start=1):
         # No bar: the thread that draws one would be measured too.
@@ -177,14 +179,11 @@ def _temporary_engine_cache() -> Iterator[None]:
                 os.environ[name] = before
 
 
-def _show(measurement: Measurement) -> None:
+def _show(measurement: "Measurement") -> None:
+    from effnet_zoo.bench.report import full_table
+
     found = full_table(measurement)
-    table = Table(box=None, header_style="bold", pad_edge=False, title=measurement.key, title_justify="left")
-    for heading in found.headings:
-        text = heading in ("contestant", "notes")
-        table.add_column(heading, justify="left" if text else "right", overflow="fold")
-    for row in found.rows:
-        table.add_row(*row)
-    print_table(table)
+    typer.echo(measurement.key)
+    print_rows(found.headings, found.rows, left=("contestant", "notes"))
     for line in (*found.below, ""):
         typer.echo(line)
