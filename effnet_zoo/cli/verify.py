@@ -29,7 +29,7 @@ def verify(
     """
     if bool(names) == everything:
         raise ArgumentError("expected the names of checkpoints, or --all")
-    from effnet_zoo.transfer import verification
+    from effnet_zoo.transfer import ledger_text, verification
 
     checkpoints = {
         checkpoint.name: checkpoint
@@ -38,7 +38,7 @@ def verify(
     }.values()
     compare = verification.against_hub if remote else verification.against_cache
     verdicts = list(with_progress(compare(checkpoints), len(checkpoints), "verifying"))
-    pinned = verification.write_pins(verdicts, ledger.FOLDER) if write_pins else []
+    pinned = ledger_text.write_pins(verdicts, ledger.FOLDER) if write_pins else []
     if as_json:
         print_json(
             [

@@ -1,7 +1,6 @@
-"""The ledger against the cache or against the Hub, and its missing pins filled in."""
+"""Compare the ledger with the files on this machine, or with the Hub."""
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from huggingface_hub.errors import HTTPError
 from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints import cache, hub, locate
 from effnet_zoo.checkpoints.cache import Pin
-from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
+from effnet_zoo.errors import EffnetZooError, HubError
 from effnet_zoo.zoo.ledger import Checkpoint
 
 STATES = {
@@ -19,19 +18,19 @@ STATES = {
     "new": "nothing declared yet",
     "absent": "not on this machine",
     "wrong": "another file",
-    "failed": "cannot be told",
+    "failed": "could not be checked",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What was found of one checkpoint.
+    """What was found for one checkpoint.
 
     Attributes:
-        checkpoint: Of the ledger.
+        checkpoint: The ledger's entry.
         state: A key of `STATES`.
-        detail: In words.
-        pin: The commit and the hash that were found, where there are.
+        detail: An explanation for people.
+        pin: The commit and the SHA-256 that were found.
     """
 
     checkpoint: Checkpoint
@@ -45,113 +44,67 @@ class Verdict:
         return self.state in ("ok", "new", "absent")
 
 
+def needs_pin(checkpoint: Checkpoint) -> bool:
+    """Return whether the ledger does not yet state the checkpoint's commit and SHA-256."""
+    return checkpoint.revision is None or checkpoint.sha256 is None
+
+
 def against_cache(checkpoints: Iterable[Checkpoint], cache_dir: str | Path | None = None) -> Iterator[Verdict]:
-    """Hash each checkpoint's file on this machine; nothing is requested, and nothing removed."""
+    """Hash the file of each checkpoint on this machine. Nothing is downloaded or removed."""
+    return _verdicts(checkpoints, lambda checkpoint: _in_cache(checkpoint, cache_dir))
+
+
+def against_hub(checkpoints: Iterable[Checkpoint]) -> Iterator[Verdict]:
+    """Ask the Hub for the commit and the hash of each checkpoint. No weights are downloaded."""
+    api = HfApi()
+    return _verdicts(checkpoints, lambda checkpoint: _on_the_hub(api, checkpoint))
+
+
+def _verdicts(checkpoints: Iterable[Checkpoint], judge: Callable[[Checkpoint], Verdict]) -> Iterator[Verdict]:
     for checkpoint in checkpoints:
         try:
-            yield _on_this_machine(checkpoint, cache_dir)
+            yield judge(checkpoint)
         except EffnetZooError as error:
             yield Verdict(checkpoint=checkpoint, state="failed", detail=str(error))
 
 
-def _on_this_machine(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
+def _in_cache(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
     if checkpoint.shipped:
         path, pin = locate.of_checkpoint(checkpoint).path, Pin(revision=None, sha256=checkpoint.sha256)
         assert path is not None
     else:
-        found = cache.find_cached(locate.remote_file(checkpoint), cache_dir)
-        if found is None:
+        cached = cache.find_cached(locate.remote_file(checkpoint), cache_dir)
+        if cached is None:
             return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
-        path, pin = found.path, found.pin
-    got = atomic_io.sha256(path)
-    found_pin = Pin(revision=pin.revision, sha256=got)
+        path, pin = cached.path, cached.pin
+    found = Pin(revision=pin.revision, sha256=atomic_io.sha256(path))
     if pin.sha256 is None:
-        return Verdict(checkpoint=checkpoint, state="new", detail=f"sha256 {got}", pin=found_pin)
-    if got != pin.sha256:
-        detail = f"{path}: expected sha256 {pin.sha256}, got {got}"
-        return Verdict(checkpoint=checkpoint, state="wrong", detail=detail, pin=found_pin)
-    return Verdict(checkpoint=checkpoint, state="ok", detail=str(path), pin=found_pin)
-
-
-def against_hub(checkpoints: Iterable[Checkpoint]) -> Iterator[Verdict]:
-    """Ask the Hub for each checkpoint's commit and hash; no weights are downloaded."""
-    api = HfApi()
-    for checkpoint in checkpoints:
-        if checkpoint.shipped:
-            yield Verdict(checkpoint=checkpoint, state="ok", detail=f"not on the Hub: {checkpoint.origin}")
-            continue
-        try:
-            yield _on_the_hub(api, checkpoint)
-        except (HTTPError, OSError) as error:
-            yield Verdict(checkpoint=checkpoint, state="failed", detail=hub.explain(error, constants.ENDPOINT))
-        except HubError as error:
-            yield Verdict(checkpoint=checkpoint, state="failed", detail=str(error))
+        return Verdict(checkpoint=checkpoint, state="new", detail=f"sha256 {found.sha256}", pin=found)
+    if found.sha256 != pin.sha256:
+        return _wrong(checkpoint, str(path), pin.sha256, found)
+    return Verdict(checkpoint=checkpoint, state="ok", detail=str(path), pin=found)
 
 
 def _on_the_hub(api: HfApi, checkpoint: Checkpoint) -> Verdict:
+    if checkpoint.shipped:
+        return Verdict(checkpoint=checkpoint, state="ok", detail=f"not on the Hub: {checkpoint.origin}")
     assert checkpoint.hub_id is not None
-    hub_id = checkpoint.hub_id
-    info = hub.retrying(lambda: api.model_info(hub_id, revision=checkpoint.revision, files_metadata=True, timeout=30))
+    hub_id, revision = checkpoint.hub_id, checkpoint.revision
+    try:
+        info = hub.retrying(lambda: api.model_info(hub_id, revision=revision, files_metadata=True, timeout=30))
+    except (HTTPError, OSError) as error:
+        raise HubError(hub.explain(error, constants.ENDPOINT)) from error
     file = next((file for file in info.siblings or [] if file.rfilename == locate.FILENAME), None)
     if file is None or file.lfs is None:
         raise HubError(f"{hub_id} has no {locate.FILENAME}, or not as a large file")
-    pin = Pin(revision=info.sha, sha256=file.lfs.sha256)
-    if checkpoint.sha256 not in (None, pin.sha256):
-        detail = f"{hub_id}@{pin.revision}: expected sha256 {checkpoint.sha256}, got {pin.sha256}"
-        return Verdict(checkpoint=checkpoint, state="wrong", detail=detail, pin=pin)
-    if _needs_pin(checkpoint):
-        return Verdict(checkpoint=checkpoint, state="new", detail=f"{pin.revision}, sha256 {pin.sha256}", pin=pin)
-    return Verdict(checkpoint=checkpoint, state="ok", detail=f"{pin.revision}", pin=pin)
+    found = Pin(revision=info.sha, sha256=file.lfs.sha256)
+    if checkpoint.sha256 not in (None, found.sha256):
+        return _wrong(checkpoint, f"{hub_id}@{found.revision}", checkpoint.sha256, found)
+    if needs_pin(checkpoint):
+        return Verdict(checkpoint=checkpoint, state="new", detail=f"{found.revision}, sha256 {found.sha256}", pin=found)
+    return Verdict(checkpoint=checkpoint, state="ok", detail=f"{found.revision}", pin=found)
 
 
-def write_pins(verdicts: Iterable[Verdict], folder: Path) -> list[str]:
-    """Fill the missing ``revision`` and ``sha256`` of ledger entries in; what is there is never changed.
-
-    Args:
-        verdicts: Those in state ``new`` or ``ok`` with a pin are written.
-        folder: The ledger's.
-
-    Returns:
-        The names of the entries that were filled in.
-
-    Raises:
-        LedgerError: If an entry is not where it should be.
-    """
-    pins = {
-        verdict.checkpoint.name: verdict
-        for verdict in verdicts
-        if verdict.passed and verdict.pin and verdict.pin.revision and not verdict.checkpoint.shipped
-    }
-    written: list[str] = []
-    for path in sorted(folder.glob("*.toml")):
-        before = text = atomic_io.read_text(path)
-        for name, verdict in pins.items():
-            if f"[{name}]\n" in text:
-                text, changed = _pinned(text, verdict)
-                written += [name] if changed else []
-        if text != before:
-            atomic_io.write_text(path, text)
-    if lost := sorted(name for name in pins if name not in written and _needs_pin(pins[name].checkpoint)):
-        raise LedgerError(f"{folder}: no entry [{lost[0]}] to pin: expected the ledger that this package reads")
-    return written
-
-
-def _needs_pin(checkpoint: Checkpoint) -> bool:
-    return checkpoint.revision is None or checkpoint.sha256 is None
-
-
-def _pinned(text: str, verdict: Verdict) -> tuple[str, bool]:
-    """A ledger file with an entry's missing pins below its hub_id."""
-    assert verdict.pin is not None
-    checkpoint = verdict.checkpoint
-    lines = [
-        f'{key} = "{value}"'
-        for key, declared, value in (
-            ("revision", checkpoint.revision, verdict.pin.revision),
-            ("sha256", checkpoint.sha256, verdict.pin.sha256),
-        )
-        if declared is None
-    ]
-    entry = re.compile(rf'(\[{re.escape(checkpoint.name)}\]\nhub_id = "[^"]*"\n)')
-    new = entry.sub(lambda match: match[1] + "".join(f"{line}\n" for line in lines), text)
-    return new, new != text
+def _wrong(checkpoint: Checkpoint, place: str, expected: str | None, found: Pin) -> Verdict:
+    detail = f"{place}: expected sha256 {expected}, got {found.sha256}"
+    return Verdict(checkpoint=checkpoint, state="wrong", detail=detail, pin=found)

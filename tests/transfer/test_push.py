@@ -36,7 +36,7 @@ from effnet_zoo.numerics import randomise, relative_error
 from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.interface import Interface
 from effnet_zoo.transfer.card import BEGIN, END, Metric, parse_metric, reported_metrics
-from effnet_zoo.transfer.publishing import ledger_entry
+from effnet_zoo.transfer.ledger_text import ledger_entry
 from effnet_zoo.zoo import ledger
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 from tests import loopback, shell

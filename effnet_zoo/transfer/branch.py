@@ -1,0 +1,211 @@
+"""A branch of a repository on the Hub: the files that it has, and one commit to it that loses nobody's work."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from effnet_zoo import atomic_io
+from effnet_zoo.checkpoints.hub import explain, retrying
+from effnet_zoo.errors import ConflictError, EffnetZooError, HubError
+
+Answer = TypeVar("Answer")
+
+STALE = re.compile(r".+\.(safetensors|bin|pth|pt|ckpt|tar|pkl|h5|keras|msgpack|index\.json)")
+"""Weight files of earlier pushes. A loader could take one instead of the new file. Git keeps what a commit deletes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``. The size is in bytes."""
+
+    path: str
+    what: str
+    size: int
+
+
+def changes_between(folder: Path, hashes: Mapping[str, str], stale: re.Pattern[str] | None) -> tuple[Change, ...]:
+    """Return what it takes to bring the files of a folder to a place.
+
+    Args:
+        folder: The new files.
+        hashes: The files that the place has, each with its SHA-256, or git's SHA-1 of a small file.
+        stale: Names of files to delete from the top of the place.
+    """
+    changes = []
+    for path in sorted(folder.iterdir()):
+        there = hashes.get(path.name)
+        what = "add" if there is None else "keep" if there in (atomic_io.sha256(path), _git_sha1(path)) else "update"
+        changes.append(Change(path=path.name, what=what, size=path.stat().st_size))
+    new = {change.path for change in changes}
+    gone = [name for name in sorted(hashes) if name not in new and "/" not in name and stale and stale.fullmatch(name)]
+    return (*changes, *(Change(path=name, what="delete", size=0) for name in gone))
+
+
+def _git_sha1(path: Path) -> str:
+    # The Hub has no SHA-256 of a file that is not in large file storage. Large files are compared by SHA-256 alone.
+    content = path.read_bytes() if path.stat().st_size < 1 << 24 else b""
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchState:
+    """A branch at one moment.
+
+    Attributes:
+        commit: The branch's last commit. None if there is no repository.
+        hashes: The files, as `changes_between` takes them.
+        missing: Whether the branch has yet to be created. The files are then those of the main branch.
+    """
+
+    commit: str | None
+    hashes: Mapping[str, str]
+    missing: bool = False
+
+
+class Branch:
+    """A branch of a repository; None is the main branch.
+
+    Every method raises `HubError` if the Hub refuses, fails or cannot be reached. A fault that may pass is tried again.
+    """
+
+    def __init__(self, repo_id: str, revision: str | None, token: str | None) -> None:
+        self.api, self.repo_id, self.revision = HfApi(token=token), repo_id, revision
+
+    def state(self) -> BranchState:
+        """Return the branch as it is now."""
+        return self._ask(self._state)
+
+    def _state(self) -> BranchState:
+        try:
+            return self._state_of(self.revision)
+        except RepositoryNotFoundError:
+            return BranchState(commit=None, hashes={}, missing=True)
+        except RevisionNotFoundError:
+            return self._state_of(None, missing=True)
+
+    def _state_of(self, revision: str | None, *, missing: bool = False) -> BranchState:
+        info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=30)
+        hashes = {file.rfilename: _hash_of(file) for file in info.siblings or []}
+        return BranchState(commit=info.sha, hashes=hashes, missing=missing)
+
+    def download(self, name: str, commit: str, folder: str | Path) -> Path:
+        """Download a file into an empty folder."""
+        return Path(self._ask(lambda: self.api.hf_hub_download(self.repo_id, name, revision=commit, cache_dir=folder)))
+
+    def hash_of(self, name: str, commit: str) -> str:
+        """Return the hash that the Hub states for a file."""
+        (info,) = self._ask(lambda: self.api.get_paths_info(self.repo_id, [name], revision=commit))
+        return _hash_of(info)
+
+    def create(self, *, private: bool) -> None:
+        """Create the repository and the branch, if they do not exist."""
+        self._ask(lambda: self.api.create_repo(self.repo_id, private=private, exist_ok=True))
+        if (branch := self.revision) is not None:
+            self._ask(lambda: self.api.create_branch(self.repo_id, branch=branch, exist_ok=True))
+
+    def commit(
+        self, folder: Path, changes: Sequence[Change], before: BranchState, message: str, *, create_pr: bool
+    ) -> tuple[str, str | None]:
+        """Make one commit, and return it with the address of its pull request.
+
+        Raises:
+            ConflictError: If somebody else changed the branch since `before`.
+        """
+        added = [change.path for change in changes if change.what in ("add", "update")]
+        removals = [CommitOperationDelete(change.path) for change in changes if change.what == "delete"]
+
+        def additions() -> list[CommitOperationAdd]:
+            return [CommitOperationAdd(path, folder / path) for path in added]  # old clients take each only once
+
+        def attempt(additions: Sequence[CommitOperationAdd]) -> tuple[str, str | None]:
+            try:
+                info = self.api.create_commit(
+                    self.repo_id,
+                    [*additions, *removals],
+                    commit_message=message,
+                    revision=self.revision,
+                    parent_commit=before.commit,
+                    create_pr=create_pr,
+                )
+            except Exception as error:
+                # Perhaps only the answer was lost, and the commit was made. Look before it is sent again.
+                if not create_pr and (made := self._made(folder, before, error)) is not None:
+                    return made, None
+                raise
+            return info.oid, info.pr_url
+
+        if not create_pr:
+            return self._ask(lambda: attempt(additions()))
+        request = additions()
+        self._ask(
+            lambda: self.api.preupload_lfs_files(
+                self.repo_id, request, revision=self.revision, create_pr=True, free_memory=False
+            )
+        )
+        try:  # only once: a lost answer leaves no trace on the branch, so that a second attempt could open a second one
+            with self._errors():
+                return attempt(request)
+        except HubError as error:
+            if getattr(error.__cause__, "response", None) is not None:  # the Hub refused: it opened none
+                raise
+            where = f"{constants.ENDPOINT}/{self.repo_id}/discussions"
+            raise HubError(f"{error}; see {where} for whether the pull request was opened") from error.__cause__
+
+    def _made(self, folder: Path, before: BranchState, error: Exception) -> str | None:
+        """Return the commit, if the branch has all the changes. Return None if the branch is as it was before."""
+        now = self._state()
+        if now.commit == before.commit:
+            return None
+        if all(change.what == "keep" for change in changes_between(folder, now.hashes, STALE)):
+            return now.commit
+        names = before.hashes.keys() | now.hashes.keys()
+        theirs = sorted(name for name in names if before.hashes.get(name) != now.hashes.get(name))
+        raise ConflictError(
+            f"{self.repo_id} was changed by somebody else while this was pushed (now at {now.commit}; "
+            f"{', '.join(theirs) or 'no file'} differs): nothing was overwritten; look at it and push again"
+        ) from error
+
+    def _ask(self, action: Callable[[], Answer]) -> Answer:
+        with self._errors():
+            return retrying(action)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except EffnetZooError:
+            raise
+        except Exception as error:  # the client's, or its HTTP library's
+            cause = error.__cause__ if isinstance(error, RuntimeError) else error  # of an upload
+            reason = _reason(cause if isinstance(cause, Exception) else error)
+            if "Bearer" in reason or isinstance(cause, UnicodeEncodeError):  # the message quotes the header
+                raise HubError(
+                    f"{self.repo_id}: the token cannot be sent, it has characters that no token has: log in with "
+                    "`hf auth login`, or set HF_TOKEN anew"
+                ) from None
+            raise HubError(f"{self.repo_id}: {reason}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why the Hub did not do what it was asked."""
+    line = " ".join(str(error).split())
+    if isinstance(error, json.JSONDecodeError) or not isinstance(error, HTTPError | OSError | ValueError):
+        return f"{constants.ENDPOINT}: this is not a Hub's answer ({type(error).__name__}: {line}): check the address"
+    if not isinstance(error, HTTPError | OSError | HFValidationError):
+        return f"{constants.ENDPOINT} refuses it: {line}: correct it and push again"
+    answer = " ".join((getattr(error, "server_message", None) or "").split())
+    return explain(error, constants.ENDPOINT) + (f"; it says: {answer}" if answer else "")
+
+
+def _hash_of(file: Any) -> str:
+    if file.lfs is None:
+        return str(file.blob_id)
+    return str(file.lfs["sha256"] if isinstance(file.lfs, dict) else file.lfs.sha256)
