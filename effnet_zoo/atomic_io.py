@@ -1,7 +1,6 @@
-"""Files and folders: opened if they are regular, written whole or not at all, hashed, locked.
+"""Files and folders that are written completely or not at all, and errors that name the file and say what to do.
 
-All file work of the package goes through here, so that what the operating system refuses is a `FileError` that names
-the file and says what to do.
+The package opens, writes, hashes and locks files through this module only.
 """
 
 import errno
@@ -14,8 +13,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from effnet_zoo.errors import FileError, quoted
 
@@ -25,10 +24,18 @@ else:
     import fcntl
 
 TEXT_LIMIT = 16 << 20
-"""Bytes of a configuration, a list or another text at most. The class names of ImageNet-21k take 2 MB."""
+"""Largest number of bytes in a text file. The class names of ImageNet-21k take 2 MB."""
 
-_CHUNK = 1 << 20
-"""Bytes hashed at a time: few enough to stay in the processor's cache, enough that threads seldom wait for Python."""
+TEMPORARY = ".effnet-zoo-"
+"""Beginning of every temporary name. Nobody needs such a file or folder while no process of this package runs."""
+
+_MOST_WRITERS = 1000
+"""Largest number of processes that write beside the same path at the same time."""
+
+_POLL = 0.05
+"""Seconds between two attempts to take a lock that another process holds."""
+
+_KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 _ADVICE = {
     errno.ENOENT: "there is no such file or folder",
@@ -44,15 +51,15 @@ _ADVICE = {
     errno.ELOOP: "its symbolic links lead in a circle: name the file itself",
     errno.EMFILE: "too many files are open: raise the limit with `ulimit -n`",
 }
-"""What the usual refusals mean, and what to do."""
+"""For the usual errors of the operating system, what they mean and what to do."""
 
 
 @contextmanager
 def file_errors(path: str | Path) -> Iterator[None]:
-    """Turns an OSError inside the block into a `FileError` that names the file.
+    """Turn an OSError inside the block into a `FileError`.
 
     Args:
-        path: What to name where the system's error names no file.
+        path: The file that the error names, if the operating system's error names no file.
     """
     try:
         yield
@@ -65,8 +72,8 @@ def file_errors(path: str | Path) -> Iterator[None]:
 
 
 def explained(error: OSError, path: str | Path) -> str:
-    """Returns what an OSError means: the file, the reason, and what to do."""
-    # Of a copy or a move, the second name is the one that is written.
+    """Return the file, the reason of an OSError, and what to do."""
+    # A copy or a move has two names: the second one is written.
     names = (name for name in (error.filename2, error.filename) if isinstance(name, str | os.PathLike))
     place = next(names, path)
     reason = _ADVICE.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
@@ -74,11 +81,11 @@ def explained(error: OSError, path: str | Path) -> str:
 
 
 def user_path(text: str, name: str) -> Path:
-    """Returns a path with ``~`` replaced by the home folder.
+    """Return a path with ``~`` replaced by the home folder.
 
     Args:
         text: The path.
-        name: What to call it in errors, such as an environment variable.
+        name: Where the path comes from, such as an environment variable.
 
     Raises:
         FileError: If the user after ``~`` does not exist.
@@ -89,19 +96,19 @@ def user_path(text: str, name: str) -> Path:
         raise FileError(f"{name}={text}: there is no such user: expected a folder") from None
 
 
+# reading
+
+
 def _check_path(path: object) -> None:
     if not isinstance(path, str | os.PathLike):
         raise FileError(f"{quoted(path)}: expected a path, a text or pathlib.Path")
 
 
-# reading
-
-
-def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a regular file to read bytes. A FIFO, a socket or a device would hang, or never end, and is refused.
+def open_regular(path: str | Path) -> BufferedReader:
+    """Open a regular file to read bytes. Refuse FIFOs, sockets and devices, where reading can block or never end.
 
     Raises:
-        FileError: If it does not exist, may not be read, or is no regular file.
+        FileError: If the file does not exist, cannot be opened, or is not a regular file.
     """
     _check_path(path)
     with file_errors(path):
@@ -112,27 +119,23 @@ def open_regular(path: str | Path) -> BinaryIO:
             os.close(descriptor)
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError(errno.EISDIR, "", path)
-            raise FileError(f"{path}: expected a regular file, found a {_kind(mode)}")
+            kind = _KINDS.get(stat.S_IFMT(mode), "special file")
+            raise FileError(f"{path}: expected a regular file, found a {kind}")
         return os.fdopen(descriptor, "rb")
 
 
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
-    return kinds.get(stat.S_IFMT(mode), "special file")
-
-
 def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
-    """Returns the content of a regular file of at most `limit` bytes.
+    """Return the content of a regular file of at most `limit` bytes.
 
     Raises:
-        FileError: If it is larger, cannot be read, or is no regular file.
+        FileError: If the file is larger, cannot be read, or is not a regular file.
     """
     with open_regular(path) as file, file_errors(path):
         size = os.fstat(file.fileno()).st_size
         content = b""
         if size <= limit:
-            content = file.read(size + 1)  # not the limit: Python takes the memory for as many bytes as it is asked for
-            if len(content) > size:  # it grows, or is one of those that say 0, as in /proc
+            content = file.read(size + 1)  # not `limit`: Python allocates as many bytes as it is asked for
+            if len(content) > size:  # the file grows, or says that it has 0 bytes, as files in /proc do
                 content += file.read(limit + 1 - len(content))
     if max(size, len(content)) > limit:
         raise FileError(f"{path}: {max(size, len(content))} bytes: expected at most {limit}")
@@ -140,10 +143,10 @@ def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
-    """Returns the UTF-8 text of a regular file, without the byte order mark if it has one.
+    """Return the text of a regular UTF-8 file, without a byte order mark.
 
     Raises:
-        FileError: If it is not UTF-8, larger than `limit` bytes, cannot be read, or is no regular file.
+        FileError: If the file is not UTF-8, larger than `limit` bytes, cannot be read, or is not a regular file.
     """
     try:
         return read_bytes(path, limit).decode("utf-8-sig")
@@ -152,30 +155,37 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Returns the SHA-256 of a regular file, in hex.
+    """Return the SHA-256 of a regular file, in hexadecimal digits.
 
     Raises:
-        FileError: If it cannot be read, or is no regular file.
+        FileError: If the file cannot be read, or is not a regular file.
     """
-    digest, buffer = hashlib.sha256(), bytearray(_CHUNK)
-    view = memoryview(buffer)
     with open_regular(path) as file, file_errors(path):
-        while count := file.readinto(buffer):  # type: ignore[attr-defined]
-            digest.update(view[:count])
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # writing
 
 
 def check_destination(path: str | Path) -> Path:
-    """Checks that a file or folder can be written at a path, before the work that is to be written there.
+    """Check that a file or folder can be written at a path. Call this before the work whose result is written there.
 
     Returns:
-        The path without symbolic links: what is written through a link replaces what the link points to.
+        The path without symbolic links. Writing through a link replaces the target of the link.
 
     Raises:
         FileError: If a part of the path is a file, its folder cannot be written to, or a name is too long.
+    """
+    place, existing = _destination(path)
+    with _making_in(existing, path):
+        os.rmdir(tempfile.mkdtemp(prefix=TEMPORARY, dir=existing))  # permissions do not tell: only an attempt does
+    return place
+
+
+def _destination(path: str | Path) -> tuple[Path, Path]:
+    """Return a path without symbolic links, and the nearest folder around it that exists, after all checks but one.
+
+    The missing check is whether the folder can be written to.
     """
     _check_path(path)
     if not os.fspath(path) or str(path) == ".":
@@ -183,7 +193,7 @@ def check_destination(path: str | Path) -> Path:
     with file_errors(path):
         place = Path(os.path.realpath(path))
         nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
-        if nearest.is_symlink():  # realpath leaves only those that lead in a circle
+        if nearest.is_symlink():  # realpath keeps only links that lead in a circle
             raise OSError(errno.ELOOP, "", str(path))
         nearest = nearest.parent if nearest == place else nearest
         if not nearest.is_dir():
@@ -192,42 +202,43 @@ def check_destination(path: str | Path) -> Path:
         for part in place.relative_to(nearest).parts:
             if (length := len(os.fsencode(part))) > longest:
                 raise FileError(f"{path}: a name of {length} bytes: expected at most {longest}")
-        try:
-            os.rmdir(tempfile.mkdtemp(prefix=TEMPORARY, dir=nearest))  # only trying tells what the system allows
-        except OSError as error:
-            reason = explained(OSError(error.errno, error.strerror), nearest)
-            raise FileError(f"{path}: nothing can be made in {reason}") from error
-    return place
-
-
-TEMPORARY = ".effnet-zoo-"
-"""How every temporary name begins: such a file or folder is of no use once no process of this package runs."""
-
-
-_MOST_WRITERS = 1000
-"""Processes that write beside the same path at the same time, at most."""
+    return place, nearest
 
 
 @contextmanager
-def scratch_beside(path: Path) -> Iterator[Path]:
-    """Yields an empty folder beside `path`, which is removed with its content when the block ends.
+def _making_in(folder: Path, path: str | Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a `FileError`: `path` cannot be written, because `folder` cannot be."""
+    try:
+        yield
+    except OSError as error:
+        reason = explained(OSError(error.errno, error.strerror), folder)
+        raise FileError(f"{path}: nothing can be created in {reason}") from error
 
-    It is on the same file system as `path`, so that a file in it can be moved there at once. What a killed process
-    left of its own folder is removed when the same `path` is written again.
+
+@contextmanager
+def scratch_beside(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, and remove it with its content when the block ends.
+
+    The folder is on the file system of `path`, so that a file in it can be moved there in one step. The folder of a
+    process that was killed is removed when the same `path` is written again.
 
     Raises:
-        FileError: If the folder cannot be made, or `check_destination` refuses the path.
+        FileError: If the folder cannot be created, or `path` is not one that can be written.
     """
-    place = check_destination(path)  # where nothing can be made, no lock can be had either, however often it is tried
-    with file_errors(path):
+    with _scratch(path, _destination(path)[0]) as folder:
+        yield folder
+
+
+@contextmanager
+def _scratch(path: str | Path, place: Path) -> Iterator[Path]:
+    """Yield what `scratch_beside` yields, for a path whose symbolic links have been followed to `place`."""
+    with _making_in(place.parent, path):
         place.parent.mkdir(parents=True, exist_ok=True)
-        # Not the name itself: it may be as long as a name can be.
-        mark = hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
     for number in range(_MOST_WRITERS):
-        folder = place.parent / f"{TEMPORARY}{mark}-{number}"
-        with _held(folder.with_suffix(".lock")) as mine:
-            if mine:
-                with file_errors(path):
+        folder = place.parent / f"{_mark(place)}-{number}"
+        with _lock(folder.with_suffix(".lock"), path) as held:
+            if held:
+                with _making_in(place.parent, path):
                     if folder.exists():
                         shutil.rmtree(folder)
                     folder.mkdir()
@@ -236,89 +247,88 @@ def scratch_beside(path: Path) -> Iterator[Path]:
                 finally:
                     shutil.rmtree(folder, ignore_errors=True)
                 return
-    raise FileError(
-        f"{path}: {_MOST_WRITERS} processes are writing it, or its file system has no locks: name another place"
-    )
+    raise FileError(f"{path}: {_MOST_WRITERS} processes write it, or its file system has no locks: name another place")
+
+
+def _mark(place: Path) -> str:
+    """Return the temporary name that belongs to a path. A name itself may be as long as names can be."""
+    return TEMPORARY + hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a path of the same name to write to. The file takes the place of `path` when the block ends.
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path of the same name to write to. The file replaces `path` when the block ends.
 
-    If the block raises, nothing changes. A symbolic link stays, and what it points to is replaced.
+    If the block raises, nothing changes. If `path` is a symbolic link, the target of the link is replaced.
 
     Raises:
-        FileError: If the system refuses to write or to replace the file.
+        FileError: If the operating system refuses to write or to replace the file.
     """
-    with scratch_beside(path) as folder, file_errors(path):
-        place = Path(os.path.realpath(path))
+    place, _ = _destination(path)
+    with _scratch(path, place) as folder, file_errors(path):
         draft = folder / place.name
         yield draft
         with draft.open("rb") as file:
-            os.fsync(file.fileno())  # else a crash of the machine could leave an empty file of the right name
+            os.fsync(file.fileno())  # otherwise a crash of the machine could leave an empty file of the right name
         draft.replace(place)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file, whole or not at all.
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file, completely or not at all.
 
     Raises:
-        FileError: If the system refuses.
+        FileError: If the operating system refuses.
     """
     with written_whole(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Yields an empty folder to fill. It takes the place of `path` when the block ends.
+def folder_written_whole(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder to fill. It replaces `path` when the block ends.
 
     If the block raises, nothing changes.
 
     Raises:
-        FileError: If something is at `path` already, other than an empty folder, or the system refuses.
+        FileError: If `path` exists and is not an empty folder, or the operating system refuses.
     """
-    place = check_destination(path)
+    place, _ = _destination(path)
     with file_errors(path):
         if place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise FileError(f"{path}: expected a folder that does not exist yet, or is empty: nothing is overwritten")
         if place in (here := Path.cwd(), *here.parents):
             raise FileError(f"{path}: expected a new folder, found the current one or one around it: name another")
-    with scratch_beside(path) as folder:
+    with _scratch(path, place) as folder:
         draft = folder / "draft"
         draft.mkdir()
         yield draft
         with file_errors(path):
-            draft.rename(place)  # of an empty folder, rename takes the place
+            draft.rename(place)  # which replaces an empty folder
 
 
 # locks and private folders
 
 
-_POLL = 0.05
-"""Seconds after which a lock that another process holds is tried again."""
-
-
 @contextmanager
-def _held(path: Path, seconds: float = 0) -> Iterator[bool]:
-    """Yields whether a lock file got free within some seconds and is held now, until the block or the process ends."""
+def _lock(lock: Path, path: str | Path, seconds: float = 0) -> Iterator[bool]:
+    """Try to take a lock file for some seconds. Yield whether it is held, until the block or the process ends."""
     until = time.monotonic() + seconds
-    with file_errors(path):
-        while (descriptor := _locked(path)) is None and time.monotonic() < until:
+    with _making_in(lock.parent, path):
+        while (descriptor := _locked(lock)) is None and time.monotonic() < until:
             time.sleep(_POLL)
     try:
         yield descriptor is not None
     finally:
         if descriptor is not None:
-            with suppress(OSError):  # while it is held: whoever opened it meanwhile sees that it is gone
-                path.unlink()
+            with suppress(OSError):  # while it is held: a process that has opened it meanwhile sees that it is gone
+                lock.unlink()
             os.close(descriptor)
 
 
-def _locked(path: Path) -> int | None:
-    """Returns a descriptor that holds a lock file, or None if another one does."""
+def _locked(lock: Path) -> int | None:
+    """Return a descriptor that holds a lock file, or None if another descriptor holds it."""
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if sys.platform == "win32":
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
@@ -329,47 +339,46 @@ def _locked(path: Path) -> int | None:
             return None
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # the one who held it removed it before this one was locked: nobody else would see it
+        os.close(descriptor)  # its holder removed it before this lock was taken: no other process would see this lock
 
 
 @contextmanager
-def exclusive(path: Path, seconds: float = 0) -> Iterator[None]:
-    """Holds a file or folder for this process alone, by a lock beside it that dies with the process.
+def exclusive(path: str | Path, seconds: float = 0) -> Iterator[None]:
+    """Keep other processes from writing a file or folder, by a lock beside it that ends with this process.
 
     Args:
-        path: What to hold.
-        seconds: How long to wait if another process, or another thread of this one, holds it.
+        path: The file or folder.
+        seconds: How long to wait while another process, or another thread of this one, holds the lock.
 
     Raises:
-        FileError: If it is still held after that, or the lock cannot be made.
+        FileError: If the lock is still held after this time, or cannot be made.
     """
     with file_errors(path):
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
-        mark = hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
-    with _held(place.parent / f"{TEMPORARY}{mark}.lock", seconds) as mine:
-        if not mine:
+    with _lock(place.parent / f"{_mark(place)}.lock", path, seconds) as held:
+        if not held:
             raise FileError(f"{path}: another process is writing it: wait for its end, or name another file")
         yield
 
 
 def private_folder(path: Path) -> Path:
-    """Makes a folder that only its owner can read and write (mode 0700), or checks the one that exists.
+    """Create a folder that only its owner can read and write (mode 0700), or check the one that exists.
 
     Raises:
-        FileError: If it belongs to another user, others can write to it, or it cannot be made.
+        FileError: If the folder belongs to another user, others can write to it, or it cannot be created.
     """
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.stat()
-    if not hasattr(os, "geteuid"):  # Windows: a folder in the user's profile is the user's
+    if not hasattr(os, "geteuid"):  # on Windows, a folder in the user's profile is the user's
         return path
     if found.st_uid != os.geteuid():
         raise FileError(f"{path}: expected a folder of your own, found one of user {found.st_uid}: name another place")
     if found.st_mode & 0o022:
         raise FileError(
-            f"{path}: others can write to it (mode {stat.S_IMODE(found.st_mode):04o}), and what lies in it is run: "
+            f"{path}: others can write to it (mode {stat.S_IMODE(found.st_mode):04o}), and its files are run: "
             f"expected mode 0700: empty it, then `chmod 700 {path}`"
         )
     return path

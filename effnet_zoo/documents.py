@@ -1,7 +1,7 @@
-"""JSON and TOML from outside, checked against a type as it is read.
+"""JSON and TOML documents from outside, read into a type.
 
-The library is msgspec: it refuses what is not strictly JSON (NaN, a number out of range, trailing text), a field of
-another type and a structure that is too deep. An error names the file, the field, what was found and what was expected.
+msgspec refuses what JSON does not allow (NaN, a number out of range, text after the end), a field of another type, and
+too many levels. An error names the file, the field, what was found and what was expected.
 """
 
 import math
@@ -15,18 +15,17 @@ from effnet_zoo.errors import EffnetZooError, quoted
 
 Kind = TypeVar("Kind")
 
-
 _FAILURES = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, SystemError)
-"""What msgspec raises. Before 0.22 it loses the RecursionError of some documents, and Python says SystemError."""
+"""What msgspec raises. Before version 0.22 it loses some RecursionErrors, and Python raises SystemError."""
 
 
 def from_json(content: str | bytes, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
-    """Returns a JSON document as an object of a type.
+    """Return a JSON document as an object of a type.
 
     Args:
-        content: The document, UTF-8.
+        content: The document, in UTF-8.
         kind: A dataclass, a `msgspec.Struct`, or a type such as ``dict[str, str]``.
-        source: What to call the document in errors: its path.
+        source: The name of the document in errors, such as its path.
         error: The class of the error.
 
     Raises:
@@ -39,7 +38,7 @@ def from_json(content: str | bytes, kind: type[Kind], source: str, error: type[E
 
 
 def from_toml(content: str, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
-    """Returns a TOML document as an object of a type; see `from_json`."""
+    """Return a TOML document as an object of a type. The arguments are those of `from_json`."""
     try:
         value = tomllib.loads(content)
     except (ValueError, RecursionError) as failure:
@@ -48,7 +47,7 @@ def from_toml(content: str, kind: type[Kind], source: str, error: type[EffnetZoo
 
 
 def from_plain(value: Any, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
-    """Returns dicts, lists, texts and numbers as an object of a type; see `from_json`."""
+    """Return dicts, lists, texts and numbers as an object of a type. The arguments are those of `from_json`."""
     try:
         return msgspec.convert(value, type=kind)
     except _FAILURES as failure:
@@ -58,7 +57,7 @@ def from_plain(value: Any, kind: type[Kind], source: str, error: type[EffnetZooE
 def _explained(failure: Exception, source: str) -> str:
     if isinstance(failure, RecursionError | SystemError):
         return f"{source}: objects and lists inside each other: expected fewer levels"
-    if isinstance(failure, EffnetZooError):  # what a type of ours says of its own values
+    if isinstance(failure, EffnetZooError):  # raised by a type of this package, which checks its own values
         return f"{source}: {failure}"
     message = str(failure)
     if isinstance(failure, msgspec.ValidationError):
@@ -73,10 +72,10 @@ def _explained(failure: Exception, source: str) -> str:
 
 
 def check_finite(value: Any, name: str, error: type[EffnetZooError]) -> None:
-    """Checks that every number in lists and dicts is finite, as JSON demands.
+    """Check that all numbers in lists and dicts are finite: JSON has no others.
 
     Raises:
-        EffnetZooError: Of the class `error`, naming the place.
+        EffnetZooError: Of the class `error`, naming the place of the number.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise error(f"{name}: expected a finite number, found {quoted(value)}")

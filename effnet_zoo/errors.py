@@ -1,25 +1,25 @@
-"""Every error this package raises on purpose: one base class, one subclass per kind of cause.
+"""The errors that this package raises on purpose: one base class, and one class for each kind of cause.
 
-Each message names the thing that is wrong, what was expected and the next step. Where Python already has a class for
-the mistake (``ValueError``, ``TypeError``, ``LookupError``), the error is that too, so generic handlers keep working.
+A message says what was found, what was expected and what to do. Where Python has a class for the mistake
+(``ValueError``, ``TypeError``, ``LookupError``), the error is one of that class too, and generic handlers work.
 """
 
 import difflib
 from collections.abc import Iterable
 
 LONGEST_MESSAGE = 2000
-"""Characters of a message at most."""
+"""Largest number of characters in a message."""
 
 LONGEST_QUOTE = 80
-"""Characters of a quoted value at most: a value from a file may be megabytes."""
+"""Largest number of characters in a quoted value. A value from a file can have millions."""
 
 
 class EffnetZooError(Exception):
-    """Base of all errors raised by effnet_zoo.
+    """Base class of all errors of effnet_zoo.
 
     Args:
-        message: One line for people. Characters that a terminal would obey are escaped, and a message of more than
-            `LONGEST_MESSAGE` characters is shortened, because parts of it come from files and command lines.
+        message: One line. Parts of it can come from files and command lines: control characters are escaped, and a
+            message of more than `LONGEST_MESSAGE` characters is shortened.
     """
 
     def __init__(self, message: str) -> None:
@@ -27,35 +27,35 @@ class EffnetZooError(Exception):
 
 
 class SpecError(EffnetZooError, ValueError):
-    """An architecture description (block string, row, stage, numeric setting) that cannot be built."""
+    """An architecture (block string, row, stage or numeric setting) that cannot be built."""
 
 
 class ArgumentError(EffnetZooError, TypeError, ValueError):
-    """A keyword that no model takes, or a value outside what it accepts."""
+    """A keyword that does not exist, or a value that it does not accept."""
 
 
 class UnknownNameError(EffnetZooError, LookupError, ValueError):
-    """A model, tag, feature or device name that does not exist."""
+    """A name of a model, tag, feature or device that does not exist."""
 
 
 class LedgerError(EffnetZooError, ValueError):
-    """An entry in ``weights/*.toml`` that is not what the schema says."""
+    """An entry in ``weights/*.toml`` that does not fit the schema."""
 
 
 class WeightsError(EffnetZooError, RuntimeError):
-    """Weights that are missing, unreadable, not the declared ones, or that do not fit the model."""
+    """Weights that are missing, cannot be read, are not the declared ones, or do not fit the model."""
 
 
 class HubError(WeightsError):
-    """A Hugging Face Hub, or a mirror, that cannot be reached or refuses."""
+    """The Hugging Face Hub or a mirror cannot be reached, or refuses."""
 
 
 class ConflictError(HubError):
-    """A repository that somebody else changed in the meantime."""
+    """A repository on the Hub that somebody else has changed in the meantime."""
 
 
 class MissingFileError(HubError):
-    """A file that a repository does not have."""
+    """A file that a repository on the Hub does not have."""
 
 
 class InputError(EffnetZooError, ValueError):
@@ -63,24 +63,24 @@ class InputError(EffnetZooError, ValueError):
 
 
 class FileError(InputError):
-    """A file or folder that the operating system refuses, that is no regular file, or that another process holds."""
+    """A file or folder that the operating system refuses, that is not regular, or that another process holds."""
 
 
 class EngineError(EffnetZooError, RuntimeError):
-    """An engine that cannot be made of a model here, or that computes something else than the model."""
+    """An engine that cannot be made on this machine, or whose outputs differ from the model's."""
 
 
 class MissingExtraError(EffnetZooError, ImportError):
-    """An optional dependency that is not installed."""
+    """An optional package that is not installed."""
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error, or its type's name if it says nothing."""
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def printable(text: str) -> str:
-    """Returns text with control characters, line ends and bytes that are not UTF-8 as backslash escapes."""
+    """Return text in which control characters, line ends and bytes that are not UTF-8 are escaped by backslashes."""
     return text if text.isprintable() else "".join(map(_printable, text))
 
 
@@ -94,7 +94,7 @@ def _printable(character: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Returns text of at most `length` characters; what is left out of the middle is counted."""
+    """Return text of at most `length` characters. It says how many characters of its middle are left out."""
     if len(text) <= length:
         return text
     mark = f"...({len(text) - length} characters left out)..."
@@ -103,17 +103,17 @@ def shortened(text: str, length: int) -> str:
 
 
 def quoted(value: object) -> str:
-    """Returns the repr of a value, shortened to `LONGEST_QUOTE` characters."""
+    """Return the repr of a value, shortened to `LONGEST_QUOTE` characters."""
     try:
         return shortened(repr(value), LONGEST_QUOTE)
-    except ValueError:  # Python refuses to write integers of thousands of digits
+    except ValueError:  # Python does not write integers of thousands of digits
         return "a number of thousands of digits"
-    except Exception:  # somebody's own __repr__
+    except Exception:  # a __repr__ of another package
         return f"a {type(value).__name__}"
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Returns the end of a sentence that suggests the known names nearest to `name`, or an empty text."""
+    """Return a question that suggests the known names nearest to `name`, or an empty text."""
     if not isinstance(name, str):
         return ""
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)

@@ -30,10 +30,10 @@ TOKEN = "hf_of_the_test"
 CODE = """
 import json, os, sys, tempfile, time
 import effnet_zoo
-from effnet_zoo.checkpoints import download
+from effnet_zoo.checkpoints import hub
 from effnet_zoo.cli import main
 
-download.FIRST_PAUSE = 0.01
+hub.FIRST_PAUSE = 0.01
 time.sleep = lambda seconds, sleep=time.sleep: sleep(min(seconds, 0.01))  # the client waits too, for whole seconds
 answers = os.fdopen(os.dup(1), "w")
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -43,6 +44,14 @@ def test_a_file_appears_when_the_block_ends_and_nothing_is_left_beside(tmp_path:
         assert not path.exists()
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_writing_needs_no_attempt_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: pytest.fail("a folder was made only to see whether it can be"))
+    write_text(tmp_path / "out.txt", "text")
+    with folder_written_whole(tmp_path / "folder") as draft:
+        (draft / "file").write_text("")
+    assert {path.name for path in tmp_path.iterdir()} == {"out.txt", "folder"}
 
 
 def test_a_block_that_raises_changes_nothing(tmp_path: Path) -> None:

@@ -6,15 +6,13 @@ Both are decoded into `StageSpec` and encoded back here, and exist nowhere else.
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard, get_args
+from typing import get_args
 
+from effnet_zoo.arch.checks import MAX_WHOLE, check_flag, check_number, check_whole, is_whole
 from effnet_zoo.arch.families import Stages
 from effnet_zoo.errors import SpecError, quoted
 
 Row = tuple[int, int, int, int, int]
-
-MAX_WHOLE = 999_999
-"""Largest number in a description: what six digits of a block string can say."""
 
 ROW_KERNEL = 3
 ROW_SE_RATIO = 0.25
@@ -26,26 +24,6 @@ _FIELDS = {"r": "repeats", "k": "kernel", "s": "stride", "e": "expand", "i": "in
 _KEYS = (*_FIELDS, "se", "c", "noskip")
 
 
-def is_whole(value: object) -> TypeGuard[int]:
-    """Whether a value is a whole number from 0 to `MAX_WHOLE`; True and 1.0 are not."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_WHOLE
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is an int or a float; True is not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_whole(field: str, value: object) -> None:
-    """Refuse what is not a whole number of at least 1.
-
-    Raises:
-        SpecError: Naming the field.
-    """
-    if not is_whole(value) or value < 1:
-        raise SpecError(f"{field}={quoted(value)}: expected a whole number from 1 to {MAX_WHOLE}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpec:
     """One stage: `repeats` blocks of the same kind, of which only the first may change stride and filters.
@@ -53,13 +31,13 @@ class StageSpec:
     Attributes:
         repeats: Number of blocks, at least 1.
         kernel: Side of the depthwise (or fused) convolution, odd.
-        stride: Of the first block, 1 or 2.
+        stride: Stride of the first block, 1 or 2.
         expand: Expansion ratio, at least 1; 1 means the block has no expansion.
         in_filters: Filters entering the first block.
         out_filters: Filters leaving every block.
         se_ratio: Squeeze width as a share of each block's input filters, above 0 and up to 1; 0 for no squeeze-excite.
         skip: Whether blocks that keep size and width add their input.
-        fused: Fused-MBConv instead of MBConv; has no squeeze-excite.
+        fused: Whether blocks are Fused-MBConv, which has no squeeze-excite, instead of MBConv.
 
     Raises:
         SpecError: If a value is outside these bounds.
@@ -79,22 +57,20 @@ class StageSpec:
         for field in ("repeats", "kernel", "stride", "expand", "in_filters", "out_filters"):
             check_whole(field, getattr(self, field))
         if self.kernel % 2 == 0:
-            raise SpecError(f"kernel={self.kernel}: expected an odd kernel, so that SAME padding is defined alike")
+            raise SpecError(f"kernel={self.kernel}: expected an odd kernel, which has a centre")
         if self.stride not in (1, 2):
             raise SpecError(f"stride={self.stride}: expected 1 or 2")
-        if not is_number(self.se_ratio) or not 0 <= self.se_ratio <= 1:
-            raise SpecError(
-                f"se_ratio={quoted(self.se_ratio)}: expected a share of the input filters from 0 (none) to 1"
-            )
-        for field in ("skip", "fused"):
-            if not isinstance(getattr(self, field), bool):
-                raise SpecError(f"{field}={quoted(getattr(self, field))}: expected True or False")
+        check_number("se_ratio", self.se_ratio, 0, 1, "a share of the input filters")
+        check_flag("skip", self.skip)
+        check_flag("fused", self.fused)
         if self.fused and self.se_ratio:
             raise SpecError(f"se_ratio={self.se_ratio} in a fused stage: fused blocks have no squeeze-excite")
 
 
 def decode_block(text: str) -> StageSpec:
-    """Read one block string, such as ``r2_k3_s22_e6_i16_o24_se0.25`` or Google's V2 form ``r4_k3_s2_e4_i24_o48_c1``.
+    """Return the stage of one block string.
+
+    Examples are ``r2_k3_s22_e6_i16_o24_se0.25``, and ``r4_k3_s2_e4_i24_o48_c1`` in the form of Google's V2 code.
 
     Args:
         text: Tokens joined by underscores, in any order: r, k, s, e, i and o once each, with a whole number (s also
@@ -150,7 +126,7 @@ def decode_block(text: str) -> StageSpec:
 
 
 def encode_block(stage: StageSpec) -> str:
-    """Write a stage as a block string that `decode_block` reads back as the same stage.
+    """Return a stage as a block string, which `decode_block` reads back as the same stage.
 
     Raises:
         SpecError: If the squeeze-excite ratio cannot be written with nine decimals.
@@ -172,10 +148,10 @@ def encode_block(stage: StageSpec) -> str:
 
 
 def decode_blocks(blocks: Sequence[str]) -> tuple[StageSpec, ...]:
-    """Read a network's block strings, whose filters must follow from one stage to the next.
+    """Return the stages of a network's block strings. Each must take as many filters as the stage before it gives.
 
     Raises:
-        SpecError: If the list is empty, a string is malformed, or a stage does not take what the one before gives.
+        SpecError: If the list is empty, a string is malformed, or a stage does not follow from the stage before it.
     """
     if isinstance(blocks, str) or not isinstance(blocks, Sequence):
         raise SpecError(f"block strings {quoted(blocks)}: expected a list of strings, one a stage")
@@ -185,10 +161,10 @@ def decode_blocks(blocks: Sequence[str]) -> tuple[StageSpec, ...]:
 
 
 def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec, ...]:
-    """Read a network's rows ``(t, c, n, s, fused)``: kernel 3, squeeze-excite 0.25 where not fused.
+    """Return the stages of a network's rows ``(t, c, n, s, fused)``: kernel 3, squeeze-excite 0.25 where not fused.
 
     Args:
-        rows: One row a stage: expansion, output filters, repeats, stride, and 1 for fused or 0 for MBConv.
+        rows: One row for each stage: expansion, output filters, repeats, stride, and 1 for fused or 0 for MBConv.
         stem: Filters that enter the first stage.
 
     Raises:
@@ -222,7 +198,7 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
 
 
 def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
-    """Write stages as rows that `decode_rows` reads back, given the same stem.
+    """Return stages as rows, which `decode_rows` reads back with the same stem.
 
     Raises:
         SpecError: If a stage has a kernel, squeeze-excite or skip that rows cannot express.
@@ -245,11 +221,7 @@ def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
 
 
 def check_chain(stages: tuple[StageSpec, ...]) -> None:
-    """Refuse an empty list, and a stage that does not take what the one before gives.
-
-    Raises:
-        SpecError: Naming the stage.
-    """
+    """Raise SpecError if there is no stage, or a stage does not take as many filters as the stage before it gives."""
     if not stages:
         raise SpecError("no stages: expected at least one block string or row")
     for number in range(1, len(stages)):
@@ -259,10 +231,10 @@ def check_chain(stages: tuple[StageSpec, ...]) -> None:
 
 
 def decode_stages(stages: Stages, *, stem: int) -> tuple[StageSpec, ...]:
-    """Read stages in whichever of the two notations they are written in.
+    """Return stages from either notation.
 
     Raises:
-        SpecError: If one is malformed, or the notations are mixed.
+        SpecError: If a stage is malformed, or the notations are mixed.
     """
     blocks = [stage for stage in stages if isinstance(stage, str)]
     rows = [stage for stage in stages if not isinstance(stage, str)]

@@ -1,31 +1,21 @@
-"""A network in frozen objects: scaled stages, every numeric, and one `BlockSpec` a block for the engine to build.
+"""A whole network in one frozen object: scaled stages, and every numeric that changes its output.
 
 The engine sees neither notation, family nor name. Nothing here needs torch.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from effnet_zoo.arch.blocks import BlockKind, BlockSpec
+from effnet_zoo.arch.checks import check_choice, check_flag, check_number, check_whole, is_whole
+from effnet_zoo.arch.cost import Convolution, block_convolutions, multiply_accumulates
 from effnet_zoo.arch.families import Activation, Family, Padding, Variant
-from effnet_zoo.arch.notation import (
-    StageSpec,
-    check_chain,
-    check_whole,
-    decode_blocks,
-    decode_rows,
-    decode_stages,
-    is_number,
-    is_whole,
-)
-from effnet_zoo.errors import SpecError, did_you_mean, quoted
+from effnet_zoo.arch.notation import StageSpec, check_chain, decode_blocks, decode_rows, decode_stages
+from effnet_zoo.arch.scaling import Scaling, round_filters
+from effnet_zoo.errors import SpecError, quoted
 
-BlockKind = Literal["mbconv", "separable", "fused", "conv"]
-
-PADDINGS: tuple[Padding, ...] = get_args(Padding)
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 OUTPUT_STRIDES = (8, 16, 32)
 
 MIN_SIZE = 32
@@ -34,99 +24,6 @@ MIN_SIZE = 32
 SMALLEST = 1e-12
 """Smallest batch norm epsilon and momentum: float32 takes much smaller ones for 0, and divides by it."""
 
-MAX_FACTOR = 100
-"""Largest factor of width or depth; the widest published network, L2, has 4.3 and 5.3."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
-    """Compound scaling of filters and repeats (arXiv:1905.11946, section 3.3 and the reference code's rounding).
-
-    Attributes:
-        width: Multiplies filters, which are then rounded to a multiple of `divisor`; at 1 they stay as declared.
-        depth: Multiplies repeats, which are then rounded up.
-        divisor: Filters are rounded to a multiple of it, and are never fewer.
-        round_limit: Rounding down below this share of the scaled filters rounds up instead.
-        scale_ends: Whether stem and head are scaled too, and the first and last stage deepened.
-    """
-
-    width: float = 1.0
-    depth: float = 1.0
-    divisor: int = 8
-    round_limit: float = 0.9
-    scale_ends: bool = True
-
-    def __post_init__(self) -> None:
-        for field in ("width", "depth"):
-            value = getattr(self, field)
-            if not is_number(value) or not 0 < value <= MAX_FACTOR:
-                raise SpecError(f"{field}={quoted(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
-        check_whole("divisor", self.divisor)
-        if not is_number(self.round_limit) or not 0 <= self.round_limit <= 1:
-            raise SpecError(f"round_limit={quoted(self.round_limit)}: expected a share from 0 to 1")
-        if not isinstance(self.scale_ends, bool):
-            raise SpecError(f"scale_ends={quoted(self.scale_ends)}: expected True or False")
-
-    def filters(self, filters: int) -> int:
-        """`filters` times width, rounded."""
-        if self.width == 1.0:
-            return filters
-        return round_filters(filters * self.width, self.divisor, self.round_limit)
-
-    def repeats(self, repeats: int) -> int:
-        """`repeats` times depth, rounded up."""
-        return math.ceil(repeats * self.depth)
-
-    def stages(self, stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
-        """All stages of a network, scaled."""
-        ends = () if self.scale_ends else (0, len(stages) - 1)
-        return tuple(
-            dataclasses.replace(
-                stage,
-                repeats=stage.repeats if index in ends else self.repeats(stage.repeats),
-                # The stem feeds the first stage, so where the stem is not scaled neither is what enters.
-                in_filters=stage.in_filters if index == 0 and not self.scale_ends else self.filters(stage.in_filters),
-                out_filters=self.filters(stage.out_filters),
-            )
-            for index, stage in enumerate(stages)
-        )
-
-
-def round_filters(filters: float, divisor: int, round_limit: float = 0.9) -> int:
-    """A multiple of `divisor`, the nearest but for one that would keep less than the share `round_limit`."""
-    rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < round_limit * filters else rounded
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BlockSpec:
-    """One block with every number resolved.
-
-    Attributes:
-        kind: ``mbconv`` (expand 1x1, depthwise, project), ``separable`` (MBConv with expansion 1: no expand),
-            ``fused`` (expand kxk, project) or ``conv`` (fused with expansion 1: a single kxk convolution).
-        in_filters: Filters of the input.
-        mid_filters: Filters inside, in_filters times the expansion.
-        out_filters: Filters of the output.
-        kernel: Side of the depthwise or fused convolution.
-        stride: Its stride.
-        dilation: Its dilation.
-        se_filters: Squeeze width, 0 for no squeeze-excite.
-        skip: Whether the input is added to the output.
-        drop_path: Probability of dropping the residual branch for a sample.
-    """
-
-    kind: BlockKind
-    in_filters: int
-    mid_filters: int
-    out_filters: int
-    kernel: int
-    stride: int
-    dilation: int
-    se_filters: int
-    skip: bool
-    drop_path: float
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchSpec:
@@ -134,18 +31,18 @@ class ArchSpec:
 
     Attributes:
         stem_filters: Filters of the 3x3 stride-2 stem.
-        stages: The stages; each takes the filters that the one before gives.
+        stages: The stages. Each takes as many filters as the stage before it gives.
         head_filters: Filters of the 1x1 convolution before pooling.
         activation: ``silu``, ``relu`` or ``relu6``.
-        padding: ``same`` as TensorFlow pads (more after than before where uneven), ``symmetric`` k // 2 all around.
+        padding: ``same`` as in TensorFlow (the larger part after the image), or ``symmetric``, k // 2 all around.
         bn_eps: Batch norm epsilon.
         bn_momentum: Batch norm momentum in PyTorch's sense.
         drop_rate: Dropout rate in front of the classifier.
         drop_path_rate: Stochastic depth: block i of n drops its residual branch with probability rate * i / n.
-        image_size: Side in pixels of the square input the network is meant for at inference.
-        first_expansion_as_declared: Whether stage 1 multiplies its own in_filters rather than the stem's.
-        se_divisor: Squeeze widths are rounded to a multiple of it (the one-file V2 port: 8).
-        fused_always_projects: Whether a fused block with expansion 1 has its 1x1 projection too (the same port).
+        image_size: Side in pixels of the square input that the network is meant for at inference.
+        first_expansion_as_declared: Whether stage 1 expands its declared in_filters, and not the stem's filters.
+        se_divisor: Number that squeeze widths are rounded to a multiple of (8 in effnetv2.pytorch, else 1).
+        fused_always_projects: Whether a fused block with expansion 1 has a 1x1 projection too (in effnetv2.pytorch).
 
     Raises:
         SpecError: If a value is outside its bounds, or the first stage does not take what the stem gives.
@@ -170,21 +67,12 @@ class ArchSpec:
             check_whole(field, getattr(self, field))
         if not isinstance(self.stages, tuple) or not all(isinstance(stage, StageSpec) for stage in self.stages):
             raise SpecError(f"stages={quoted(self.stages)}: expected a tuple of StageSpec, as decode_blocks gives")
-        for field in ("first_expansion_as_declared", "fused_always_projects"):
-            if not isinstance(getattr(self, field), bool):
-                raise SpecError(f"{field}={quoted(getattr(self, field))}: expected True or False")
-        for field, known in (("activation", ACTIVATIONS), ("padding", PADDINGS)):
-            value = getattr(self, field)
-            if not isinstance(value, str) or value not in known:
-                raise SpecError(f"{field}={quoted(value)}: expected {' or '.join(known)}.{did_you_mean(value, known)}")
-        for field in ("bn_eps", "bn_momentum"):
-            value = getattr(self, field)
-            if not is_number(value) or not SMALLEST <= value <= 1:
-                raise SpecError(f"{field}={quoted(value)}: expected a number from {SMALLEST:g} to 1")
-        for field in ("drop_rate", "drop_path_rate"):
-            value = getattr(self, field)
-            if not is_number(value) or not 0 <= value <= 1:
-                raise SpecError(f"{field}={quoted(value)}: expected a number from 0 to 1")
+        check_flag("first_expansion_as_declared", self.first_expansion_as_declared)
+        check_flag("fused_always_projects", self.fused_always_projects)
+        check_choice("activation", self.activation, get_args(Activation))
+        check_choice("padding", self.padding, get_args(Padding))
+        for field, low in (("bn_eps", SMALLEST), ("bn_momentum", SMALLEST), ("drop_rate", 0), ("drop_path_rate", 0)):
+            check_number(field, getattr(self, field), low, 1)
         check_chain(self.stages)
         first = self.stages[0].in_filters
         expands_declared = self.first_expansion_as_declared and self.stages[0].expand > 1
@@ -201,18 +89,20 @@ class ArchSpec:
         stem: int,
         head: int = 1280,
         scaling: Scaling | None = None,
-        activation: Activation = "silu",
-        padding: Padding = "same",
-        bn_eps: float = 1e-3,
-        bn_momentum: float = 0.01,
-        drop_rate: float = 0.2,
-        drop_path_rate: float = 0.2,
-        image_size: int = 224,
-        first_expansion_as_declared: bool = False,
-        se_divisor: int = 1,
-        fused_always_projects: bool = False,
+        **numerics: Any,
     ) -> "ArchSpec":
-        """Scale decoded stages, stem and head into a network. Arguments are as declared, before scaling."""
+        """Scale decoded stages, stem and head into a network.
+
+        Args:
+            stages: The stages as declared, before scaling.
+            stem: Filters of the stem, before scaling.
+            head: Filters of the head, before scaling.
+            scaling: Factors of width and depth; by default everything stays as declared.
+            numerics: Other fields of the network, such as `activation`.
+
+        Raises:
+            SpecError: If a value is outside its bounds, or the first stage does not take what the stem gives.
+        """
         scaling = scaling or Scaling()
         check_whole("stem", stem)
         check_whole("head", head)
@@ -220,23 +110,14 @@ class ArchSpec:
             stem_filters=scaling.filters(stem) if scaling.scale_ends else stem,
             stages=scaling.stages(stages),
             head_filters=scaling.filters(head) if scaling.scale_ends else head,
-            activation=activation,
-            padding=padding,
-            bn_eps=bn_eps,
-            bn_momentum=bn_momentum,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            image_size=image_size,
-            first_expansion_as_declared=first_expansion_as_declared,
-            se_divisor=se_divisor,
-            fused_always_projects=fused_always_projects,
+            **numerics,
         )
 
     @classmethod
     def from_blocks(
         cls, blocks: Sequence[str], *, stem: int = 32, head: int = 1280, scaling: Scaling | None = None
     ) -> "ArchSpec":
-        """A network from a list of block strings; other numerics are V1's, changed with `dataclasses.replace`.
+        """Return the network of a list of block strings, with V1's numerics; `dataclasses.replace` changes these.
 
         Raises:
             SpecError: If a string is malformed or the filters do not follow from stem to last stage.
@@ -247,7 +128,7 @@ class ArchSpec:
     def from_rows(
         cls, rows: Sequence[Sequence[int]], *, stem: int = 24, head: int = 1280, scaling: Scaling | None = None
     ) -> "ArchSpec":
-        """A network from a list of ``(t, c, n, s, fused)`` rows; other numerics are V2's.
+        """Return the network of a list of ``(t, c, n, s, fused)`` rows, with V2's numerics.
 
         Raises:
             SpecError: If a row is malformed.
@@ -255,12 +136,12 @@ class ArchSpec:
         return cls.build(decode_rows(rows, stem=stem), stem=stem, head=head, scaling=scaling)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field in JSON's types; `from_dict` reads it back."""
+        """Return every field in JSON's types; `from_dict` reads it back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ArchSpec":
-        """The network that `to_dict` wrote down.
+        """Return the network with the fields that `to_dict` returns.
 
         Raises:
             SpecError: If a field is missing, unknown or outside its bounds.
@@ -269,14 +150,16 @@ class ArchSpec:
             stages = tuple(StageSpec(**stage) for stage in fields["stages"])
             return cls(**{**fields, "stages": stages})
         except (TypeError, KeyError) as error:
-            raise SpecError(f"not a network's fields, as ArchSpec.to_dict gives them: {error}") from None
+            raise SpecError(
+                f"not a network's fields: {error}: expected the fields that ArchSpec.to_dict returns"
+            ) from None
 
     def blocks(self, *, output_stride: int | None = None) -> tuple[tuple[BlockSpec, ...], ...]:
-        """Every block, stage by stage.
+        """Return every block, stage by stage.
 
         Args:
-            output_stride: Input size over the size of the last feature map, if it is to be less than the strides make
-                it: 8, 16 or 32. Strides beyond it become dilation in the blocks that follow.
+            output_stride: Total stride of the network: 8, 16 or 32. A stride beyond it becomes 1, and the blocks after
+                it are dilated instead. None leaves all strides as declared.
 
         Raises:
             SpecError: If output_stride is another number.
@@ -294,14 +177,14 @@ class ArchSpec:
                 stride = 1 if output_stride and reached * declared > output_stride else declared
                 blocks.append(
                     BlockSpec(
-                        kind=_kind(stage, fused_always_projects=self.fused_always_projects),
+                        kind=self._kind(stage),
                         in_filters=filters,
                         mid_filters=expanded_from * stage.expand,
                         out_filters=stage.out_filters,
                         kernel=stage.kernel,
                         stride=stride,
                         dilation=dilation,
-                        se_filters=self._squeezed(expanded_from, stage.se_ratio),
+                        se_filters=self._se_filters(stage, expanded_from),
                         skip=stage.skip and declared == 1 and filters == stage.out_filters,
                         drop_path=self.drop_path_rate * index / total,
                     )
@@ -313,90 +196,50 @@ class ArchSpec:
             resolved.append(tuple(blocks))
         return tuple(resolved)
 
-    def _squeezed(self, filters: int, se_ratio: float) -> int:
-        return round_filters(int(filters * se_ratio), self.se_divisor) if se_ratio else 0
+    def _kind(self, stage: StageSpec) -> BlockKind:
+        if stage.fused:
+            return "conv" if stage.expand == 1 and not self.fused_always_projects else "fused"
+        return "separable" if stage.expand == 1 else "mbconv"
+
+    def _se_filters(self, stage: StageSpec, filters: int) -> int:
+        return round_filters(int(filters * stage.se_ratio), self.se_divisor) if stage.se_ratio else 0
 
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
-        """Number of learnable parameters (batch norm's running statistics are not counted).
+        """Return the number of learnable parameters (batch norm's running statistics are not counted).
 
         Raises:
             SpecError: If num_classes is negative or in_chans below 1.
         """
-        check_whole("num_classes + 1", num_classes + 1)
-        convs = sum(conv.parameters for conv in self._convolutions(in_chans))
-        return convs + (self.head_filters + 1) * num_classes
+        return sum(convolution.parameters for convolution in self._convolutions(num_classes, in_chans))
 
     def macs(self, *, size: int | None = None, num_classes: int = 1000, in_chans: int = 3) -> int:
-        """Multiply-accumulates of one square image in the convolutions and the classifier.
+        """Return the multiply-accumulates of one square image in the convolutions and the classifier.
 
         Args:
             size: Side in pixels; by default `image_size`.
-            num_classes: Classes of the classifier.
+            num_classes: Number of classes.
             in_chans: Channels of the image.
 
         Raises:
             SpecError: If size or in_chans is below 1, or num_classes negative.
         """
-        side, total = self.image_size if size is None else size, self.head_filters * num_classes
+        side = self.image_size if size is None else size
         check_whole("size", side)
-        check_whole("num_classes + 1", num_classes + 1)
-        for conv in self._convolutions(in_chans):
-            side = math.ceil(side / conv.stride)
-            total += conv.weights * (1 if conv.on_pooled else side * side)
-        return total
+        return multiply_accumulates(self._convolutions(num_classes, in_chans), side)
 
-    def _convolutions(self, in_chans: int) -> Iterator["_Convolution"]:
+    def _convolutions(self, num_classes: int, in_chans: int) -> Iterator[Convolution]:
+        check_whole("num_classes", num_classes, least=0)
         check_whole("in_chans", in_chans)
-        yield _Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
+        yield Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
         for stage in self.blocks():
             for block in stage:
-                yield from _block_convolutions(block)
-        yield _Convolution(self.stages[-1].out_filters, self.head_filters)
-
-
-@dataclass(frozen=True, slots=True)
-class _Convolution:
-    """A convolution's cost: with a bias on the pooled map (squeeze-excite), else with batch norm's two vectors."""
-
-    inputs: int
-    outputs: int
-    kernel: int = 1
-    stride: int = 1
-    on_pooled: bool = False
-
-    @property
-    def weights(self) -> int:
-        return self.inputs * self.outputs * self.kernel**2
-
-    @property
-    def parameters(self) -> int:
-        return self.weights + self.outputs * (1 if self.on_pooled else 2)
-
-
-def _block_convolutions(block: BlockSpec) -> Iterator[_Convolution]:
-    if block.kind == "conv":
-        yield _Convolution(block.in_filters, block.out_filters, block.kernel, block.stride)
-        return
-    if block.kind == "fused":
-        yield _Convolution(block.in_filters, block.mid_filters, block.kernel, block.stride)
-    else:
-        if block.kind == "mbconv":
-            yield _Convolution(block.in_filters, block.mid_filters)
-        yield _Convolution(1, block.mid_filters, block.kernel, block.stride)  # depthwise: one input each
-    if block.se_filters:
-        yield _Convolution(block.mid_filters, block.se_filters, on_pooled=True)
-        yield _Convolution(block.se_filters, block.mid_filters, on_pooled=True)
-    yield _Convolution(block.mid_filters, block.out_filters)
-
-
-def _kind(stage: StageSpec, *, fused_always_projects: bool) -> BlockKind:
-    if stage.fused:
-        return "conv" if stage.expand == 1 and not fused_always_projects else "fused"
-    return "separable" if stage.expand == 1 else "mbconv"
+                yield from block_convolutions(block)
+        yield Convolution(self.stages[-1].out_filters, self.head_filters)
+        yield Convolution(self.head_filters, num_classes, on_pooled=True)
 
 
 def variant_spec(family: Family, variant: Variant) -> ArchSpec:
-    """The network that a row of a family's table declares.
+    """Return the network that a row of a family's table declares.
 
     Raises:
         SpecError: If the declaration is malformed.
@@ -406,10 +249,7 @@ def variant_spec(family: Family, variant: Variant) -> ArchSpec:
         stem=variant.stem,
         head=family.head,
         scaling=Scaling(
-            width=variant.width,
-            depth=variant.depth,
-            round_limit=family.round_limit,
-            scale_ends=family.scale_ends,
+            width=variant.width, depth=variant.depth, round_limit=family.round_limit, scale_ends=family.scale_ends
         ),
         activation=family.activation,
         padding=family.padding,

@@ -16,7 +16,9 @@ import msgspec
 
 from effnet_zoo import atomic_io, documents
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.errors import ArgumentError, EffnetZooError, SpecError, WeightsError, quoted
+from effnet_zoo.checkpoints.pretrained_cfg import KnownFields, check_cfg
+from effnet_zoo.errors import ArgumentError, SpecError, WeightsError, quoted
+from effnet_zoo.layouts.effnet_zoo import PAD_TYPES
 from effnet_zoo.network.options import ModelOptions, check_global_pool, check_whole_option
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
@@ -32,47 +34,15 @@ CUSTOM = "effnet_zoo_custom"
 NUMERICS = ("padding", "bn_eps", "bn_momentum", "drop_rate", "drop_path_rate", "activation", "image_size")
 """Fields of an ArchSpec that change what it computes, but not which tensors it has."""
 
-PAD_TYPES = {"same": "same", "symmetric": ""}
-"""Our padding, and timm's pad_type."""
-
 TIMM_NUMERICS: dict[str, Any] = {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1}
 """Of timm's models without ``tf_``: PyTorch's defaults (timm/models/_efficientnet_builder.py)."""
-
-IMAGE_FIELDS = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
-"""Of timm's record what `images` writes."""
 
 MOST_BLOCKS, MOST_PARAMETERS = 1000, 2 * 10**9
 """Of a network that a file describes, at most, so that a wrong figure does not ask for all of the memory: L2, the
 largest published one, has 88 blocks and 480 million parameters."""
 
 _LEFT_OUT = ("architecture", "hf_hub_id", "hf_hub_filename", "url", "file", "source", "state_dict", "label_names")
-"""Of timm's record what is said elsewhere, or true of one machine only."""
-
-
-class _Record(msgspec.Struct):
-    """The fields of timm's pretrained_cfg that are read here. Others are kept as they are."""
-
-    architecture: str | None = None
-    source: str | None = None
-    hf_hub_id: str | None = None
-    hf_hub_filename: str | None = None
-    num_classes: int | None = None
-    input_size: tuple[int, int, int] | None = None
-    test_input_size: tuple[int, int, int] | None = None
-    crop_pct: float | None = None
-    test_crop_pct: float | None = None
-    crop_mode: str | None = None
-    interpolation: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    label_names: tuple[str, ...] | None = None
-    tag: str | None = None
-    license: str | None = None
-    origin_url: str | None = None
-    description: str | None = None
-    paper_name: str | None = None
-    paper_ids: str | tuple[str, ...] | None = None
-    notes: tuple[str, ...] | None = None
+"""Fields of timm's dict that are written elsewhere in the file, or are true on one machine only."""
 
 
 class _ModelArgs(msgspec.Struct):
@@ -97,7 +67,7 @@ class _Document(msgspec.Struct):
     num_classes: int | None = None
     label_names: tuple[str, ...] | None = None
     model_args: _ModelArgs | None = None
-    pretrained_cfg: _Record | None = None
+    pretrained_cfg: KnownFields | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +76,10 @@ class Config:
 
     Attributes:
         arch: The network, with its numerics.
-        model: The variant it is, or None.
-        options: How the saved model was built besides: ``num_classes``, ``in_chans``, ``global_pool``,
-            ``output_stride``.
-        pretrained_cfg: timm's record of the checkpoint.
-        images: How images are prepared; None if it does not say.
+        model: The variant; None for a network that is no variant.
+        options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the saved model.
+        pretrained_cfg: timm's dict of the checkpoint.
+        images: How images are prepared; None if the file does not say.
     """
 
     arch: ArchSpec
@@ -121,7 +90,7 @@ class Config:
 
 
 def variant_of(arch: ArchSpec) -> Model | None:
-    """The variant whose tensors a network has, whatever its numerics."""
+    """Return the variant whose tensors a network has, whatever its numerics; None if there is no such variant."""
     for model in catalogue.models().values():
         if same_tensors(model.spec, arch):
             return model
@@ -129,19 +98,19 @@ def variant_of(arch: ArchSpec) -> Model | None:
 
 
 def same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
-    """Whether two networks have the same tensors, whatever their numerics."""
+    """Return whether two networks have the same tensors, whatever their numerics."""
     return dataclasses.replace(arch, **{field: getattr(other, field) for field in NUMERICS}) == other
 
 
 def write(
     arch: ArchSpec, options: ModelOptions, pretrained_cfg: Mapping[str, Any], labels: tuple[str, ...] | None = None
 ) -> str:
-    """The text of a ``config.json``.
+    """Return the text of a ``config.json``.
 
     Args:
         arch: The network, with the numerics that it was built with.
         options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the model.
-        pretrained_cfg: timm's record: preprocessing, licence, description. Where it came from is left out.
+        pretrained_cfg: timm's dict: preprocessing, licence, description. The place of the weights is left out.
         labels: Class names in the order of the logits.
     """
     model = variant_of(arch)
@@ -180,7 +149,7 @@ def read(path: Path) -> Config:
     """Read a ``config.json``.
 
     Raises:
-        WeightsError: If it is not timm's format, or of a network that this package does not have.
+        WeightsError: If it is not timm's format, or for a network that this package does not have.
         FileError: If it cannot be read.
     """
     if not os.path.lexists(path):
@@ -190,19 +159,25 @@ def read(path: Path) -> Config:
 
 
 def parse(content: Any, source: str) -> Config:
-    """Read the content of a ``config.json``.
+    """Return the content of a ``config.json`` as a `Config`.
 
     Raises:
-        WeightsError: If it is not timm's format, or of a network that this package does not have.
+        WeightsError: If it is not timm's format, or for a network that this package does not have.
     """
     document = documents.from_plain(content, _Document, source, WeightsError)
     name = document.architecture
-    args = _said(content.get("model_args") or {})
-    cfg = _said(content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"})
+    args = _without_null(content.get("model_args") or {})
+    cfg = _without_null(
+        content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"}
+    )
     if document.pretrained_cfg is None:
-        check_record(cfg, source, WeightsError)
+        check_cfg(cfg, source, WeightsError)
     cfg |= {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
-    cfg = {"crop_mode": "center", **_said(cfg), "architecture": name}  # timm's own default, which old configs rely on
+    cfg = {
+        "crop_mode": "center",
+        **_without_null(cfg),
+        "architecture": name,
+    }  # timm's own default, which old configs rely on
     try:
         model, arch = _network(name, args.pop("arch", None), source)
         arch = _with_numerics(arch, args, source)
@@ -223,22 +198,8 @@ def parse(content: Any, source: str) -> Config:
     return Config(arch=arch, model=model, options=options, pretrained_cfg=cfg, images=images)
 
 
-def check_record(cfg: Mapping[str, Any], source: str, error: type[EffnetZooError] = ArgumentError) -> None:
-    """Checks the types of the fields of timm's pretrained_cfg that are read here.
-
-    Args:
-        cfg: The record.
-        source: What to call it in errors.
-        error: The class of the error.
-
-    Raises:
-        EffnetZooError: Of the class `error`, naming the field.
-    """
-    documents.from_plain(dict(cfg), _Record, source, error)
-
-
 def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
-    """Reads the network that the model_args of a ``config.json`` describe.
+    """Return the network that the model_args of a ``config.json`` describe.
 
     Raises:
         SpecError: If a field is missing, unknown or outside its bounds, or the network is too large.
@@ -251,22 +212,9 @@ def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
     return arch
 
 
-def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields without those that are null, which say nothing."""
+def _without_null(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields without those that are null."""
     return {key: value for key, value in fields.items() if value is not None}
-
-
-def images(how: Preprocessing, in_chans: int = 3) -> dict[str, Any]:
-    """The part of timm's record that says how images are prepared."""
-    return {
-        "input_size": [in_chans, *how.size],
-        "fixed_input_size": False,
-        "interpolation": how.interpolation,
-        "crop_pct": how.crop_pct,
-        "crop_mode": how.crop_mode,
-        "mean": list(how.mean),
-        "std": list(how.std),
-    }
 
 
 def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpec]:
@@ -278,9 +226,8 @@ def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpe
         if name == model.hub_name:  # timm's training of the same network, in PyTorch's numerics
             return model, dataclasses.replace(model.spec, **TIMM_NUMERICS)
     raise WeightsError(
-        f"{source}: architecture {quoted(name)} is not one of this package's: "
-        f"expected EfficientNet V1 or V2 by timm's, or "
-        "this package's, name"
+        f"{source}: architecture {quoted(name)} is not a network of this package: "
+        "expected the name of an EfficientNet V1 or V2, as timm or this package has it"
     )
 
 

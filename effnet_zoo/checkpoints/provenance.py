@@ -1,10 +1,9 @@
-"""What is known of a model's weights: what its ``pretrained_cfg`` says of them, as far as that is true of them now.
+"""What is known of a model's weights: what its ``pretrained_cfg`` says of them, as far as it is still true.
 
-timm fills a model's ``pretrained_cfg`` with the record of a checkpoint whether or not it was loaded, and training does
-not change it. Whoever publishes a model asks `known_of` instead.
+timm fills a model's ``pretrained_cfg`` with the fields of a checkpoint whether or not it was loaded, and training does
+not change them. Whoever publishes a model asks `known_of` instead.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,57 +12,32 @@ from typing import Any, Protocol
 import torch
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.atomic_io import file_errors
-from effnet_zoo.checkpoints import statefile
-from effnet_zoo.checkpoints.config_json import IMAGE_FIELDS
-from effnet_zoo.checkpoints.statefile import fingerprint
+from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, NAMES, claims_of, images_of
+from effnet_zoo.checkpoints.statefile import StateFile, fingerprint, read
 from effnet_zoo.errors import EffnetZooError
+from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.keytable import State, is_counter
-from effnet_zoo.layouts.layout import LAYOUTS
+from effnet_zoo.network.backbone import Backbone
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of
-
-CLAIMS = ("tag", "license", "origin_url", "description", "paper_name", "paper_ids", "notes")
-"""Fields of timm's record that are claims about weights: they are true of no others."""
-
-PLACES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
-"""Fields of timm's record that say where weights are."""
-
-NAMES = ("label_names", "label_descriptions")
-"""Fields of timm's record that name the classes of a classifier."""
-
-
-def claims_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a ``pretrained_cfg`` claims of the weights that it describes."""
-    return {key: cfg[key] for key in CLAIMS if cfg.get(key)}
-
-
-def images_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a ``pretrained_cfg`` says of how images are prepared."""
-    return {key: cfg[key] for key in (*IMAGE_FIELDS, "test_input_size", "test_crop_pct") if key in cfg}
-
-
-def of_other_weights(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a ``pretrained_cfg`` says whatever the weights are: no claim, no place and no class names."""
-    return {key: value for key, value in cfg.items() if key not in (*CLAIMS, *PLACES, *NAMES)}
 
 
 class Weights(Protocol):
     """The weights that a model was made with."""
 
     def are(self, state: State) -> bool:
-        """Returns whether a model's state dict has these weights, and no others."""
+        """Return whether a model's state dict has these weights, and no others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InFile:
-    """Weights of a file, which is read again to compare. Nothing is computed while a model is loaded.
+    """Weights of a file, which is read again to compare them: nothing is computed while a model is loaded.
 
-    A model in another dtype has the same weights if each is what the file's is in that dtype.
+    A model in another dtype has the same weights if each is the file's value in that dtype.
 
     Attributes:
         path: The file.
-        stamp: What `stamp_of` gave before it was read.
+        stamp: The file's when it was opened; see `StateFile`.
         layout: Whose keys it has.
         arch: The network.
     """
@@ -74,11 +48,12 @@ class InFile:
     arch: ArchSpec
 
     def are(self, state: State) -> bool:
-        """Returns whether every tensor is the file's; False if the file is gone, or is not the same one any more."""
+        """Return whether every tensor is the file's; False if the file is gone, or has changed."""
         try:
-            if stamp_of(self.path) != self.stamp:
+            file = read(self.path)
+            if file.stamp != self.stamp:
                 return False
-            found = LAYOUTS[self.layout].table.to_ours(statefile.read(self.path).state, self.arch)
+            found = LAYOUTS[self.layout].table.to_ours(file.state, self.arch)
         except EffnetZooError:
             return False
         for key, tensor in state.items():
@@ -90,37 +65,53 @@ class InFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InMemory:
-    """Weights that no file has as they are.
+    """Weights that are in no file as they are.
 
     Attributes:
-        fingerprint: That of `effnet_zoo.checkpoints.statefile.fingerprint`.
+        fingerprint: What `effnet_zoo.checkpoints.statefile.fingerprint` gave for them.
     """
 
     fingerprint: str
 
     def are(self, state: State) -> bool:
-        """Returns whether names, dtypes, shapes and values are the same."""
+        """Return whether names, dtypes, shapes and values are the same."""
         return fingerprint(state) == self.fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Which weights a model was made with, and what was said of them.
+    """The weights that a model was made with, and what was stated of them.
 
     Attributes:
-        said: What the model's ``pretrained_cfg`` said of them.
-        weights: They themselves; None for random ones.
-        assumed: What the model's ``pretrained_cfg`` said of images, if that was only assumed; see `images_of`.
+        stated: What the model's ``pretrained_cfg`` stated of them.
+        weights: The weights; None for random ones.
+        assumed: What the model's ``pretrained_cfg`` has on images, if it was only assumed; see `images_of`.
     """
 
-    said: Mapping[str, Any]
+    stated: Mapping[str, Any]
     weights: Weights | None = None
     assumed: Mapping[str, Any] | None = None
 
-    @classmethod
-    def of(cls, cfg: Mapping[str, Any], weights: Weights | None = None) -> "Origin":
-        """Returns the origin of weights that a ``pretrained_cfg`` describes."""
-        return cls(said={key: cfg[key] for key in (*CLAIMS, *NAMES, "source") if key in cfg}, weights=weights)
+
+def origin_of(
+    model: Backbone, file: StateFile | None = None, layout: str = "effnet_zoo", *, images_assumed: bool = False
+) -> Origin:
+    """Return the origin of a model that was just made.
+
+    Args:
+        model: The model, with its ``pretrained_cfg``.
+        file: What its weights were read from; None for random weights.
+        layout: Whose keys `file` has.
+        images_assumed: Whether the ``pretrained_cfg`` only assumes how images are prepared.
+    """
+    cfg = model.pretrained_cfg
+    weights: Weights | None = None
+    if file is not None and file.stamp:
+        weights = InFile(path=Path(file.source).absolute(), stamp=file.stamp, layout=layout, arch=model.arch)
+    elif file is not None and claims_of(cfg):  # without claims there is nothing to compare for later
+        weights = InMemory(fingerprint=fingerprint(model.state_dict()))
+    stated = {key: cfg[key] for key in (*CLAIMS, *NAMES, "source") if key in cfg}
+    return Origin(stated=stated, weights=weights, assumed=images_of(cfg) if images_assumed else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,36 +129,26 @@ class Known:
     images: Preprocessing | None
 
 
-def stamp_of(path: Path) -> tuple[int, ...]:
-    """Returns what tells a file from another, and from itself after it was written to: device, inode, size and time.
-
-    Raises:
-        FileError: If it is gone.
-    """
-    with file_errors(path):
-        found = os.stat(path)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
 def known_of(model: EfficientNet) -> Known:
-    """Returns what is known of a model's weights as they are now.
+    """Return what is known of a model's weights as they are now.
 
-    What came with the weights that the model was made with holds as long as it has those weights, all of them and no
-    others: the same file is read again and compared. A copy, a pickle, another device and a lower dtype keep them;
-    training, a new classifier, and a file that is gone or was changed since lose them. What the caller has written
-    into ``pretrained_cfg`` since is the caller's own, and holds. How images are prepared holds whatever the weights
-    are, and so do class names as long as there is one for each class, but for those of somebody else's repository.
+    What came with the weights that the model was made with holds as long as the model has those weights, all of them
+    and no others: the same file is read again and compared. A copy, a pickle, another device and a lower dtype keep
+    them. Training, a new classifier, and a file that is gone or was changed since lose them. What the caller has
+    written into ``pretrained_cfg`` since is the caller's own, and holds. How images are prepared holds whatever the
+    weights are, and so do class names as long as there is one for each class, unless they came with somebody else's
+    repository.
     """
     cfg, origin = model.pretrained_cfg, model.origin
-    is_said = cfg.get("mean") is not None and (origin is None or images_of(cfg) != origin.assumed)
-    images = preprocessing_of(cfg) if is_said else None
+    is_stated = cfg.get("mean") is not None and (origin is None or images_of(cfg) != origin.assumed)
+    images = preprocessing_of(cfg) if is_stated else None
     names = cfg.get("label_names")
     labels = tuple(names) if names and len(names) == model.num_classes else None
     claims = claims_of(cfg)
-    if origin is None:  # a network of the caller's own: so is all that its pretrained_cfg says
+    if origin is None:  # a network of the caller's own, and so is all that its pretrained_cfg says
         return Known(claims=claims, labels=labels, images=images)
     if origin.weights is None or not origin.weights.are(model.state_dict()):
-        claims = {key: value for key, value in claims.items() if value != origin.said.get(key)}
-        if origin.said.get("source") == "hf-hub" and names == origin.said.get("label_names"):
+        claims = {key: value for key, value in claims.items() if value != origin.stated.get(key)}
+        if origin.stated.get("source") == "hf-hub" and names == origin.stated.get("label_names"):
             labels = None
     return Known(claims=claims, labels=labels, images=images)

@@ -14,7 +14,7 @@ from effnet_zoo.arch.families import Padding
 from effnet_zoo.errors import ArgumentError, quoted
 
 if TYPE_CHECKING:
-    from effnet_zoo.checkpoints.bundle import Package
+    from effnet_zoo.checkpoints.bundle import Bundle
     from effnet_zoo.transfer.conversion import Images
 
 
@@ -114,12 +114,13 @@ class WeightOptions:
 
         return read_labels(self.classes) if self.classes else None
 
-    def open(self, place: str) -> "Package":
+    def open(self, place: str) -> "Bundle":
         """Open weights, with what the options say about them."""
-        from effnet_zoo.transfer.conversion import told
+        from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
-        return told(open_package(place, variant=self.variant, ema=not self.no_ema), self.images(), labels=self.labels())
+        bundle = open_package(place, variant=self.variant, ema=not self.no_ema)
+        return with_overrides(bundle, self.images(), labels=self.labels())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +169,12 @@ class ConversionOptions(WeightOptions):
         """Return the padding as a type."""
         return cast("Padding | None", self.padding)
 
-    def open(self, place: str) -> "Package":
-        from effnet_zoo.transfer.conversion import told
+    def open(self, place: str) -> "Bundle":
+        from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
-        package = open_package(place, variant=self.variant, ema=not self.no_ema)
-        return told(package, self.images(), self.checked_padding(), self.bn_eps, self.labels(), self.licence)
+        bundle = open_package(place, variant=self.variant, ema=not self.no_ema)
+        return with_overrides(bundle, self.images(), self.checked_padding(), self.bn_eps, self.labels(), self.licence)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -1,6 +1,27 @@
-"""Keys of efficientnet_pytorch 0.7.1 and efficientnet_lite_pytorch 0.1.0 (model.py): blocks numbered through."""
+"""The layout of efficientnet_pytorch 0.7.1, and of its fork efficientnet_lite_pytorch 0.1.0 (model.py in both).
+
+Blocks are numbered through the whole network. Example of a key: ``_blocks.1._depthwise_conv.weight``.
+"""
+
+from types import ModuleType
+
+from torch import nn
 
 from effnet_zoo.layouts.keytable import KeyTable
+from effnet_zoo.layouts.layout import (
+    B0_TO_B7,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Layout,
+    ModuleReference,
+    NetworkDescription,
+    archs_named,
+)
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.preprocessing import Preprocessing
+
+OF_FORK = tuple(f"effnet_zoo_lite{number}" for number in range(5))
+"""The networks of efficientnet_lite_pytorch."""
 
 TABLE = KeyTable(
     name="efficientnet_pytorch",
@@ -32,4 +53,59 @@ TABLE = KeyTable(
             "bn2": "_bn2",
         },
     },
+)
+
+
+def _preprocessing(name: str) -> Preprocessing:
+    """Return the preprocessing of examples/imagenet/main.py: bicubic to the variant's size, without a crop.
+
+    The fork's networks are prepared as their checkpoints in the ledger. AdvProp's files have the same keys, and need
+    mean and standard deviation 0.5: nothing in a file tells them apart.
+    """
+    model = catalogue.models()[name]
+    if name in OF_FORK:
+        return model.default.preprocessing
+    return Preprocessing(
+        size=(model.spec.image_size,) * 2,
+        crop_pct=1.0,
+        crop_mode="center",
+        interpolation="bicubic",
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _reference(network: NetworkDescription) -> ModuleReference | None:
+    library: ModuleType
+    try:
+        if network.variant.name in OF_FORK:
+            import efficientnet_lite_pytorch
+
+            library = efficientnet_lite_pytorch
+        else:
+            import efficientnet_pytorch
+
+            library = efficientnet_pytorch
+    except ImportError:
+        return None
+    module: nn.Module = library.EfficientNet.from_name(
+        network.variant.hub_name.replace("_", "-"),
+        in_channels=network.in_chans,
+        num_classes=max(1, network.num_classes),
+        image_size=None,  # else the padding is fixed for one size
+        batch_norm_epsilon=network.arch.bn_eps,
+    )
+    if not network.num_classes:
+        module._fc = nn.Identity()
+    return ModuleReference(distribution=library.__name__, module=module)
+
+
+LAYOUT = Layout(
+    table=TABLE,
+    archs=archs_named(*B0_TO_B7, "effnet_zoo_b8", "effnet_zoo_l2", *OF_FORK),
+    convention="SAME padding, batch norm eps 1e-3; mean and std of ImageNet (AdvProp's files, which look the same: 0.5 "
+    "and 0.5)",
+    loads_with="efficientnet_pytorch: EfficientNet.from_name(NAME).load_state_dict(load_file('DIR/model.safetensors'))",
+    preprocessing=_preprocessing,
+    reference=_reference,
 )

@@ -1,6 +1,12 @@
-"""This package's own keys, which are those of timm 1.0 (models/efficientnet.py) and geffnet 1.0.2 too."""
+"""The layout of this package, which is also that of timm 1.0 (models/efficientnet.py) and of geffnet 1.0.2.
 
+Example of a key: ``blocks.1.0.conv_dw.weight``.
+"""
+
+from effnet_zoo.arch.families import Padding
 from effnet_zoo.layouts.keytable import KeyTable
+from effnet_zoo.layouts.layout import Layout, ModuleReference, NetworkDescription, our_archs
+from effnet_zoo.network.options import GLOBAL_POOLS
 
 _NETWORK = ("conv_stem", "bn1", "conv_head", "bn2", "classifier")
 _SE = ("se.conv_reduce", "se.conv_expand")
@@ -15,4 +21,35 @@ TABLE = KeyTable(
         "fused": {name: name for name in ("conv_exp", "bn1", "conv_pwl", "bn2")},
         "conv": {name: name for name in ("conv", "bn1")},
     },
+)
+
+PAD_TYPES: dict[Padding, str] = {"same": "same", "symmetric": ""}
+"""Our names of a padding, and timm's values of ``pad_type``."""
+
+
+def _reference(network: NetworkDescription) -> ModuleReference:
+    import timm
+
+    module = timm.create_model(
+        network.variant.upstream,
+        num_classes=network.num_classes,
+        in_chans=network.in_chans,
+        pad_type=PAD_TYPES[network.arch.padding],
+        bn_eps=network.arch.bn_eps,
+        act_layer=network.arch.activation,
+        global_pool=network.global_pool,
+        output_stride=network.output_stride or 32,
+    )
+    return ModuleReference(distribution="timm", module=module)
+
+
+LAYOUT = Layout(
+    table=TABLE,
+    archs=our_archs,
+    convention="SAME padding, batch norm eps 1e-3 (timm's models without tf_ in their name: symmetric, 1e-5)",
+    loads_with="timm.create_model('local-dir:DIR', pretrained=True)",
+    aliases=("timm", "geffnet"),
+    reference=_reference,
+    poolings=GLOBAL_POOLS,
+    dilates=True,
 )

@@ -1,9 +1,18 @@
-"""Keys of the one-file PyTorch port of EfficientNetV2 (github.com/d-li14/efficientnetv2.pytorch, effnetv2.py).
+"""The layout of the one-file PyTorch port of EfficientNetV2 (github.com/d-li14/efficientnetv2.pytorch, effnetv2.py).
 
-Squeeze-excite is two linear layers there, and everything before the head convolution is one list, the stem first.
+Squeeze-excite is two linear layers there. Everything in front of the head convolution is one list, which begins with
+the stem. The port is no package, so it has no reference implementation here. Example of a key:
+``features.9.conv.3.weight``.
 """
 
+import dataclasses
+from collections.abc import Mapping
+from functools import cache
+
+from effnet_zoo.arch import efficientnetv2
+from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.layouts.keytable import AS_IN_TORCH, Form, KeyTable
+from effnet_zoo.layouts.layout import Layout
 
 TABLE = KeyTable(
     name="effnetv2_port",
@@ -34,4 +43,41 @@ TABLE = KeyTable(
         },
     },
     forms={**AS_IN_TORCH, "squeeze": {"weight": Form(name="weight", flat=True), "bias": Form(name="bias")}},
+)
+
+EXPANSION, _, REPEATS, STRIDE, FUSED = efficientnetv2.S[-1]
+ROWS = {
+    # The last stage of S had 272 filters at first.
+    "effnetv2_port_s_272": (*efficientnetv2.S[:-1], (EXPANSION, 272, REPEATS, STRIDE, FUSED)),
+    "effnetv2_port_s": efficientnetv2.S,
+    "effnetv2_port_m": efficientnetv2.M,
+    "effnetv2_port_l": efficientnetv2.L,
+    "effnetv2_port_xl": efficientnetv2.XL,
+}
+"""The stages of each network, in the columns of `effnet_zoo.arch.efficientnetv2`."""
+
+
+@cache
+def _archs() -> Mapping[str, ArchSpec]:
+    """Return the port's networks: its stem, head and squeeze widths differ from ours, and it drops nothing."""
+    return {
+        name: dataclasses.replace(
+            ArchSpec.from_rows(rows, stem=24, head=1792),
+            padding="symmetric",
+            bn_eps=1e-5,
+            bn_momentum=0.1,
+            drop_rate=0.0,
+            drop_path_rate=0.0,
+            se_divisor=8,
+            fused_always_projects=True,
+        )
+        for name, rows in ROWS.items()
+    }
+
+
+LAYOUT = Layout(
+    table=TABLE,
+    archs=_archs,
+    convention="symmetric padding, batch norm eps 1e-5",
+    loads_with="effnetv2.py: effnetv2_*().load_state_dict(load_file('DIR/model.safetensors'))",
 )

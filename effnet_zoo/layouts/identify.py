@@ -1,6 +1,6 @@
-"""What a state dict is, told from its keys and shapes: layout, variant, classes and channels."""
+"""Tell from its keys and shapes what a state dict is: layout, architecture, classes and channels."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -8,9 +8,11 @@ from torch import Tensor
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import WeightsError
+from effnet_zoo.layouts import LAYOUTS, Layout
 from effnet_zoo.layouts.keytable import CLASSIFIER, STEM, State, is_counter
-from effnet_zoo.layouts.layout import LAYOUTS, Layout
 from effnet_zoo.network.model import EfficientNet
+
+Candidate = tuple[Layout, str, ArchSpec]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +20,12 @@ class Identity:
     """What a state dict is.
 
     Attributes:
-        layout: Whose keys it has.
-        name: Which of the layout's architectures it is.
-        arch: That architecture; padding and epsilon are the layout's convention.
-        num_classes: Rows of its classifier; 0 if it has none.
+        layout: The layout that its keys are of.
+        name: The layout's name of the architecture.
+        arch: The architecture; its padding and epsilon are the layout's convention.
+        num_classes: Rows of its classifier; 0 without one.
         in_chans: Channels of its stem.
-        global_pool: ``catavgmax`` if its classifier takes twice the features, else ``avg``, which a file cannot tell
+        global_pool: ``catavgmax`` if its classifier takes twice the features, else ``avg``: no tensor tells ``avg``
             from ``max``.
     """
 
@@ -35,22 +37,17 @@ class Identity:
     global_pool: str
 
 
-def without_head(state: Mapping[str, Tensor]) -> State:
-    """Returns the backbone of a state dict in any layout of PyTorch: no classifier, and nothing that stands beside."""
-    heads = [layout.table.head(state) for layout in _layouts(state)]
-    return {key: tensor for key, tensor in state.items() if not all(key in head for head in heads)}
-
-
-def identify(state: Mapping[str, Tensor], source: str, *, among: Iterable[str] | None = None) -> Identity:
-    """What a state dict is.
+def identify(state: Mapping[str, Tensor], source: str, *, among: Collection[str] | None = None) -> Identity:
+    """Return what a state dict is.
 
     Args:
         state: Tensors without wrappers and prefixes.
         source: Where it comes from, for errors.
-        among: Names of architectures that it may be, if it is not to be any.
+        among: Names of the architectures that it may be; any by default. If only one is left, its tensors are for the
+            loader to compare.
 
     Raises:
-        WeightsError: If it is none, naming the nearest and how it differs, or if several fit.
+        WeightsError: If it fits no architecture, with the nearest one and how it differs; or if it fits several.
     """
     layouts = _layouts(state)
     if not layouts:
@@ -58,88 +55,95 @@ def identify(state: Mapping[str, Tensor], source: str, *, among: Iterable[str] |
             f"{source}: the keys ({', '.join(sorted(state)[:3])}, ...) are of no known layout: "
             f"expected those of {', '.join(LAYOUTS)}"
         )
-    wanted = None if among is None else set(among)
     candidates = [
         (layout, name, arch)
         for layout in layouts
         for name, arch in layout.archs().items()
-        if wanted is None or name in wanted
+        if among is None or name in among
     ]
     if not candidates:
         names = ", ".join(layout.name for layout in layouts)
-        raise WeightsError(f"{source} has the keys of {names}, which has no {' or '.join(wanted or ())}")
-    if len(candidates) == 1 and among is not None:  # the loader compares every tensor with the one network it can be
-        return _identity(candidates[0], _sizes(_shapes(state, *candidates[0]), candidates[0][2]))
-    compared = [(candidate, *_compared(state, candidate)) for candidate in _nearest(state, candidates)]
-    exact = [(candidate, sizes) for candidate, differences, sizes in compared if not differences]
+        raise WeightsError(f"{source} has the keys of {names}, which has no {' or '.join(among or ())}")
+    if among is not None and len(candidates) == 1:
+        return _identity(state, candidates[0])
+    identities = [_identity(state, candidate) for candidate in _nearest(state, candidates)]
+    compared = [(identity, _differences(state, identity)) for identity in identities]
+    exact = [identity for identity, differences in compared if not differences]
     if len(exact) > 1:
-        names = " and ".join(f"{name} of {layout.name}" for (layout, name, _), _ in exact)
+        names = " and ".join(f"{identity.name} of {identity.layout.name}" for identity in exact)
         raise WeightsError(f"{source} fits {names}: say which it is")
     if not exact:
-        (layout, name, _), differences, _ = min(compared, key=lambda row: len(row[1]))
+        nearest, differences = min(compared, key=lambda row: len(row[1]))
         some = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
-        backbone = without_head(state)
-        whole = any(not _compared(backbone, candidate)[0] for candidate, *_ in compared)
-        advice = "; its backbone is whole: convert --backbone-only takes it without the head" if whole else ""
         raise WeightsError(
-            f"{source} is none of the networks of {layout.name}: the nearest, {name}, differs in {len(differences)} "
-            f"tensors ({some}){advice}"
+            f"{source} is no network of {nearest.layout.name}: the nearest, {nearest.name}, differs in "
+            f"{len(differences)} tensors ({some}){_advice(state, candidates)}"
         )
-    return _identity(*exact[0])
+    return exact[0]
 
 
-def _identity(candidate: "Candidate", sizes: "Sizes") -> Identity:
-    layout, name, arch = candidate
-    return Identity(
-        layout=layout,
-        name=name,
-        arch=arch,
-        num_classes=sizes.num_classes,
-        in_chans=sizes.in_chans,
-        global_pool=sizes.global_pool,
-    )
+def without_head(state: Mapping[str, Tensor]) -> State:
+    """Return the backbone of a state dict in any layout of PyTorch: no classifier, and no tensor beside the network."""
+    heads = [layout.table.head(state) for layout in _layouts(state)]
+    return {key: tensor for key, tensor in state.items() if not all(key in head for head in heads)}
 
 
 def _layouts(state: Mapping[str, Tensor]) -> list[Layout]:
-    return [layout for layout in LAYOUTS.values() if _stem_of(layout) in state]
+    return [layout for layout in LAYOUTS.values() if layout.stem_key in state]
 
 
-def _stem_of(layout: Layout) -> str:
-    table = layout.table
-    return f"{table.network['conv_stem']}{table.separator}{table.forms['conv']['weight'].name}"
-
-
-Candidate = tuple[Layout, str, ArchSpec]
+def _advice(state: Mapping[str, Tensor], candidates: list[Candidate]) -> str:
+    backbone = without_head(state)
+    nearest = _nearest(backbone, candidates)
+    if any(not _differences(backbone, _identity(backbone, candidate)) for candidate in nearest):
+        return "; its backbone is whole: convert --backbone-only takes it without the head"
+    return ""
 
 
 def _nearest(state: Mapping[str, Tensor], candidates: list[Candidate]) -> list[Candidate]:
-    """Those whose keys differ least from the given ones, by name alone."""
+    """Return the candidates whose keys differ least from the given ones. Shapes are not looked at."""
+    given = {key for key in state if not is_counter(key)}
 
     def distance(candidate: Candidate) -> int:
         layout, _, arch = candidate
         keys = {theirs for ours, (theirs, _) in layout.table.keys(arch).items() if not is_counter(ours)}
-        return len(keys - state.keys()) + len({key for key in state if not is_counter(key)} - keys)
+        return len(keys ^ given)
 
     distances = [distance(candidate) for candidate in candidates]
     return [candidate for candidate, away in zip(candidates, distances, strict=True) if away == min(distances)]
 
 
-def _shapes(state: Mapping[str, Tensor], layout: Layout, _: str, arch: ArchSpec) -> dict[str, torch.Size]:
-    """Shapes by our keys."""
+def _shapes(state: Mapping[str, Tensor], layout: Layout, arch: ArchSpec) -> dict[str, torch.Size]:
+    """Return the shapes in our order of axes, by our keys."""
     keys = layout.table.keys(arch)
     return {ours: form.to_ours(state[theirs]).shape for ours, (theirs, form) in keys.items() if theirs in state}
 
 
-def _compared(state: Mapping[str, Tensor], candidate: Candidate) -> tuple[list[str], "Sizes"]:
-    """How a state dict differs from an architecture, and the sizes that are its own to say."""
-    layout, _, arch = candidate
-    keys, given = layout.table.keys(arch), _shapes(state, *candidate)
-    sizes = _sizes(given, arch)
+def _identity(state: Mapping[str, Tensor], candidate: Candidate) -> Identity:
+    """Return what a state dict is if it is a candidate's, with the sizes that its first and last tensors show."""
+    layout, name, arch = candidate
+    shapes = _shapes(state, layout, arch)
+    stem, classifier = shapes.get(STEM, ()), shapes.get(CLASSIFIER, ())
+    doubled = len(classifier) == 2 and classifier[1] == 2 * arch.head_filters
+    return Identity(
+        layout=layout,
+        name=name,
+        arch=arch,
+        num_classes=classifier[0] if len(classifier) == 2 else 0,
+        in_chans=stem[1] if len(stem) == 4 else 0,
+        global_pool="catavgmax" if doubled else "avg",
+    )
+
+
+def _differences(state: Mapping[str, Tensor], identity: Identity) -> list[str]:
+    """Return in words how a state dict differs from the network that it may be."""
+    keys = identity.layout.table.keys(identity.arch)
+    given = _shapes(state, identity.layout, identity.arch)
     model = EfficientNet(
-        arch,
-        num_classes=sizes.num_classes,
-        in_chans=max(1, sizes.in_chans),
-        global_pool=sizes.global_pool,
+        identity.arch,
+        num_classes=identity.num_classes,
+        in_chans=max(1, identity.in_chans),
+        global_pool=identity.global_pool,
         device="meta",
     )
     expected = {key: tensor.shape for key, tensor in model.state_dict().items()}
@@ -153,23 +157,4 @@ def _compared(state: Mapping[str, Tensor], candidate: Candidate) -> tuple[list[s
         elif given[ours] != shape:
             differences.append(f"{theirs} is {tuple(given[ours])} in our order of axes, instead of {tuple(shape)}")
     differences += [f"{keys[ours][0]} is without the rest of the classifier" for ours in given.keys() - expected.keys()]
-    return differences, sizes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sizes:
-    """What a file says of a network's two ends."""
-
-    num_classes: int
-    in_chans: int
-    global_pool: str
-
-
-def _sizes(given: Mapping[str, torch.Size], arch: ArchSpec) -> Sizes:
-    stem, classifier = given.get(STEM, ()), given.get(CLASSIFIER, ())
-    doubled = len(classifier) == 2 and classifier[1] == 2 * arch.head_filters
-    return Sizes(
-        num_classes=classifier[0] if len(classifier) == 2 else 0,
-        in_chans=stem[1] if len(stem) == 4 else 0,
-        global_pool="catavgmax" if doubled else "avg",
-    )
+    return differences

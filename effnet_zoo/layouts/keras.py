@@ -1,13 +1,28 @@
-"""Keys of keras.applications' EfficientNetB0..B7 and EfficientNetV2B0..B3, S, M, L (efficientnet.py, _v2.py).
+"""The layouts of keras.applications' EfficientNetB0..B7 (efficientnet.py) and EfficientNetV2B0..B3, S, M, L (_v2.py).
 
-A key is ``layer/variable``, as `effnet_zoo.checkpoints.keras_file` reads it from any of Keras' files. Kernels have
-height and width first: (h, w, in, out), a depthwise one (h, w, channels, 1), a dense one (in, out).
+A key is ``layer/variable``, as `effnet_zoo.checkpoints.keras` reads it from any of Keras' files, for example
+``block2a_expand_conv/kernel``. Kernels have height and width first: (h, w, in, out), a depthwise one (h, w, channels,
+1), a dense one (in, out).
 
-Both pad as TensorFlow's SAME does, V1 with layers whose width is fixed when the model is built: its logits are ours at
-the size that it was built for, and at no odd one if it was built for any (``input_shape=(None, None, 3)``).
+Both generations pad as TensorFlow's SAME does. V1 has padding layers whose width is fixed when the model is built: its
+logits are ours at the size that it was built for. Built for any size (``input_shape=(None, None, 3)``), it pads wrongly
+at odd sizes.
 """
 
+import importlib.util
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts.keytable import Form, Forms, KeyTable
+from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, FileReference, Layout, NetworkDescription, archs_named
 
 KERAS_FORMS: Forms = {
     "conv": {"weight": Form(name="kernel", axes=(2, 3, 1, 0))},
@@ -94,3 +109,59 @@ MODELS: dict[str, tuple[KeyTable, str]] = {
     **{f"EfficientNetV2{size}": (KERAS_V2, f"effnet_zoo_v2_{size.lower()}") for size in "SML"},
 }
 """Every EfficientNet of keras.applications, with its keys and our variant's name."""
+
+PIXELS = {KERAS_V1.name: 255.0, KERAS_V2.name: 1.0}
+"""The factor from normalised images to what the network takes once its weights leave images alone: V1 scales by 1/255
+first."""
+
+_LOGITS = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "torch"
+import keras, numpy
+name, classes, weights, images, logits = sys.argv[1:]
+images = numpy.load(images)
+plain = {"include_preprocessing": False} if "V2" in name else {}
+build = getattr(keras.applications, name)
+model = build(weights=None, input_shape=images.shape[1:], classes=int(classes), classifier_activation=None, **plain)
+model.load_weights(weights)
+numpy.save(logits, model.predict(images, verbose=0))
+"""
+"""A program of its own, because Keras fixes its backend for a whole process."""
+
+
+def _reference(table: KeyTable, network: NetworkDescription) -> FileReference | None:
+    name = next((theirs for theirs, found in MODELS.items() if found == (table, network.variant.name)), None)
+    if name is None or network.in_chans != 3 or not network.num_classes or not importlib.util.find_spec("keras"):
+        return None
+    run = partial(_logits, name, network.num_classes, PIXELS[table.name])
+    return FileReference(distribution="keras", tolerance=FLOAT32_TOLERANCE, logits=run)
+
+
+def _logits(name: str, num_classes: int, factor: float, weights: Path, images: Tensor) -> Tensor:
+    """Run a network of keras.applications; its weights must include a normalisation that changes nothing, for V1."""
+    with TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        pixels, logits = Path(folder, "images.npy"), Path(folder, "logits.npy")
+        np.save(pixels, (images * factor).float().permute(0, 2, 3, 1).numpy())
+        command = [sys.executable, "-W", "ignore", "-c", _LOGITS, name, str(num_classes)]
+        ran = subprocess.run([*command, weights, pixels, logits], capture_output=True, text=True, check=False)
+        if ran.returncode:
+            reason = (ran.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise WeightsError(f"Keras could not run {name} to compare with: {reason}")
+        return torch.from_numpy(np.load(logits))
+
+
+def _layout(table: KeyTable, call: str, *aliases: str) -> Layout:
+    return Layout(
+        table=table,
+        archs=archs_named(*(name for found, name in MODELS.values() if found is table)),
+        convention="SAME padding, batch norm eps 1e-3; images resized whatever the aspect, bilinear",
+        loads_with=f"keras.applications: {call}.load_weights('DIR/model.weights.h5')",
+        aliases=aliases,
+        reference=partial(_reference, table),
+        filename="model.weights.h5",
+        stores_normalisation=table is KERAS_V1,
+    )
+
+
+V1_LAYOUT = _layout(KERAS_V1, "EfficientNetB*(weights=None)")
+V2_LAYOUT = _layout(KERAS_V2, "EfficientNetV2*(weights=None, include_preprocessing=False)", KERAS_V1.name)

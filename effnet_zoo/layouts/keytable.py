@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from effnet_zoo.arch.spec import ArchSpec, BlockKind
+from effnet_zoo.arch.blocks import BlockKind
+from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import WeightsError, quoted
 
 State = dict[str, Tensor]

@@ -1,201 +1,228 @@
-"""What each library fixes beside its keys: the architectures it has, their numerics, and how its images are prepared.
+"""The form in which each library of EfficientNets is described: one `Layout`, in one file of this folder."""
 
-None of that can be seen in a file. It is the library's convention, and whoever reads a file says that it was assumed.
-"""
-
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from effnet_zoo.arch import efficientnetv2
+import torch
+from torch import Tensor, nn
+
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.layouts import efficientnet_pytorch, effnet_zoo, effnetv2_port, torchvision, transformers
-from effnet_zoo.layouts.keras import KERAS_V1, KERAS_V2, MODELS
-from effnet_zoo.layouts.keytable import KeyTable
+from effnet_zoo.errors import ArgumentError, SpecError, WeightsError
+from effnet_zoo.layouts.keytable import KeyTable, State
 from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.catalogue import Model
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+B0_TO_B7 = tuple(f"effnet_zoo_b{number}" for number in range(8))
 
-V1 = tuple(f"effnet_zoo_b{number}" for number in range(8))
-LITE = tuple(f"effnet_zoo_lite{number}" for number in range(5))
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of pixels scaled to 0..1, RGB: the numbers of torchvision, which nearly every checkpoint was trained with."""
+
+TOLERANCE = 1e-6
+"""Largest relative error between two float64 implementations: rounding gives below 1e-10, a wrong constant far more."""
+
+FLOAT32_TOLERANCE = 1e-3
+"""Largest relative error where the other side computes in float32."""
+
+SIZE = (97, 130)
+"""Height and width of the compared image: one odd, one even, because padding differs with the parity of every map."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkDescription:
+    """A network that another library is asked to build.
+
+    Attributes:
+        variant: The variant of this package with the same tensors.
+        arch: The network, with its numerics.
+        num_classes: Rows of the classifier; 0 for none.
+        in_chans: Channels of the image.
+        global_pool: The pooling in front of the classifier.
+        output_stride: 8 or 16 for a dilated network, else None.
+    """
+
+    variant: Model
+    arch: ArchSpec
+    num_classes: int
+    in_chans: int
+    global_pool: str = "avg"
+    output_stride: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A library's own implementation of one network.
+
+    Attributes:
+        distribution: The Python distribution that it comes from.
+        size: Height and width in pixels of the image to compare with.
+        tolerance: Largest relative error of the logits.
+    """
+
+    distribution: str
+    size: tuple[int, int] = SIZE
+    tolerance: float = TOLERANCE
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {metadata.version(self.distribution)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleReference(Reference):
+    """An implementation in PyTorch.
+
+    Attributes:
+        module: The network, with random weights.
+    """
+
+    module: nn.Module
+
+    def logits(self, state: State, images: Tensor) -> Tensor:
+        """Return the logits (n, classes) for float64 images (n, channels, height, width).
+
+        Args:
+            state: All weights, under the library's keys.
+            images: Normalised images.
+        """
+        self.module.load_state_dict(state, strict=True)
+        return run_in_float64(self.module, images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileReference(Reference):
+    """An implementation that takes its weights from a file.
+
+    Attributes:
+        logits: Return the logits (n, classes) for the path of a weight file, and images (n, channels, height, width).
+    """
+
+    logits: Callable[[Path, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigContent:
+    """What a library's config files say of a network.
+
+    Attributes:
+        arch: The network, with the numerics of the files.
+        global_pool: The pooling in front of the classifier.
+        labels: Class names in the order of the logits; None if there are none.
+        images: How images are prepared; None if the files leave that open.
+    """
+
+    arch: ArchSpec
+    global_pool: str
+    labels: tuple[str, ...] | None
+    images: Preprocessing | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigFiles:
+    """The JSON files that a library keeps beside its weights.
+
+    Attributes:
+        names: Their names. The first must be there, and tells whose it is.
+        is_ours: Whether the content of the first file is this library's.
+        read: Return what the files say, from their paths by name and the network as its tensors show it. Raise
+            `WeightsError` if that is not an EfficientNet.
+        write: Return the content of each file by name, for a network, its class names and its preprocessing. Raise
+            `WeightsError` if the library cannot prepare images in that way.
+    """
+
+    names: tuple[str, ...]
+    is_ours: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Mapping[str, Path], NetworkDescription], ConfigContent]
+    write: Callable[[NetworkDescription, tuple[str, ...] | None, Preprocessing], Mapping[str, Mapping[str, Any]]]
+
+
+def _no_preprocessing(_: str) -> Preprocessing | None:
+    return None
+
+
+def _no_reference(_: NetworkDescription) -> Reference | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A library's files.
+    """What is known of a library's weight files. No tensor shows the conventions: whoever reads a file assumes them.
 
     Attributes:
-        table: Its keys.
-        archs: Its architectures under our variants' names; a name of its own where we have no such variant.
-        preprocessing: How it prepares images for one of them; None where it has no convention.
-        convention: What of this a file does not show, in words.
-        loads_with: How its users load a state dict.
-        told: What a file of its own beside the weights tells, and may thus differ from the convention.
-        pools: The poolings its networks can have.
+        table: The keys.
+        archs: Return the architectures that the library has, by our variants' names; one that is no variant of ours
+            has a name of its own.
+        convention: The numerics and the preprocessing that the library fixes, in words.
+        loads_with: How its users load the file, with DIR for the folder.
+        aliases: Other names by which users ask for the layout.
+        preprocessing: Return how the library prepares images for an architecture; None if its checkpoints differ.
+        reference: Return the library's implementation of a network, or None if the library is not installed or has no
+            such network.
+        config_files: The files beside its weights, if it has any.
+        in_config: Fields of `ArchSpec` that the config files hold: they may differ from the convention.
+        poolings: The poolings that its networks can have.
+        dilates: Whether its networks can have an output stride below 32.
+        filename: The name of its weight file.
+        stores_normalisation: Whether that file holds mean and standard deviation of the images.
     """
 
     table: KeyTable
     archs: Callable[[], Mapping[str, ArchSpec]]
-    preprocessing: Callable[[str], Preprocessing | None]
     convention: str
     loads_with: str
-    told: tuple[str, ...] = ()
-    pools: tuple[str, ...] = ("avg",)
+    aliases: tuple[str, ...] = ()
+    preprocessing: Callable[[str], Preprocessing | None] = _no_preprocessing
+    reference: Callable[[NetworkDescription], Reference | None] = _no_reference
+    config_files: ConfigFiles | None = None
+    in_config: tuple[str, ...] = ()
+    poolings: tuple[str, ...] = ("avg",)
+    dilates: bool = False
+    filename: str = "model.safetensors"
+    stores_normalisation: bool = False
 
     @property
     def name(self) -> str:
-        """The library's."""
         return self.table.name
+
+    @property
+    def stem_key(self) -> str:
+        """The key of the first convolution's weight, which every file of the layout has."""
+        return f"{self.table.network['conv_stem']}{self.table.separator}{self.table.forms['conv']['weight'].name}"
+
+    def missing_feature(self, global_pool: str, output_stride: int | None) -> str | None:
+        """Return what of a network's ends the library cannot build, in words; None if it can build all."""
+        if output_stride and not self.dilates:
+            return f"output_stride {output_stride}"
+        return None if global_pool in self.poolings else f"{global_pool} pooling"
 
 
 @cache
-def _ours() -> Mapping[str, ArchSpec]:
+def our_archs() -> Mapping[str, ArchSpec]:
+    """Return the architecture of every variant by its name."""
     return {name: model.spec for name, model in catalogue.models().items()}
 
 
-def _some_of_ours(*names: str) -> Callable[[], Mapping[str, ArchSpec]]:
-    return lambda: {name: _ours()[name] for name in names}
+def archs_named(*names: str) -> Callable[[], Mapping[str, ArchSpec]]:
+    """Return a function for `Layout.archs`: some of our variants, with our numerics."""
+    return lambda: {name: our_archs()[name] for name in names}
 
 
-@cache
-def _torchvision() -> Mapping[str, ArchSpec]:
-    """Symmetric padding; eps 1e-5, but 1e-3 from B5 and for V2 (torchvision/models/efficientnet.py, norm_layer)."""
-    coarse = ("effnet_zoo_b5", "effnet_zoo_b6", "effnet_zoo_b7")
-    v2 = tuple(f"effnet_zoo_v2_{size}" for size in "sml")
-    return {
-        name: dataclasses.replace(_ours()[name], padding="symmetric", bn_eps=1e-3 if name in coarse + v2 else 1e-5)
-        for name in (*V1, *v2)
-    }
+def run_in_float64(model: nn.Module, images: Tensor) -> Tensor:
+    """Return a model's logits (n, classes) in eval mode and float64. The model stays in float64."""
+    with torch.inference_mode():
+        output: Any = model.eval().double()(images)
+    logits: Tensor = getattr(output, "logits", output)
+    return logits
 
 
-@cache
-def _port() -> Mapping[str, ArchSpec]:
-    """Head 1792, stem 24, no 1x1-free first stage, squeeze widths rounded to 8; S first had a last stage of 272."""
-
-    def arch(rows: tuple[tuple[int, int, int, int, int], ...]) -> ArchSpec:
-        return dataclasses.replace(
-            ArchSpec.from_rows(rows, stem=24, head=1792),
-            padding="symmetric",
-            bn_eps=1e-5,
-            bn_momentum=0.1,
-            drop_rate=0.0,
-            drop_path_rate=0.0,
-            se_divisor=8,
-            fused_always_projects=True,
-        )
-
-    t, _, n, s, fused = efficientnetv2.S[-1]
-    return {
-        "effnetv2_port_s_272": arch((*efficientnetv2.S[:-1], (t, 272, n, s, fused))),
-        "effnetv2_port_s": arch(efficientnetv2.S),
-        "effnetv2_port_m": arch(efficientnetv2.M),
-        "effnetv2_port_l": arch(efficientnetv2.L),
-        "effnetv2_port_xl": arch(efficientnetv2.XL),
-    }
-
-
-def _square(
-    side: int,
-    *,
-    crop_pct: float,
-    interpolation: str = "bicubic",
-    crop_mode: str = "center",
-    mean: tuple[float, ...] = IMAGENET_MEAN,
-    std: tuple[float, ...] = IMAGENET_STD,
-) -> Preprocessing:
-    return Preprocessing(
-        size=(side, side), crop_pct=crop_pct, crop_mode=crop_mode, interpolation=interpolation, mean=mean, std=std
-    )
-
-
-def _efficientnet_pytorch_images(name: str) -> Preprocessing:
-    """V1: bicubic to the variant's size, nothing cropped off (examples/imagenet/main.py). Lite: as the ledger has it.
-
-    AdvProp's files have the same keys and need mean and standard deviation 0.5.
-    """
-    model = catalogue.models()[name]
-    return model.default.preprocessing if name in LITE else _square(model.spec.image_size, crop_pct=1.0)
-
-
-def _torchvision_images(name: str) -> Preprocessing:
-    """The transforms that torchvision names for its IMAGENET1K_V1 weights."""
-    from torchvision.models import get_model_weights
-
-    theirs = catalogue.models()[name].hub_name.replace("efficientnetv2", "efficientnet_v2")
-    how = get_model_weights(theirs).IMAGENET1K_V1.transforms()
-    (crop,), (resize,) = how.crop_size, how.resize_size
-    return _square(
-        crop, crop_pct=crop / resize, interpolation=how.interpolation.value, mean=tuple(how.mean), std=tuple(how.std)
-    )
-
-
-def _transformers_images(name: str) -> Preprocessing:
-    """Resized to the variant's size whatever the aspect, nearest pixel (preprocessor_config.json of google's)."""
-    side = catalogue.models()[name].spec.image_size
-    return _square(side, crop_pct=1.0, interpolation="nearest", crop_mode="squash")
-
-
-def _none(_: str) -> Preprocessing | None:
-    """No convention: the checkpoints of one layout were trained with several."""
-    return None
-
-
-LAYOUTS: dict[str, Layout] = {
-    layout.name: layout
-    for layout in (
-        Layout(
-            table=effnet_zoo.TABLE,
-            archs=_ours,
-            preprocessing=_none,
-            convention="SAME padding, batch norm eps 1e-3 (timm's models without tf_ in their name: symmetric, 1e-5)",
-            loads_with="timm.create_model('local-dir:DIR', pretrained=True)",
-        ),
-        Layout(
-            table=efficientnet_pytorch.TABLE,
-            archs=_some_of_ours(*V1, "effnet_zoo_b8", "effnet_zoo_l2", *LITE),
-            preprocessing=_efficientnet_pytorch_images,
-            convention="SAME padding, batch norm eps 1e-3; mean and std of ImageNet (AdvProp's files, which look the "
-            "same: 0.5 and 0.5)",
-            loads_with="efficientnet_pytorch: "
-            "EfficientNet.from_name(NAME).load_state_dict(load_file('DIR/model.safetensors'))",
-        ),
-        Layout(
-            table=torchvision.TABLE,
-            archs=_torchvision,
-            preprocessing=_torchvision_images,
-            convention="symmetric padding, batch norm eps 1e-5 (B5 and up, and V2: 1e-3); images as for IMAGENET1K_V1",
-            loads_with="torchvision: models.efficientnet_*().load_state_dict(load_file('DIR/model.safetensors'))",
-        ),
-        Layout(
-            table=transformers.TABLE,
-            archs=_some_of_ours(*V1),
-            preprocessing=_transformers_images,
-            convention="SAME padding, batch norm eps 1e-3; images as google's repositories prepare them",
-            loads_with="transformers: AutoModelForImageClassification.from_pretrained(DIR)",
-            told=("bn_eps", "activation"),
-            pools=("avg", "max"),
-        ),
-        *(
-            Layout(
-                table=table,
-                archs=_some_of_ours(*(name for of, name in MODELS.values() if of is table)),
-                preprocessing=_none,
-                convention="SAME padding, batch norm eps 1e-3; images resized whatever the aspect, bilinear",
-                loads_with=f"keras.applications: {call}.load_weights('DIR/model.weights.h5')",
-            )
-            for table, call in (
-                (KERAS_V1, "EfficientNetB*(weights=None)"),
-                (KERAS_V2, "EfficientNetV2*(weights=None, include_preprocessing=False)"),
-            )
-        ),
-        Layout(
-            table=effnetv2_port.TABLE,
-            archs=_port,
-            preprocessing=_none,
-            convention="symmetric padding, batch norm eps 1e-5",
-            loads_with="effnetv2.py: effnetv2_*().load_state_dict(load_file('DIR/model.safetensors'))",
-        ),
-    )
-}
+@contextmanager
+def values_from(place: str) -> Iterator[None]:
+    """Turn the refusal of a value into a `WeightsError` that names the file it comes from."""
+    try:
+        yield
+    except (ArgumentError, SpecError) as error:
+        raise WeightsError(f"{place}: {error}") from None

@@ -4,133 +4,101 @@ Module names are timm's (``conv_pw``, ``bn1``, ``conv_dw``, ``se.conv_reduce``, 
 the two libraries with plain `load_state_dict`.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from effnet_zoo.arch.spec import BlockKind, BlockSpec
+from effnet_zoo.arch.blocks import BlockKind, BlockSpec
 from effnet_zoo.network.layers import DropPath, Layers
 
 
-class Block(nn.Module):
-    """The part that all kinds share: the residual connection with stochastic depth.
+class Block(nn.Sequential):
+    """Layers in a row, by name, and the residual connection around them.
 
     Attributes:
-        PATH: The names of the layers in `forward`, in its order, without the residual connection. The ONNX writer
-            reads it; a subclass that defines `forward` defines PATH beside it.
-        skip: Whether there is a residual connection.
-        inplace: Whether the input is added in place where no gradient is needed.
+        skip: Whether the input is added to the last layer's output.
+        inplace: Whether it is added in place where no gradient is needed.
     """
 
-    PATH: ClassVar[tuple[str, ...]]
-
-    def __init__(self, block: BlockSpec) -> None:
-        super().__init__()
+    def __init__(self, block: BlockSpec, **layers: nn.Module) -> None:
+        drop_path = DropPath(block.drop_path) if block.skip and block.drop_path else nn.Identity()
+        super().__init__(OrderedDict(layers, drop_path=drop_path))
         self.skip = block.skip
         self.inplace = False
-        self.drop_path = DropPath(block.drop_path) if block.skip and block.drop_path else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        for layer in self:
+            x = layer(x)
+        return self.add_skip(x, shortcut) if self.skip else x
 
     def add_skip(self, x: Tensor, shortcut: Tensor) -> Tensor:
-        if not self.skip:
-            return x
-        x = self.drop_path(x)
         return x.add_(shortcut) if self.inplace and not (x.requires_grad or shortcut.requires_grad) else x + shortcut
-
-
-def _spatial_conv(make: Layers, block: BlockSpec, inputs: int, outputs: int, groups: int = 1) -> nn.Conv2d:
-    """Make the one convolution of a block that sees neighbouring pixels."""
-    return make.conv(inputs, outputs, block.kernel, stride=block.stride, dilation=block.dilation, groups=groups)
 
 
 class MBConv(Block):
     """Mobile inverted bottleneck: expand, depthwise, squeeze-excite, project without activation."""
 
-    PATH = ("conv_pw", "bn1", "act1", "conv_dw", "bn2", "act2", "se", "conv_pwl", "bn3")
-
     def __init__(self, block: BlockSpec, make: Layers) -> None:
-        super().__init__(block)
         filters = block.mid_filters
-        self.conv_pw = make.conv(block.in_filters, filters)
-        self.bn1 = make.norm(filters)
-        self.act1 = make.act()
-        self.conv_dw = _spatial_conv(make, block, filters, filters, groups=filters)
-        self.bn2 = make.norm(filters)
-        self.act2 = make.act()
-        self.se = make.squeeze_excite(filters, block.se_filters)
-        self.conv_pwl = make.conv(filters, block.out_filters)
-        self.bn3 = make.norm(block.out_filters)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.act1(self.bn1(self.conv_pw(x)))
-        x = self.act2(self.bn2(self.conv_dw(x)))
-        x = self.se(x)
-        x = self.bn3(self.conv_pwl(x))
-        return self.add_skip(x, shortcut)
+        super().__init__(
+            block,
+            conv_pw=make.conv(block.in_filters, filters),
+            bn1=make.norm(filters),
+            act1=make.act(),
+            conv_dw=make.spatial_conv(block, filters, filters, depthwise=True),
+            bn2=make.norm(filters),
+            act2=make.act(),
+            se=make.squeeze_excite(filters, block.se_filters),
+            conv_pwl=make.conv(filters, block.out_filters),
+            bn3=make.norm(block.out_filters),
+        )
 
 
 class SeparableConv(Block):
     """MBConv with expansion 1, which has no expand convolution."""
 
-    PATH = ("conv_dw", "bn1", "act1", "se", "conv_pw", "bn2")
-
     def __init__(self, block: BlockSpec, make: Layers) -> None:
-        super().__init__(block)
         filters = block.in_filters
-        self.conv_dw = _spatial_conv(make, block, filters, filters, groups=filters)
-        self.bn1 = make.norm(filters)
-        self.act1 = make.act()
-        self.se = make.squeeze_excite(filters, block.se_filters)
-        self.conv_pw = make.conv(filters, block.out_filters)
-        self.bn2 = make.norm(block.out_filters)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.act1(self.bn1(self.conv_dw(x)))
-        x = self.se(x)
-        x = self.bn2(self.conv_pw(x))
-        return self.add_skip(x, shortcut)
+        super().__init__(
+            block,
+            conv_dw=make.spatial_conv(block, filters, filters, depthwise=True),
+            bn1=make.norm(filters),
+            act1=make.act(),
+            se=make.squeeze_excite(filters, block.se_filters),
+            conv_pw=make.conv(filters, block.out_filters),
+            bn2=make.norm(block.out_filters),
+        )
 
 
 class FusedMBConv(Block):
     """Expand and depthwise convolution fused into one dense convolution; project without activation."""
 
-    PATH = ("conv_exp", "bn1", "act1", "conv_pwl", "bn2")
-
     def __init__(self, block: BlockSpec, make: Layers) -> None:
-        super().__init__(block)
-        self.conv_exp = _spatial_conv(make, block, block.in_filters, block.mid_filters)
-        self.bn1 = make.norm(block.mid_filters)
-        self.act1 = make.act()
-        self.conv_pwl = make.conv(block.mid_filters, block.out_filters)
-        self.bn2 = make.norm(block.out_filters)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.act1(self.bn1(self.conv_exp(x)))
-        x = self.bn2(self.conv_pwl(x))
-        return self.add_skip(x, shortcut)
+        super().__init__(
+            block,
+            conv_exp=make.spatial_conv(block, block.in_filters, block.mid_filters),
+            bn1=make.norm(block.mid_filters),
+            act1=make.act(),
+            conv_pwl=make.conv(block.mid_filters, block.out_filters),
+            bn2=make.norm(block.out_filters),
+        )
 
 
 class ConvBlock(Block):
     """Fused-MBConv with expansion 1, which has no projection: one convolution with activation."""
 
-    PATH = ("conv", "bn1", "act1")
-
     def __init__(self, block: BlockSpec, make: Layers) -> None:
-        super().__init__(block)
-        self.conv = _spatial_conv(make, block, block.in_filters, block.out_filters)
-        self.bn1 = make.norm(block.out_filters)
-        self.act1 = make.act()
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
-        x = self.act1(self.bn1(self.conv(x)))
-        return self.add_skip(x, shortcut)
+        super().__init__(
+            block,
+            conv=make.spatial_conv(block, block.in_filters, block.out_filters),
+            bn1=make.norm(block.out_filters),
+            act1=make.act(),
+        )
 
 
 BLOCKS: dict[BlockKind, Callable[[BlockSpec, Layers], Block]] = {

@@ -6,8 +6,8 @@ from typing import TypedDict, get_type_hints
 
 import torch
 
+from effnet_zoo.arch.checks import MAX_WHOLE, is_whole
 from effnet_zoo.arch.families import Activation, Padding
-from effnet_zoo.arch.notation import MAX_WHOLE, is_whole
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, first_line, quoted
 
@@ -90,7 +90,7 @@ def check_arch(arch: ArchSpec) -> None:
 
 def check_whole_option(name: str, value: int, *, least: int) -> None:
     """Raise ArgumentError unless a value is a whole number from `least` to `MAX_WHOLE`."""
-    if not is_whole(value) or value < least:
+    if not is_whole(value, least=least):
         raise ArgumentError(f"{name}={quoted(value)}: expected a whole number of at least {least}, up to {MAX_WHOLE}")
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from effnet_zoo.arch.notation import is_whole
+from effnet_zoo.arch.checks import is_whole
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import ArgumentError, quoted
 
@@ -73,7 +73,7 @@ def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
     """
     if indices is None:
         return list(range(count))
-    if is_whole(indices) and 1 <= indices <= count:
+    if is_whole(indices, least=1) and indices <= count:
         return list(range(count - indices, count))
     taken = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, str) else []
     if not taken or not all(isinstance(index, int) and -count <= index < count for index in taken):

@@ -13,7 +13,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from effnet_zoo import atomic_io
-from effnet_zoo.checkpoints.download import explain, retrying
+from effnet_zoo.checkpoints.hub import explain, retrying
 from effnet_zoo.errors import ConflictError, EffnetZooError, HubError
 
 Answer = TypeVar("Answer")

@@ -13,8 +13,8 @@ import msgspec
 from huggingface_hub import CardData, RepoCard
 
 from effnet_zoo import __version__, documents
-from effnet_zoo.arch.notation import is_number
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.arch.checks import is_number
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import variant_of
 from effnet_zoo.errors import ArgumentError, quoted
 from effnet_zoo.zoo import catalogue
@@ -64,9 +64,9 @@ class Metric:
                 f"metric {quoted(self.name)}: {quoted(self.value)}: expected a name and a percentage, such as top1=78.3"
             )
 
-    def dataset_of(self, package: Package) -> str:
+    def dataset_of(self, bundle: Bundle) -> str:
         """Return what it was measured on."""
-        return self.dataset or (IMAGENET if package.num_classes == 1000 else UNNAMED)
+        return self.dataset or (IMAGENET if bundle.num_classes == 1000 else UNNAMED)
 
 
 class _NamedMetric(msgspec.Struct):
@@ -104,12 +104,12 @@ def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
     return Metric(name=name, value=number, measured=measured, source=source, dataset=dataset.strip())
 
 
-def reported_metrics(package: Package) -> tuple[Metric, ...]:
+def reported_metrics(bundle: Bundle) -> tuple[Metric, ...]:
     """Return what the ledger reports for a checkpoint, if its network and preprocessing are the ledger's."""
     for model, checkpoint in catalogue.checkpoints():
         if (
-            checkpoint.name == package.source
-            and (package.arch, package.images) == (model.spec, checkpoint.preprocessing)
+            checkpoint.name == bundle.source
+            and (bundle.arch, bundle.images) == (model.spec, checkpoint.preprocessing)
             and (reported := checkpoint.reported_at_eval_size)
         ):
             values = {"top-1 accuracy": reported.top1, "top-5 accuracy": reported.top5}
@@ -119,11 +119,11 @@ def reported_metrics(package: Package) -> tuple[Metric, ...]:
     return ()
 
 
-def card_text(package: Package, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
+def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
     """Return the text of ``README.md``.
 
     Args:
-        package: The weights to describe. Their licence must be known.
+        bundle: The weights to describe. Their licence must be known.
         address: What a loader takes: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
         metrics: Figures.
         existing: The present README. The part that is not generated stays.
@@ -133,14 +133,15 @@ def card_text(package: Package, address: str, metrics: Sequence[Metric], existin
     """
     if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
         raise ArgumentError(f"metrics={quoted(metrics)}: expected a list of effnet_zoo.transfer.card.Metric")
-    section, title = _section(package, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
+    section, title = _section(bundle, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
     try:
         metadata, text = _split(existing or "")
         known = documents.from_plain(metadata, _Metadata, UNFIT, ArgumentError)
-        results = [*(_result(metric, package) for metric in metrics), *_foreign(metadata.pop("model-index", None))]
-        metadata |= {"license": licence_of(package), "library_name": "timm", "pipeline_tag": TASK}
-        if results:
-            metadata["model-index"] = [{"name": title, "results": results}]
+        results = [*(_result(metric, bundle) for metric in metrics), *_foreign(metadata.get("model-index"))]
+        metadata |= {"license": licence_of(bundle), "library_name": "timm", "pipeline_tag": TASK}
+        metadata["model-index"] = [{"name": title, "results": results}]  # in its place: equal cards are equal texts
+        if not results:
+            del metadata["model-index"]
         tags = [known.tags] if isinstance(known.tags, str) else known.tags or []
         metadata["tags"] = list(dict.fromkeys([*tags, *TAGS]))
         head = CardData(**metadata).to_yaml()
@@ -176,9 +177,9 @@ def _split(readme: str) -> tuple[dict[str, Any], str]:
     return present.data.to_dict(), present.text  # type: ignore[no-untyped-call]
 
 
-def _result(metric: Metric, package: Package) -> dict[str, Any]:
+def _result(metric: Metric, bundle: Bundle) -> dict[str, Any]:
     """Return a result as a model-index has it. A source stands in the text alone: here it would need an address."""
-    dataset = metric.dataset_of(package)
+    dataset = metric.dataset_of(bundle)
     kind = "accuracy" if "accuracy" in metric.name else metric.name
     return {
         "task": {"type": TASK},
@@ -197,38 +198,38 @@ def _foreign(index: Any) -> list[dict[str, Any]]:
     ]
 
 
-def licence_of(package: Package) -> str:
+def licence_of(bundle: Bundle) -> str:
     """Return the licence of the weights.
 
     Raises:
         ArgumentError: If it is not known, or is not an SPDX identifier.
     """
-    licence = package.record.get("license")
+    licence = bundle.record.get("license")
     if not licence:
         raise ArgumentError(
-            f"{package.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
+            f"{bundle.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
         )
     check_licence(licence)
     return str(licence)
 
 
-def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:
-    assert package.images is not None
-    model, how, arch, record = variant_of(package.arch), package.images, package.arch, package.record
-    place = Path(package.source)  # only a file's name is published: its folder is private
-    source = str(record.get("origin_url") or (place.name if place.exists() else package.source))
-    in_chans = package.options["in_chans"]
+def _section(bundle: Bundle, address: str, metrics: Sequence[Metric]) -> str:
+    assert bundle.images is not None
+    model, how, arch, record = variant_of(bundle.arch), bundle.images, bundle.arch, bundle.record
+    place = Path(bundle.source)  # only a file's name is published: its folder is private
+    source = str(record.get("origin_url") or (place.name if place.exists() else bundle.source))
+    in_chans = bundle.options["in_chans"]
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
     rows = {
-        "architecture": f"{model.family.title} `{model.hub_name}`" if model else f"`{package.variant}`, its own",
+        "architecture": f"{model.family.title} `{model.hub_name}`" if model else f"`{bundle.variant}`, its own",
         "numerics": f"{arch.activation}, {arch.padding} padding, batch norm eps {arch.bn_eps:g}",
-        "parameters": f"{arch.parameters(num_classes=package.num_classes, in_chans=in_chans):,}",
-        "classes": package.num_classes,
+        "parameters": f"{arch.parameters(num_classes=bundle.num_classes, in_chans=in_chans):,}",
+        "classes": bundle.num_classes,
         "channels": in_chans,
         "image": f"{how.size[0]}x{how.size[1]}, {how.interpolation}, {how.crop_mode} crop {how.crop_pct:g}; "
         "turned as its EXIF orientation says",
         "mean, std": f"{mean}; {std}",
-        "licence": licence_of(package),
+        "licence": licence_of(bundle),
         "source": source,
         **({"training data": record["description"]} if record.get("description") else {}),
     }
@@ -237,14 +238,14 @@ def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:
         lines += ["| metric | value | whose |", "|---|---|---|"]
         for metric in metrics:
             whose = "measured by the publisher" if metric.measured else f"reported: {metric.source or source}"
-            lines.append(_row(f"{metric.name}, {metric.dataset_of(package)}", f"{metric.value:g} %", whose))
+            lines.append(_row(f"{metric.name}, {metric.dataset_of(bundle)}", f"{metric.value:g} %", whose))
         lines.append("")
-    proofs = dict.fromkeys([*([str(package.proof)] if package.proof else []), *(record.get("notes") or ())])
+    proofs = dict.fromkeys([*([str(bundle.proof)] if bundle.proof else []), *(record.get("notes") or ())])
     if proofs:
         lines += [f"Converted weights, compared with where they came from: {'; '.join(proofs)}.", ""]
-    if package.labels:
-        some = ", ".join(package.labels[:5]) + (", ..." if len(package.labels) > 5 else "")
-        lines += [f"Class names ({len(package.labels)}, in config.json): {some}.", ""]
+    if bundle.labels:
+        some = ", ".join(bundle.labels[:5]) + (", ..." if len(bundle.labels) > 5 else "")
+        lines += [f"Class names ({len(bundle.labels)}, in config.json): {some}.", ""]
     lines += [
         "```python",
         "import timm" if model else "import timm, effnet_zoo  # registers the architecture",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from effnet_zoo import atomic_io
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import variant_of
 from effnet_zoo.errors import LedgerError
 from effnet_zoo.transfer.card import licence_of
@@ -18,21 +18,21 @@ from effnet_zoo.zoo.catalogue import Model
 NOT_STATED = "not stated"
 
 
-def ledger_entry(package: Package, repo_id: str, commit: str, sha256: str) -> str | None:
+def ledger_entry(bundle: Bundle, repo_id: str, commit: str, sha256: str) -> str | None:
     """Return the entry for published weights, ready to paste. Return None if the ledger cannot describe the weights.
 
     The ledger describes RGB classifiers of square images, whose architecture is a variant with its own numerics.
     """
-    model, how = variant_of(package.arch), package.images
-    if model is None or how is None or not _is_declared(package, model) or how.size[0] != how.size[1]:
+    model, how = variant_of(bundle.arch), bundle.images
+    if model is None or how is None or not _is_declared(bundle, model) or how.size[0] != how.size[1]:
         return None
-    tag = str(package.record.get("tag") or re.sub(r"\W", "_", repo_id.split("/")[-1]))
-    data, _, recipe = str(package.record.get("description") or NOT_STATED).partition("; ")
+    tag = str(bundle.record.get("tag") or re.sub(r"\W", "_", repo_id.split("/")[-1]))
+    data, _, recipe = str(bundle.record.get("description") or NOT_STATED).partition("; ")
     fields: dict[str, Any] = {
         "hub_id": repo_id,
         "revision": commit,
         "sha256": sha256,
-        "num_classes": package.num_classes,
+        "num_classes": bundle.num_classes,
         "train_size": how.size[0],
         "eval_size": how.size[0],
         "crop_pct": how.crop_pct,
@@ -40,8 +40,8 @@ def ledger_entry(package: Package, repo_id: str, commit: str, sha256: str) -> st
         "interpolation": how.interpolation,
         "mean": list(how.mean),
         "std": list(how.std),
-        "license": licence_of(package),
-        "source": package.record.get("origin_url") or f"https://huggingface.co/{repo_id}",
+        "license": licence_of(bundle),
+        "source": bundle.record.get("origin_url") or f"https://huggingface.co/{repo_id}",
         "training_data": data,
         "recipe": recipe or NOT_STATED,
     }
@@ -55,9 +55,9 @@ def ledger_entry(package: Package, repo_id: str, commit: str, sha256: str) -> st
     return entry
 
 
-def _is_declared(package: Package, model: Model) -> bool:
+def _is_declared(bundle: Bundle, model: Model) -> bool:
     """Return whether the variant's name alone gives the same network, for RGB images."""
-    options, ours, declared = package.options, package.arch, model.spec
+    options, ours, declared = bundle.options, bundle.arch, model.spec
     return (
         (ours.padding, ours.bn_eps, ours.activation) == (declared.padding, declared.bn_eps, declared.activation)
         and options["in_chans"] == 3

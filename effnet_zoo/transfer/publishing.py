@@ -15,7 +15,7 @@ import torch
 
 from effnet_zoo import atomic_io, registry
 from effnet_zoo.checkpoints import config_json, locate
-from effnet_zoo.checkpoints.bundle import Package, of_model
+from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.errors import HubError, InputError, WeightsError
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_path
@@ -23,15 +23,16 @@ from effnet_zoo.numerics import relative_error
 from effnet_zoo.transfer import card
 from effnet_zoo.transfer.branch import STALE, Branch, Change, changes_between
 from effnet_zoo.transfer.card import Metric
-from effnet_zoo.transfer.conversion import Images, told, with_proof_noted
+from effnet_zoo.transfer.conversion import Images, with_overrides
 from effnet_zoo.transfer.ledger_text import ledger_entry
-from effnet_zoo.transfer.proof import SIZE
+from effnet_zoo.transfer.proof import random_image
+from effnet_zoo.transfer.writing import with_proof_noted
 from effnet_zoo.zoo.class_names import checked_labels
 
 STALE_IN_FOLDER = re.compile(r"(pytorch_|tf_|flax_|open_clip_(pytorch_)?)?model([-.].*)?" + STALE.pattern[2:])
 """`STALE` in a folder, where a deleted file is lost: only names that loaders look for."""
 
-TOLERANCE = 1e-10
+LOADERS_TOLERANCE = 1e-10
 """Largest relative error between the logits of two loaders, which compute in float64 with the same weights."""
 
 
@@ -64,7 +65,7 @@ class Push:
 
 
 def save(
-    what: EfficientNet | Package,
+    what: EfficientNet | Bundle,
     folder: str | Path,
     *,
     license: str | None = None,  # noqa: A002  # what the Hub calls it
@@ -99,15 +100,15 @@ def save(
             raise InputError(f"{folder}: expected a folder, but this is a file")
     if not dry_run:
         atomic_io.check_destination(folder)
-    package = _package(what, license, classes, images)
+    bundle = _bundle_of(what, license, classes, images)
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with atomic_io.file_errors(folder):
         there = {path.name: path for path in folder.glob("*") if path.is_file()}
         readme = there.get(card.FILENAME)
         existing = card.decode_card(atomic_io.read_bytes(readme), str(readme)) if readme else None
-        with _prepared(package, address, metrics, existing) as new:
+        with _prepared(bundle, address, metrics, existing) as new:
             hashes = {name: atomic_io.sha256(path) if (new / name).exists() else "" for name, path in there.items()}
-            own = Path(package.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
+            own = Path(bundle.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
             done = _outcome(new, str(folder), changes_between(new, hashes, None if own else STALE_IN_FOLDER))
             if dry_run:
                 return done
@@ -123,7 +124,7 @@ def save(
 
 
 def push(
-    what: EfficientNet | Package,
+    what: EfficientNet | Bundle,
     repo_id: str,
     *,
     license: str | None = None,  # noqa: A002
@@ -162,11 +163,11 @@ def push(
         HubError: If the Hub refuses or cannot be reached, or has other files afterwards.
         ConflictError: If somebody else changed the repository meanwhile.
     """
-    package = _package(what, license, classes, images)
+    bundle = _bundle_of(what, license, classes, images)
     branch = Branch(repo_id, revision, token)
     before = branch.state()
     existing = _existing_card(branch, str(before.commit)) if card.FILENAME in before.hashes else None
-    with _prepared(package, f"hf-hub:{repo_id}", metrics, existing) as folder:
+    with _prepared(bundle, f"hf-hub:{repo_id}", metrics, existing) as folder:
         done = _outcome(folder, repo_id, changes_between(folder, before.hashes, STALE))
         if dry_run:
             return done
@@ -175,26 +176,26 @@ def push(
             before = branch.state()
         commit, request = str(before.commit), None
         if done.changed:
-            message = message or f"Upload {package.variant} with effnet-zoo"
+            message = message or f"Upload {bundle.variant} with effnet-zoo"
             commit, request = branch.commit(folder, done.changes, before, message, create_pr=create_pr)
         try:
-            _verify(branch, commit, done.sha256, package)
+            _verify(branch, commit, done.sha256, bundle)
         except WeightsError as error:
             raise HubError(
                 f"{repo_id}@{commit} is committed, but the check afterwards fails: {error}; push again to check again"
             ) from error
-    entry = ledger_entry(package, repo_id, commit, done.sha256)
+    entry = ledger_entry(bundle, repo_id, commit, done.sha256)
     return dataclasses.replace(done, commit=commit, pull_request=request, ledger=entry)
 
 
-def _package(
-    what: EfficientNet | Package, licence: str | None, classes: Sequence[str] | None, images: Images | None
-) -> Package:
-    package = what if isinstance(what, Package) else of_model(what)
+def _bundle_of(
+    what: EfficientNet | Bundle, licence: str | None, classes: Sequence[str] | None, images: Images | None
+) -> Bundle:
+    bundle = what if isinstance(what, Bundle) else of_model(what)
     labels = None if classes is None else checked_labels(classes, "classes")
-    package = told(package, images, labels=labels, licence=licence)
-    card.licence_of(package)  # refused now if it is not known
-    return package
+    bundle = with_overrides(bundle, images, labels=labels, licence=licence)
+    card.licence_of(bundle)  # refused now if it is not known
+    return bundle
 
 
 def _existing_card(branch: Branch, commit: str) -> str:
@@ -204,16 +205,16 @@ def _existing_card(branch: Branch, commit: str) -> str:
 
 
 @contextmanager
-def _prepared(package: Package, address: str, metrics: Sequence[Metric], existing: str | None) -> Iterator[Path]:
+def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None) -> Iterator[Path]:
     """Yield a folder with the files to publish, from which timm alone has computed the same logits."""
-    package = with_proof_noted(package)
-    text = card.card_text(package, address, metrics, existing)
+    bundle = with_proof_noted(bundle)
+    text = card.card_text(bundle, address, metrics, existing)
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as name:
         folder = Path(name)
-        package.write_weights(folder)
-        (folder / config_json.FILENAME).write_text(package.config_json(), encoding="utf-8")
+        bundle.write_weights(folder)
+        (folder / config_json.FILENAME).write_text(bundle.config_json(), encoding="utf-8")
         (folder / card.FILENAME).write_text(text, encoding="utf-8")
-        _compare(package, folder, timm.create_model, "timm")
+        _compare(bundle, folder, timm.create_model, "timm")
         yield folder
 
 
@@ -222,19 +223,19 @@ def _outcome(folder: Path, repo_id: str, changes: tuple[Change, ...]) -> Push:
     return Push(repo_id=repo_id, changes=changes, readme=readme, sha256=atomic_io.sha256(folder / locate.FILENAME))
 
 
-def _compare(package: Package, folder: Path, create_model: Any, who: str) -> None:
+def _compare(bundle: Bundle, folder: Path, create_model: Any, who: str) -> None:
     loaded = create_model(f"local-dir:{folder}", pretrained=True).eval().double()
-    image = torch.randn((1, package.options["in_chans"], *SIZE), generator=torch.Generator().manual_seed(0)).double()
+    image = random_image(bundle.options["in_chans"])
     with torch.inference_mode():
-        error = relative_error(loaded(image), package.model().double()(image))
-    if not error <= TOLERANCE:
+        error = relative_error(loaded(image), bundle.model().double()(image))
+    if not error <= LOADERS_TOLERANCE:
         raise WeightsError(
             f"{who} computes other logits than the weights to publish: relative error {error:.1e}, expected at most "
-            f"{TOLERANCE:g}"
+            f"{LOADERS_TOLERANCE:g}"
         )
 
 
-def _verify(branch: Branch, commit: str, sha256: str, package: Package) -> None:
+def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
     """Compare the hash that the Hub states, and the hash and the logits of what it sends.
 
     Raises:
@@ -250,4 +251,4 @@ def _verify(branch: Branch, commit: str, sha256: str, package: Package) -> None:
                 f"the Hub has the right {locate.FILENAME}, but sends another: expected sha256 {sha256}, got {sent}"
             )
         branch.download(config_json.FILENAME, commit, cache)
-        _compare(package, weights.parent, registry.create_model, "effnet_zoo")
+        _compare(bundle, weights.parent, registry.create_model, "effnet_zoo")

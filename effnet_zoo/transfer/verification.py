@@ -8,8 +8,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError
 
 from effnet_zoo import atomic_io
-from effnet_zoo.checkpoints import download, locate
-from effnet_zoo.checkpoints.download import Pin
+from effnet_zoo.checkpoints import cache, hub, locate
+from effnet_zoo.checkpoints.cache import Pin
 from effnet_zoo.errors import EffnetZooError, HubError
 from effnet_zoo.zoo.ledger import Checkpoint
 
@@ -73,7 +73,7 @@ def _in_cache(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
         path, pin = locate.of_checkpoint(checkpoint).path, Pin(revision=None, sha256=checkpoint.sha256)
         assert path is not None
     else:
-        cached = download.cached(locate.remote_file(checkpoint), cache_dir)
+        cached = cache.find_cached(locate.remote_file(checkpoint), cache_dir)
         if cached is None:
             return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
         path, pin = cached.path, cached.pin
@@ -91,9 +91,9 @@ def _on_the_hub(api: HfApi, checkpoint: Checkpoint) -> Verdict:
     assert checkpoint.hub_id is not None
     hub_id, revision = checkpoint.hub_id, checkpoint.revision
     try:
-        info = download.retrying(lambda: api.model_info(hub_id, revision=revision, files_metadata=True, timeout=30))
+        info = hub.retrying(lambda: api.model_info(hub_id, revision=revision, files_metadata=True, timeout=30))
     except (HTTPError, OSError) as error:
-        raise HubError(download.explain(error, constants.ENDPOINT)) from error
+        raise HubError(hub.explain(error, constants.ENDPOINT)) from error
     file = next((file for file in info.siblings or [] if file.rfilename == locate.FILENAME), None)
     if file is None or file.lfs is None:
         raise HubError(f"{hub_id} has no {locate.FILENAME}, or not as a large file")

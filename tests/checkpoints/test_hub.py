@@ -49,10 +49,10 @@ except effnet_zoo.EffnetZooError as error:
 def test_pretrained_weights_come_from_the_hub_by_tag(tmp_path: Path) -> None:
     models = [randomise(EfficientNet.from_name("effnet_zoo_b0"), seed=seed).eval() for seed in (1, 2)]
     default, advprop = (save(model.state_dict()) for model in models)
-    with loopback.serve() as locate:
-        locate.put("timm/tf_efficientnet_b0.ns_jft_in1k", {"model.safetensors": default})
-        locate.put("timm/tf_efficientnet_b0.ap_in1k", {"model.safetensors": advprop})
-        result = run_python(FETCH, cwd=tmp_path, environment=locate.environment(tmp_path / "home"))
+    with loopback.serve() as hub:
+        hub.put("timm/tf_efficientnet_b0.ns_jft_in1k", {"model.safetensors": default})
+        hub.put("timm/tf_efficientnet_b0.ap_in1k", {"model.safetensors": advprop})
+        result = run_python(FETCH, cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
     assert result.returncode == 0, result.stderr
     first, second, refused = result.stdout.splitlines()
     sums = [float(model(torch.ones(1, 3, 64, 64)).double().sum().detach()) for model in models]
@@ -60,7 +60,7 @@ def test_pretrained_weights_come_from_the_hub_by_tag(tmp_path: Path) -> None:
     assert float(first.split()[1]) == pytest.approx(sums[0], rel=1e-5)
     assert float(second) == pytest.approx(sums[1], rel=1e-5)
     assert refused.startswith("cannot get model.safetensors of timm/tf_efficientnet_b0.aa_in1k (revision main)")
-    assert not [request for request in locate.requests if "pytorch_model" in request.path], "it fell back to a pickle"
+    assert not [request for request in hub.requests if "pytorch_model" in request.path], "it fell back to a pickle"
 
 
 PINNED = """
@@ -70,7 +70,7 @@ from effnet_zoo import errors
 from effnet_zoo.checkpoints import locate
 checkpoint = dataclasses.replace(catalogue.find("effnet_zoo_b0")[1], revision={revision!r}, sha256={sha256!r})
 try:
-    print(hub.obtain(hub.of_checkpoint(checkpoint)).read_bytes())
+    print(locate.obtain(locate.of_checkpoint(checkpoint)).read_bytes())
 except errors.WeightsError as error:
     print(error)
 """
@@ -80,20 +80,23 @@ except errors.WeightsError as error:
     ("sha256", "outcome"),
     [
         ("9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "b'test'"),  # of b"test"
-        ("0" * 64, f"twice another file than the ledger names: expected sha256 {'0' * 64}, got 9f86d081"),
+        (
+            "0" * 64,
+            f"both times not the file that the ledger names: expected sha256 {'0' * 64}, got 9f86d081",
+        ),
     ],
 )
 def test_a_pinned_checkpoint_is_fetched_by_commit_and_its_whole_hash_checked(
     tmp_path: Path, sha256: str, outcome: str
 ) -> None:
     repository = "timm/tf_efficientnet_b0.ns_jft_in1k"
-    with loopback.serve() as locate:
-        commit = locate.put(repository, {"model.safetensors": b"test"})
-        locate.put(repository, {"model.safetensors": b"newer"})
+    with loopback.serve() as hub:
+        commit = hub.put(repository, {"model.safetensors": b"test"})
+        hub.put(repository, {"model.safetensors": b"newer"})
         code = PINNED.format(revision=commit, sha256=sha256)
-        result = run_python(code, cwd=tmp_path, environment=locate.environment(tmp_path / "home"))
+        result = run_python(code, cwd=tmp_path, environment=hub.environment(tmp_path / "home"))
     assert outcome in result.stdout, result.stderr
-    assert f"HEAD /{repository}/resolve/{commit}/model.safetensors" in [str(request) for request in locate.requests]
+    assert f"HEAD /{repository}/resolve/{commit}/model.safetensors" in [str(request) for request in hub.requests]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,7 +16,7 @@ from effnet_zoo.checkpoints.loading import LoadReport, load_state
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.numerics import shallow
-from effnet_zoo.transfer.conversion import Images, told
+from effnet_zoo.transfer.conversion import Images, with_overrides
 from effnet_zoo.transfer.opening import open_package
 from tests.parity import common
 
@@ -184,7 +184,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     theirs = drawn(MODELS[request.param])
     path = tmp_path_factory.mktemp("port") / "theirs.pth"
     torch.save(theirs.state_dict(), path)
-    package = told(open_package(str(path)), Images(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    package = with_overrides(open_package(str(path)), Images(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
     assert package.variant == request.param
     model = package.model()
     path.unlink()

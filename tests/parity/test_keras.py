@@ -33,8 +33,10 @@ from torch import Tensor
 
 from effnet_zoo import EfficientNet, Images, convert
 from effnet_zoo.arch.spec import ArchSpec, variant_spec
-from effnet_zoo.checkpoints import keras_file
-from effnet_zoo.checkpoints.keras_file import KerasFile, read, write
+from effnet_zoo.checkpoints.keras import KerasFile, hdf5, layers, reading
+from effnet_zoo.checkpoints.keras import read_keras_file as read
+from effnet_zoo.checkpoints.keras import write_keras_file as write
+from effnet_zoo.checkpoints.keras.surroundings import Normalisation
 from effnet_zoo.errors import MissingExtraError, WeightsError
 from effnet_zoo.layouts.keras import KERAS_V1, KERAS_V2, MODELS
 from effnet_zoo.layouts.keytable import KeyTable, role_of
@@ -62,8 +64,6 @@ DRAWN = ((0.41, 0.52, 0.33), (0.21, 0.32, 0.27))
 """A normalisation that no code has as a constant."""
 
 KERAS_DTYPES = {torch.float64: "float64", torch.float32: "float32"}
-
-Normalisation = keras_file.Normalisation
 
 
 def test_keras_is_set_up_as_these_tests_need_it() -> None:
@@ -288,9 +288,9 @@ def test_every_kind_of_file_holds_the_same(theirs: Any, suffix: str, tmp_path: P
     assert all(reason.startswith("state of the optimizer") for reason in optimizer)
     assert all(("moving averages (use_ema)" in reason) == whole for reason in optimizer)
     rest = {key: reason for key, reason in found.dropped.items() if not key.startswith("optimizer")}
-    in_front = {key: keras_file.PREPARES for key in of_layers(theirs) if key.startswith("normalization")}
+    in_front = {key: reading.PREPARES for key in of_layers(theirs) if key.startswith("normalization")}
     assert len(rest) == len(in_front)
-    assert set(rest.values()) <= {keras_file.PREPARES}
+    assert set(rest.values()) <= {reading.PREPARES}
 
 
 def test_a_file_without_names_is_read_by_position(theirs: Any, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_keys_and_shapes_of_every_model(name: str, unallocated: Any) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_of_each_class_are_in_our_order(name: str, unallocated: Any) -> None:
     """What a file without names is read by."""
-    expected = keras_file.layers_by_class(MODELS[name][0], spec_of(name))
+    expected = layers.layers_by_class(MODELS[name][0], spec_of(name))
     for group, kind in (
         ("conv2d", "Conv2D"),
         ("depthwise_conv2d", "DepthwiseConv2D"),
@@ -373,7 +373,7 @@ def test_no_two_models_have_as_many_layers_and_the_same_widths() -> None:
     looks = set()
     for table, name in MODELS.values():
         arch = catalogue.models()[name].spec
-        numbers = [len(layers) for layers in keras_file.layers_by_class(table, arch).values()]
+        numbers = [len(layers) for layers in layers.layers_by_class(table, arch).values()]
         looks.add((*numbers, arch.stem_filters, arch.head_filters))
     assert len(looks) == len(MODELS)
 
@@ -856,10 +856,10 @@ def test_declared_but_missing_data_are_refused(tmp_path: Path) -> None:
 
 def test_too_much_of_anything_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = weights_only(tmp_path / "large.h5", STEM)
-    monkeypatch.setattr(keras_file, "MAX_BYTES", 100)
+    monkeypatch.setattr(hdf5, "MAX_BYTES", 100)
     with pytest.raises(WeightsError, match="432 bytes of tensors: expected one network, 100 at most"):
         read(path)
-    monkeypatch.setattr(keras_file, "MAX_ENTRIES", 1)
+    monkeypatch.setattr(hdf5, "MAX_ENTRIES", 1)
     with pytest.raises(WeightsError, match="more than 1 entries, or 64 groups"):
         read(path)
 
@@ -912,7 +912,7 @@ def test_a_missing_h5py_names_the_extra(good: Path, monkeypatch: pytest.MonkeyPa
 def test_roles_and_classes_are_of_every_module() -> None:
     for table, name in MODELS.values():
         for ours in table.modules(catalogue.models()[name].spec):
-            known = keras_file.VARIABLES[keras_file.CLASSES[role_of(ours)]]
+            known = layers.VARIABLES[layers.CLASSES[role_of(ours)]]
             given = [form.name for form in table.forms[role_of(ours)].values()]
             assert list(known[: len(given)]) == given, "written in another order than Keras numbers them"
 
@@ -948,7 +948,7 @@ def test_a_file_that_crashes_hdf5_is_refused_by_the_process_that_survives(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keras.applications.EfficientNetB0(weights=None, classes=2).save_weights(tmp_path / "model.weights.h5")
-    monkeypatch.setattr(opening, "_WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(hdf5, "WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(WeightsError, match="model.weights.h5 is not a whole HDF5 file: reading it crashes HDF5"):
         opening.open_package(str(tmp_path / "model.weights.h5"))
 
@@ -959,11 +959,11 @@ def test_a_walk_through_hdf5_has_a_limit_of_time_and_of_memory(
     place = tmp_path / "model.weights.h5"
     with zipfile.ZipFile(good) as archive:
         place.write_bytes(archive.read("model.weights.h5"))
-    monkeypatch.setattr(opening, "WALK_BYTES", 64 << 20)
+    monkeypatch.setattr(hdf5, "WALK_BYTES", 64 << 20)
     with pytest.raises(WeightsError, match=r"model.weights.h5 is not a whole HDF5 file: .*; save or download it again"):
         opening.open_package(str(place))
-    monkeypatch.setattr(opening, "_WALK", "import time; time.sleep(60)")
-    monkeypatch.setattr(opening, "WALK_SECONDS", 0.2)
+    monkeypatch.setattr(hdf5, "WALK", "import time; time.sleep(60)")
+    monkeypatch.setattr(hdf5, "WALK_SECONDS", 0.2)
     with pytest.raises(WeightsError, match=r"model.weights.h5: reading it takes more than 0.2 s: expected a file of K"):
         opening.open_package(str(place))
 

@@ -21,16 +21,16 @@ from transformers import (
 )
 
 from effnet_zoo import EfficientNet, eval_transform
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import WeightsError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
-from effnet_zoo.network.options import ModelOptions
+from effnet_zoo.layouts.layout import NetworkDescription
+from effnet_zoo.layouts.transformers import config_of
 from effnet_zoo.numerics import relative_error, shallow
 from effnet_zoo.transfer.conversion import Images, convert
 from effnet_zoo.transfer.opening import open_package
-from effnet_zoo.transfer.proof import transformers_config
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.parity import common
@@ -74,10 +74,7 @@ GOOGLE: dict[str, Any] = {
 
 def settings(name: str, *, num_classes: int = 1000, in_chans: int = 3) -> dict[str, Any]:
     model = catalogue.models()[name]
-    options = ModelOptions(num_classes=num_classes, in_chans=in_chans)
-    return transformers_config(
-        Package(source="nowhere", variant=name, arch=model.spec, options=options, state={}), model
-    )
+    return config_of(NetworkDescription(variant=model, arch=model.spec, num_classes=num_classes, in_chans=in_chans))
 
 
 def build(name: str, **fields: Any) -> EfficientNetForImageClassification:
@@ -256,7 +253,7 @@ def test_class_names_survive_there_and_back(b0: Path, tmp_path: Path) -> None:
 def test_what_no_tensor_shows_and_is_not_efficientnet_is_refused(
     b0: Path, tmp_path: Path, field: str, value: Any
 ) -> None:
-    with pytest.raises(WeightsError, match=f"{field} .* of config.json: expected "):
+    with pytest.raises(WeightsError, match=f"config.json: {field} .*: expected "):
         open_package(beside(b0, tmp_path, **{field: value}))
 
 
@@ -420,11 +417,11 @@ def test_an_image_that_is_not_square_cannot_be_cropped_by_transformers(b0: Path,
     assert not (tmp_path / "b").exists()
 
 
-def with_images(source: Path, out: Path, how: Preprocessing) -> Package:
+def with_images(source: Path, out: Path, how: Preprocessing) -> Bundle:
     """Convert to transformers with images prepared in a way that not all options express."""
 
     class Given(Images):
-        def of(self, package: Package) -> Preprocessing:
+        def of(self, package: Bundle) -> Preprocessing:
             return how
 
     with patch("effnet_zoo.transfer.conversion.prove", return_value=None):  # proven above, and slow

@@ -22,15 +22,16 @@ from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet, create_model
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import ArgumentError, EffnetZooError, UnknownNameError, WeightsError
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.numerics import randomise, relative_error
-from effnet_zoo.transfer.conversion import Images, convert, told
+from effnet_zoo.transfer.conversion import Images, convert, fitting_layout, with_overrides
 from effnet_zoo.transfer.opening import open_package
 from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.preprocessing import image_fields
 from tests.parity import common
 from tests.shell import Run
 
@@ -103,7 +104,7 @@ def test_every_variant_of_every_layout_is_known() -> None:
     assert set(TORCH["effnet_zoo"].archs()) == set(catalogue.models())
     counts = {layout: len(TORCH[layout].archs()) for layout in TORCH}
     assert counts == {
-        "effnet_zoo": 26,
+        "effnet_zoo": len(catalogue.models()),
         "efficientnet_pytorch": 15,
         "torchvision": 11,
         "transformers": 8,
@@ -155,12 +156,12 @@ def hollow(*shape: int) -> Tensor:
     [
         (
             lambda: changed("effnet_zoo", "effnet_zoo_b3", {"blocks.2.1.bn1.bias": None}),
-            "a file is none of the networks of effnet_zoo: the nearest, effnet_zoo_b3, differs in 1 tensors "
+            "a file is no network of effnet_zoo: the nearest, effnet_zoo_b3, differs in 1 tensors "
             "(blocks.2.1.bn1.bias is missing)",
         ),
         (
             lambda: changed("torchvision", "effnet_zoo_v2_m", {"features.0.2.weight": hollow(1)}),
-            "none of the networks of torchvision: the nearest, effnet_zoo_v2_m, differs in 1 tensors "
+            "is no network of torchvision: the nearest, effnet_zoo_v2_m, differs in 1 tensors "
             "(features.0.2.weight is left over)",
         ),
         (
@@ -186,7 +187,7 @@ def hollow(*shape: int) -> Tensor:
             lambda: changed("effnet_zoo", "effnet_zoo_b0", {"conv_stem.weight": hollow(32, 0, 3, 3)}),
             "differs in 1 tensors (conv_stem.weight is (32, 0, 3, 3)",
         ),
-        (lambda: {"features.0.0.weight": hollow(16, 3, 3, 3)}, "is none of the networks of"),
+        (lambda: {"features.0.0.weight": hollow(16, 3, 3, 3)}, "is no network of"),
         (
             lambda: {"layer1.0.conv1.weight": hollow(64, 64, 3, 3), "fc.weight": hollow(10, 512)},
             "a file: the keys (fc.weight, layer1.0.conv1.weight, ...) are of no known layout: expected those of "
@@ -272,13 +273,11 @@ def test_the_dtype_of_each_tensor_survives(tmp_path: Path, dtype: torch.dtype) -
 
 @pytest.mark.parametrize(("layout", "name"), [(layout, name) for layout, name in NETWORKS if layout == "effnetv2_port"])
 def test_a_network_that_is_no_variant_finds_its_way_back_by_its_tensors(layout: str, name: str) -> None:
-    from effnet_zoo.transfer.conversion import _refuse_unless_expressed
-
     arch = dataclasses.replace(TORCH[layout].archs()[name], image_size=300, drop_rate=0.5)
-    package = Package(source="a folder", variant=config_json.CUSTOM, arch=arch, options={}, state={})
-    _refuse_unless_expressed(package, layout)
+    package = Bundle(source="a folder", variant=config_json.CUSTOM, arch=arch, options={}, state={})
+    fitting_layout(package, layout, [TORCH[layout]])
     with pytest.raises(WeightsError, match="a folder is effnet_zoo_custom, which torchvision does not have: it has ef"):
-        _refuse_unless_expressed(package, "torchvision")
+        fitting_layout(package, "torchvision", [TORCH["torchvision"]])
 
 
 # The proof, and what others make of what is written.
@@ -407,7 +406,7 @@ def test_a_checkpoint_of_the_ledger_goes_where_its_library_is(tmp_path: Path) ->
 def golden(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Golden outputs of the port's network: right, wrong, and none at all."""
     image = common.images((65, 96), torch.float32).double()  # as it is saved
-    right = logits(told(open_package(str(files["effnetv2_port"])), HALVES).model(), image)
+    right = logits(with_overrides(open_package(str(files["effnetv2_port"])), HALVES).model(), image)
     contents = {
         "right": {"image": image.float(), "logits": right.float()},
         "wrong": {"image": image.float(), "logits": right.float() * 1.01},
@@ -440,7 +439,7 @@ def test_a_right_golden_output_is_the_proof(
     written = json.loads((tmp_path / "out" / "config.json").read_text())
     assert written["architecture"] == "effnet_zoo_custom"
     assert written["pretrained_cfg"]["mean"] == [0.5, 0.5, 0.5]
-    source = told(open_package(str(files["effnetv2_port"])), HALVES).model()
+    source = with_overrides(open_package(str(files["effnetv2_port"])), HALVES).model()
     x = common.images(common.TINY, torch.float64)
     for model in (
         timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True),
@@ -552,7 +551,7 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
         path.mkdir()
         (path / "model.safetensors").symlink_to(files["effnet_zoo"])
         how = catalogue.find("effnet_zoo_b0")[1].preprocessing
-        cfg = {**config_json.images(how), "num_classes": 5}
+        cfg = {**image_fields(how), "num_classes": 5}
         given = {"architecture": "tf_efficientnet_b0", "num_classes": 5, "pretrained_cfg": cfg, **content}
         (path / "config.json").write_text(json.dumps(given))
         return str(path)
@@ -568,9 +567,6 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
         ({"model_args": {"bn_eps": -1}}, "bn_eps=-1: expected a number from 1e-12 to 1"),
         ({"architecture": "resnet50"}, "architecture 'resnet50' is not one of this package's"),
         ({"architecture": 5}, "config.json: architecture: expected str, found int"),
-        ({"model_type": "efficientnet", "strides": "all"}, "config.json: strides: expected array, found str"),
-        ({"model_type": "efficientnet", "batch_norm_eps": [1]}, "config.json: batch_norm_eps: expected float"),
-        ({"model_type": "efficientnet", "id2label": {"0": 5}}, "config.json: id2label[...]: expected str, found int"),
         ({"architecture": "effnet_zoo_custom", "model_args": {"arch": {"stages": 5}}}, "not a network's fields"),
         ({"architecture": "tf_efficientnet_b1"}, "does not fit the model"),
         ({"num_classes": 6}, "does not fit the model: 2 of another shape (classifier.bias (5,) instead of (6,)"),
@@ -581,6 +577,25 @@ def test_a_config_that_does_not_describe_the_weights_is_refused(
     run: Run, folder: Callable[..., str], tmp_path: Path, content: dict[str, Any], message: str
 ) -> None:
     refused(run, message, folder(**content), "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"strides": "all"}, "config.json: strides: expected array, found str"),
+        ({"batch_norm_eps": [1]}, "config.json: batch_norm_eps: expected float"),
+        ({"id2label": {"0": 5}}, "config.json: id2label[...]: expected str, found int"),
+    ],
+    ids=str,
+)
+def test_a_config_of_transformers_with_a_field_of_another_type_is_refused(
+    run: Run, files: dict[str, Path], tmp_path: Path, content: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to(files["transformers"])
+    (folder / "config.json").write_text(json.dumps({"model_type": "efficientnet", **content}))
+    refused(run, message, folder, "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -735,7 +750,7 @@ def test_inspect_names_what_is_left_out(run: Run, tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda path: torch.save(torchvision.models.resnet18().state_dict(), path), "are of no known layout: expected"),
-        (lambda path: torch.save(torchvision.models.mobilenet_v2().state_dict(), path), "is none of the networks of"),
+        (lambda path: torch.save(torchvision.models.mobilenet_v2().state_dict(), path), "is no network of"),
         (lambda path: torch.save({"epoch": 3}, path), "expected a flat dict of tensors"),
         (lambda path: torch.save(nn.Linear(2, 2), path), "it asks for torch.nn.modules.linear.Linear"),
         (lambda path: path.write_bytes(b"hello"), "is neither a whole safetensors file nor one of plain tensors"),

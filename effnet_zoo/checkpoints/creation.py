@@ -1,0 +1,260 @@
+"""A model by its name, with weights if asked: the whole way from the name to the loaded model. timm is not imported."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias, Unpack, cast
+
+from torch import Tensor
+
+from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.checkpoints import config_json, locate, statefile
+from effnet_zoo.checkpoints.loading import LoadReport, load_state, replaced_head
+from effnet_zoo.checkpoints.pretrained_cfg import (
+    IMAGE_FIELDS,
+    cfg_of_checkpoint,
+    for_other_weights,
+    hub_id_of,
+)
+from effnet_zoo.checkpoints.provenance import origin_of
+from effnet_zoo.checkpoints.statefile import StateFile
+from effnet_zoo.errors import ArgumentError, UnknownNameError, quoted
+from effnet_zoo.layouts import LAYOUTS, Layout
+from effnet_zoo.layouts.identify import identify
+from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures, build_model
+from effnet_zoo.network.options import BuildOptions, ModelOptions, check_options, check_path
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.catalogue import Model
+from effnet_zoo.zoo.ledger import Checkpoint
+from effnet_zoo.zoo.preprocessing import image_fields
+
+AnyModel: TypeAlias = EfficientNet | EfficientNetFeatures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """What is to be built, and what is known of its weights before they are read.
+
+    Attributes:
+        variant: The variant; None for a network that is no variant.
+        arch: The network.
+        pretrained_cfg: timm's dict of the checkpoint.
+        options: The options that the checkpoint was built with.
+        stated: The fields of `pretrained_cfg` that the caller gave.
+        layout: Whose keys the weights have.
+        notes: What is assumed because the file does not show it, in words.
+        images_assumed: Whether nobody said how images are prepared.
+    """
+
+    variant: Model | None
+    arch: ArchSpec
+    pretrained_cfg: dict[str, Any]
+    options: ModelOptions
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout = LAYOUTS["effnet_zoo"]
+    notes: tuple[str, ...] = ()
+    images_assumed: bool = False
+
+    @classmethod
+    def of_cfg(
+        cls, variant: Model | None, arch: ArchSpec, cfg: dict[str, Any], stated: Mapping[str, Any] | None = None
+    ) -> "Blueprint":
+        """Return the blueprint of a network as its ``pretrained_cfg`` has it."""
+        options = ModelOptions(num_classes=cfg.get("num_classes", 1000), in_chans=cfg.get("input_size", (3,))[0])
+        return cls(variant=variant, arch=arch, pretrained_cfg=cfg, options=options, stated=stated or {})
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint of the ledger; None if `pretrained_cfg` names other weights."""
+        cfg = self.pretrained_cfg
+        checkpoint = self.variant.checkpoints.get(cfg.get("tag", "")) if self.variant else None
+        if checkpoint is None or cfg.get("file") or cfg.get("state_dict"):
+            return None
+        return checkpoint if cfg.get("hf_hub_id") == hub_id_of(checkpoint) else None
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    cache_dir: str | Path | None = None,
+    **options: Unpack[ModelOptions],
+) -> AnyModel:
+    """Create a model by any of its names, with or without weights.
+
+    Args:
+        name: A variant (``effnet_zoo_b5``, ``efficientnet_b5`` or ``efficientnet-b5``), perhaps with a tag after a dot
+            (``effnet_zoo_b5.ns_jft_in1k``; without one, the variant's default checkpoint is meant); or
+            ``local-dir:FOLDER`` or ``hf-hub:owner/name@revision``, which hold a ``config.json`` in timm's format and
+            ``model.safetensors``.
+        pretrained: Load the checkpoint's weights. If they cannot be loaded, that is an error: they are never replaced
+            by random weights.
+        cache_dir: A folder for fetched files, instead of ``$EFFNET_ZOO_HOME`` or huggingface_hub's own cache.
+        options: See `effnet_zoo.network.options.ModelOptions`.
+
+    Returns:
+        The model, in training mode. Its `load_report` says what happened to every tensor. A ``.safetensors`` file
+        stays mapped into memory: while the model is in use, replace the file, do not overwrite it in place.
+
+    Raises:
+        UnknownNameError: If there is no such model or tag.
+        ArgumentError: If an option does not exist or its value cannot be used.
+        WeightsError: If the weights cannot be found or fetched, are damaged, or do not fit.
+    """
+    blueprint = find_blueprint(name, cache_dir)
+    return build(blueprint, options, pretrained=pretrained, cache_dir=cache_dir)
+
+
+def create_classifier(name: str, *, pretrained: bool = False, **options: Unpack[BuildOptions]) -> EfficientNet:
+    """Create a classifier, as `create_model` does: the work of `EfficientNet.from_name`."""
+    return cast(EfficientNet, create_model(name, pretrained=pretrained, **_classifier_options(options)))
+
+
+def create_pretrained_classifier(
+    name: str,
+    weights_path: str | None,
+    *,
+    advprop: bool,
+    tag: str | None,
+    **options: Unpack[BuildOptions],
+) -> EfficientNet:
+    """Create a classifier with weights: the work of `EfficientNet.from_pretrained`."""
+    catalogue.check_name(name)
+    tag_in_name = ":" not in name and "." in name
+    choices = {"weights_path": weights_path, "advprop": advprop, "tag": tag, "a tag in the name": tag_in_name}
+    if len(given := [key for key, value in choices.items() if value]) > 1:
+        raise ArgumentError(f"{' and '.join(given)}: expected at most one of them, each chooses the weights")
+    if weights_path is None:
+        tag = "ap_in1k" if advprop else tag
+        return create_classifier(f"{name}.{tag}" if tag else name, pretrained=True, **options)
+    variant, stated = catalogue.find_variant(name), {"file": weights_path}
+    cfg = {**for_other_weights(cfg_of_checkpoint(variant.default)), **stated}
+    blueprint = Blueprint.of_cfg(variant, variant.spec, cfg, stated)
+    return cast(EfficientNet, build(blueprint, _classifier_options(options), pretrained=True))
+
+
+def find_blueprint(name: str, cache_dir: str | Path | None = None) -> Blueprint:
+    """Return what a name stands for: a checkpoint of the ledger, or a model that was saved with its ``config.json``.
+
+    Raises:
+        UnknownNameError: If there is no such model or tag.
+        ArgumentError: If the name is not a text.
+        WeightsError: If a ``config.json`` cannot be found or read.
+    """
+    catalogue.check_name(name)
+    if ":" not in name:
+        variant, checkpoint = catalogue.find(name)
+        return Blueprint.of_cfg(variant, variant.spec, cfg_of_checkpoint(checkpoint))
+    scheme, _, place = name.partition(":")
+    if scheme == "local-dir":
+        path, where = Path(place) / config_json.FILENAME, {"file": place}
+    elif scheme == "hf-hub":
+        path = locate.obtain(locate.of_repository(place, config_json.FILENAME), cache_dir)
+        where = {"hf_hub_id": place}
+    else:
+        raise UnknownNameError(f"{quoted(name)}: expected a model's name, local-dir:FOLDER or hf-hub:owner/name")
+    saved = config_json.read(path)
+    cfg = {**saved.pretrained_cfg, **where, "source": scheme, "num_classes": saved.options["num_classes"]}
+    return Blueprint(variant=saved.model, arch=saved.arch, pretrained_cfg=cfg, options=saved.options)
+
+
+def build(
+    blueprint: Blueprint, options: ModelOptions, *, pretrained: bool, cache_dir: str | Path | None = None
+) -> AnyModel:
+    """Build a model and, if asked, give it the weights of its blueprint.
+
+    The model is built on the meta device first, so that no random weights are drawn only to be replaced.
+
+    Args:
+        blueprint: The network and its weights.
+        options: Options that replace those of the blueprint.
+        pretrained: Load the weights.
+        cache_dir: See `create_model`.
+
+    Raises:
+        ArgumentError: If an option does not exist or its value cannot be used.
+        WeightsError: If the weights cannot be found or fetched, are damaged, or do not fit.
+    """
+    if not pretrained:
+        return _random_model(blueprint, options)
+    file = _read_weights(blueprint, cache_dir)
+    blueprint = _recognised(blueprint, file)
+    layout, new_head = blueprint.layout, "num_classes" in options
+    if new_head:
+        file = replaced_head(file, layout.table, options["num_classes"])
+    state = layout.table.to_ours(file.state, blueprint.arch)
+    model = _random_model(blueprint, ModelOptions(**{**options, "device": "meta"}))
+    notes = (*file.notes, *blueprint.notes)
+    report = LoadReport(source=file.source, layout=layout.name, dropped=file.dropped, notes=notes)
+    model.load_report = load_state(model, state, report, new_head=new_head, device=options.get("device"))
+    model.origin = origin_of(model, file, layout.name, images_assumed=blueprint.images_assumed)
+    return model
+
+
+def _random_model(blueprint: Blueprint, options: ModelOptions) -> AnyModel:
+    model = build_model(blueprint.arch, **ModelOptions(**{**blueprint.options, **options}))
+    model.pretrained_cfg = model.default_cfg = blueprint.pretrained_cfg
+    model.origin = origin_of(model)
+    return model
+
+
+def _read_weights(blueprint: Blueprint, cache_dir: str | Path | None) -> StateFile:
+    """Return the tensors of the blueprint's weights, from a dict in memory or from a verified file."""
+    cfg = blueprint.pretrained_cfg
+    check_path("cache_dir", cache_dir)
+    check_path("file", cfg.get("file"))
+    if given := cfg.get("state_dict"):
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"state_dict={quoted(given)}: expected a dict of tensors")
+        own = {key: value.clone() if isinstance(value, Tensor) else value for key, value in given.items()}
+        return statefile.unwrap(own, "the given state_dict")
+    checkpoint = blueprint.checkpoint
+    source = locate.of_checkpoint(checkpoint) if checkpoint else locate.of_cfg(cfg)
+    return statefile.read(locate.obtain(source, cache_dir))
+
+
+def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
+    """Return the blueprint with what a weight file shows: its layout, classes and channels.
+
+    A checkpoint of the ledger is what the ledger says, and a saved model what its ``config.json`` says. Any other file
+    is a user's own: its layout is told from its keys, and the layout's conventions say what no key shows.
+    """
+    if checkpoint := blueprint.checkpoint:
+        return dataclasses.replace(blueprint, layout=_layout_of(checkpoint))
+    variant, cfg, stated = blueprint.variant, blueprint.pretrained_cfg, blueprint.stated
+    if variant is None or cfg.get("source") in config_json.SCHEMES:
+        return blueprint
+    identity = identify(file.state, file.source, among=[variant.name])
+    numerics = {numeric: getattr(identity.arch, numeric) for numeric in ("padding", "bn_eps", "bn_momentum")}
+    options = ModelOptions(**blueprint.options)
+    options["num_classes"], options["in_chans"] = identity.num_classes, identity.in_chans
+    options["global_pool"] = identity.global_pool
+    cfg = {**cfg, "num_classes": identity.num_classes}
+    notes = [f"assumed from the layout: {identity.layout.convention}"]
+    convention = identity.layout.preprocessing(identity.name)
+    if convention:
+        cfg.pop("test_input_size", None)
+        cfg |= image_fields(convention, identity.in_chans)
+        cfg |= {key: stated[key] for key in IMAGE_FIELDS if key in stated}
+    if images_assumed := convention is None and "mean" not in stated:
+        default = variant.default.name
+        notes.append(f"images as for {default}, assumed: pretrained_cfg_overlay can say otherwise")
+    return dataclasses.replace(
+        blueprint,
+        arch=dataclasses.replace(blueprint.arch, **numerics),
+        pretrained_cfg=cfg,
+        options=options,
+        layout=identity.layout,
+        notes=tuple(notes),
+        images_assumed=images_assumed,
+    )
+
+
+def _layout_of(checkpoint: Checkpoint) -> Layout:
+    return LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else "effnet_zoo"]
+
+
+def _classifier_options(options: BuildOptions) -> ModelOptions:
+    check_options(options, BuildOptions)
+    return cast(ModelOptions, options)

@@ -1,0 +1,256 @@
+"""Open one of Keras' files, an HDF5 file or an archive with one in it, and read its data sets within limits."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from effnet_zoo.atomic_io import open_regular
+from effnet_zoo.documents import from_plain
+from effnet_zoo.errors import FileError, MissingExtraError, WeightsError
+from effnet_zoo.layouts.keytable import State
+
+Document = TypeVar("Document")
+Dataset = Any
+"""An h5py.Dataset: h5py has no types."""
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+"""The first bytes of an HDF5 file."""
+
+WEIGHTS, CONFIGURATION = "model.weights.h5", "config.json"
+"""The members of a ``.keras`` archive that are read."""
+
+MAX_BYTES = 2 << 30
+"""Bytes of all tensors of a file together; the largest network, V2 L, has 0.9 GiB in float64."""
+
+MAX_CONFIGURATION = 32 << 20
+"""Bytes of a configuration; V2 L's has 1 MB."""
+
+MAX_ENTRIES = 100_000
+"""Entries of an HDF5 file; V2 L saved with an optimizer of three slots a weight has some 6,000."""
+
+MAX_DEPTH = 64
+"""Groups inside groups; a network five models deep has 17. A group can hold itself."""
+
+MAX_EXPANSION = 20
+"""How many times its own size a file may unpack to. Keras does not compress, and weights hardly can be."""
+
+WALK_SECONDS = 120.0
+"""Seconds that a walk through an HDF5 file may take; V2 L's takes one, most of it to import h5py."""
+
+WALK_BYTES = 4 << 30
+"""Bytes of address space for a walk; h5py takes under 1 GiB, and no value of a tensor is read."""
+
+WALK = """
+import sys
+try:
+    import resource
+    resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]), int(sys.argv[2])))
+except (ImportError, ValueError, OSError):
+    pass  # a system without that limit
+import h5py
+
+def visit(name, item):
+    list(item.attrs.items())
+
+with h5py.File(sys.argv[1], "r") as file:
+    visit("", file)
+    file.visititems(visit)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declaration:
+    """A model or a layer as a configuration declares it.
+
+    In Keras 3 an operation that is no layer has its name here, outside its ``config``.
+    """
+
+    class_name: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    compile_config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenFile:
+    """An open file.
+
+    Attributes:
+        hdf5: The h5py.File.
+        model: The model's configuration; None in a file of weights alone.
+        training: The configuration of its training; empty if there is none.
+    """
+
+    hdf5: Any
+    model: Declaration | None
+    training: Mapping[str, Any]
+
+
+def import_h5py() -> ModuleType:
+    """Return h5py.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError(
+            "Keras' files need h5py, which is not installed: pip install 'effnet-zoo[keras]'"
+        ) from None
+    return h5py
+
+
+def is_keras_file(path: Path) -> bool:
+    """Return whether a file is HDF5, or an archive with a Keras model in it. False if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            if file.read(len(SIGNATURE)) == SIGNATURE:
+                return True
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return WEIGHTS in archive.namelist()
+    except (FileError, OSError, zipfile.BadZipFile):
+        return False
+
+
+def check_in_child_process(path: Path) -> None:
+    """Walk through an HDF5 file in another process, because the HDF5 library crashes on some damaged files.
+
+    An archive is left out: its checksums show the damage.
+
+    Raises:
+        WeightsError: If that process fails, or takes more than `WALK_SECONDS`.
+    """
+    if not importlib.util.find_spec("h5py") or zipfile.is_zipfile(path):
+        return
+    command = [sys.executable, "-W", "ignore", "-c", WALK, str(path), str(WALK_BYTES)]
+    try:
+        walk = subprocess.run(command, capture_output=True, text=True, check=False, timeout=WALK_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise WeightsError(
+            f"{path}: reading it takes more than {WALK_SECONDS:g} s: expected a file of Keras; download it again"
+        ) from None
+    if walk.returncode:
+        lines = walk.stderr.strip().splitlines() or ["no reason given"]
+        reason = "reading it crashes HDF5" if walk.returncode < 0 else lines[-1]
+        raise WeightsError(f"{path} is not a whole HDF5 file: {reason}; save or download it again")
+
+
+@contextmanager
+def opened(path: Path, h5py: ModuleType) -> Iterator[OpenFile]:
+    """Open a file of Keras; its content tells which kind it is.
+
+    Raises:
+        WeightsError: If it is a folder, of another format, or larger than its limits.
+        FileError: If it cannot be opened.
+    """
+    if path.is_dir():
+        raise WeightsError("a folder: expected a file; a SavedModel is saved as one by model.save('model.keras')")
+    with open_regular(path) as file:
+        start, size = file.read(len(SIGNATURE)), os.fstat(file.fileno()).st_size
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive, TemporaryFile() as unpacked:
+            model = _parsed(archive.read(_member(archive, CONFIGURATION, MAX_CONFIGURATION)), Declaration)
+            with archive.open(_member(archive, WEIGHTS, MAX_EXPANSION * size)) as member:
+                shutil.copyfileobj(member, unpacked)
+            with h5py.File(unpacked, "r") as hdf5:
+                yield OpenFile(hdf5=hdf5, model=model, training=model.compile_config or {})
+    elif start == SIGNATURE:
+        with h5py.File(path, "r") as hdf5:
+            given, training = hdf5.attrs.get("model_config"), hdf5.attrs.get("training_config")
+            yield OpenFile(
+                hdf5=hdf5,
+                model=_parsed(given, Declaration) if given else None,
+                training=_parsed(training, dict[str, Any]) if training else {},
+            )
+    else:
+        raise WeightsError("neither a zip nor an HDF5 file: expected .keras, .h5 or .weights.h5 as Keras writes them")
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> zipfile.ZipInfo:
+    if name not in archive.namelist():
+        raise WeightsError(f"an archive without {name}: expected what model.save('model.keras') writes")
+    member = archive.getinfo(name)
+    if member.file_size > limit:
+        raise WeightsError(f"{name} in it would unpack to {member.file_size} bytes: expected {limit} at most")
+    return member
+
+
+def _parsed(text: str | bytes, kind: type[Document]) -> Document:
+    if len(text) > MAX_CONFIGURATION:
+        raise WeightsError(f"a configuration of {len(text)} bytes: expected {MAX_CONFIGURATION} at most")
+    # Python's own reader: Keras writes NaN and Infinity, which msgspec refuses.
+    return from_plain(json.loads(text), kind, "its configuration", WeightsError)
+
+
+def datasets_of(hdf5: Any, h5py: ModuleType) -> Iterator[tuple[str, Dataset]]:
+    """Yield every data set with its path.
+
+    Raises:
+        WeightsError: If a link leads elsewhere, or there are more entries or levels than the limits allow.
+    """
+    waiting, entries = [("", hdf5)], 0
+    while waiting:
+        prefix, group = waiting.pop()
+        for name in group:
+            entries += 1
+            if entries > MAX_ENTRIES or prefix.count("/") > MAX_DEPTH:
+                raise WeightsError(
+                    f"more than {MAX_ENTRIES} entries, or {MAX_DEPTH} groups inside each other: expected the layers of "
+                    "one model"
+                )
+            path = f"{prefix}{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise WeightsError(f"{path} is a link to elsewhere: expected the tensors themselves")
+            item = group[name]
+            if isinstance(item, h5py.Group):
+                waiting.append((f"{path}/", item))
+            elif item.external or item.is_virtual:
+                raise WeightsError(f"{path} is in another file: expected the tensors themselves")
+            else:
+                yield path, item
+
+
+def tensors_of(datasets: Mapping[str, Dataset]) -> State:
+    """Return the values of data sets.
+
+    Raises:
+        WeightsError: If they are not of floating point, too large, or declared without being in the file.
+    """
+    size = 0
+    for key, dataset in datasets.items():
+        if dataset.nbytes > MAX_EXPANSION * dataset.id.get_storage_size():
+            raise WeightsError(f"{key} has {dataset.nbytes} bytes, of which the file holds next to none: save it again")
+        size += dataset.nbytes
+    if size > MAX_BYTES:
+        raise WeightsError(f"{size} bytes of tensors: expected one network, {MAX_BYTES} at most")
+    return {key: _tensor(key, dataset) for key, dataset in datasets.items()}
+
+
+def _tensor(key: str, dataset: Dataset) -> Tensor:
+    if dataset.dtype.kind == "V" and text_of(dataset.attrs.get("dtype")) == "bfloat16":
+        return torch.from_numpy(dataset[()].view(np.int16)).view(torch.bfloat16)
+    if dataset.dtype.kind != "f" or dataset.dtype.itemsize > 8:
+        raise WeightsError(f"{key} is of type {dataset.dtype}: expected floating point; quantised files cannot be read")
+    return torch.from_numpy(np.asarray(dataset[()], dtype=dataset.dtype.newbyteorder("=")))
+
+
+def text_of(value: str | bytes | None) -> str | None:
+    return value.decode() if isinstance(value, bytes) else value
