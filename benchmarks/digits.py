@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import effnet_zoo
-from effnet_zoo.images.transform import eval_transform, open_image
+from effnet_zoo.images.decoding import open_image
+from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 SIDE = 64

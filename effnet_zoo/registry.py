@@ -13,7 +13,6 @@ from effnet_zoo.checkpoints.creation import (
     build,
     create_classifier,
     create_model,
-    create_pretrained_classifier,
 )
 from effnet_zoo.checkpoints.pretrained_cfg import (
     PLACES,
@@ -32,7 +31,6 @@ from effnet_zoo.zoo.ledger import Checkpoint
 __all__ = [
     "create_classifier",
     "create_model",
-    "create_pretrained_classifier",
     "default_cfgs",
     "describe",
     "hub_entry",

@@ -1,11 +1,12 @@
-"""Does this machine compute what the definition says? Every device, dtype, memory format and way of running a model.
+"""Does this machine compute what the definition says?
 
-The reference is the same network with the same weights in float64 on the CPU, run plainly.
+A case is one variant on one device, in one dtype and memory format, run in one mode. Its reference is the same network
+with the same weights in float64 on the CPU, run plainly.
 """
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
@@ -21,20 +22,20 @@ from effnet_zoo.zoo import catalogue
 Mode = Literal["eager", "compiled", "scripted", "checkpointed"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
-"""Largest relative error of the logits, ||out - reference|| / ||reference||, by dtype.
+ERROR_LIMITS = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+"""Largest relative error of the logits that passes, ||out - reference|| / ||reference||, by dtype.
 
-Four times and more what rounding costs seven blocks on a CPU (5e-7, 1e-2, 1.4e-3): float32 has 24 bits of mantissa,
-bfloat16 8, float16 11.
+At least 3.5 times what rounding costs the seven blocks of a case on a CPU: 5e-7, 1e-2 and 1.4e-3. float32 has 24 bits
+of mantissa, bfloat16 8 and float16 11.
 """
 
 GRADIENT_FACTOR = 4
-"""How many times the tolerance a gradient may be off: it went through twice the layers, and batch statistics."""
+"""Factor of the limit for a gradient, which went through twice the layers and through batch statistics."""
 
 MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 VARIANTS = ("effnet_zoo_b0", "effnet_zoo_v2_s")
-"""One of each engine: MBConv with squeeze-excite throughout, and Fused-MBConv first."""
+"""One variant of MBConv with squeeze-excite throughout, and one that begins with Fused-MBConv."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +49,9 @@ class Case:
     mode: Mode
 
     @property
-    def tolerance(self) -> float:
+    def error_limit(self) -> float:
         """Largest relative error that passes."""
-        return TOLERANCE[self.dtype] * (GRADIENT_FACTOR if self.mode == "checkpointed" else 1)
+        return ERROR_LIMITS[self.dtype] * (GRADIENT_FACTOR if self.mode == "checkpointed" else 1)
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -58,7 +59,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class CaseResult:
     """A case's relative error, or why it could not be run."""
 
     case: Case
@@ -67,43 +68,43 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether it ran and is within tolerance."""
-        return self.error is not None and self.error <= self.case.tolerance
+        """Whether the case ran and its error is within the limit."""
+        return self.error is not None and self.error <= self.case.error_limit
 
 
-def cases(device: str, *, modes: tuple[Mode, ...] = MODES) -> list[Case]:
-    """Every combination on a device.
+def cases_on(device: str, *, modes: Iterable[Mode] = MODES) -> list[Case]:
+    """Return a case for every combination on a device.
 
     Raises:
-        UnknownNameError: If there is no such device.
+        UnknownNameError: If this machine has no such device.
     """
     if device not in devices():
         raise UnknownNameError(f"no device {quoted(device)} on this machine: expected {' or '.join(devices())}")
     return [
         Case(variant=variant, device=device, dtype=dtype, memory_format=memory_format, mode=mode)
         for variant in VARIANTS
-        for dtype in TOLERANCE
+        for dtype in ERROR_LIMITS
         for memory_format in MEMORY_FORMATS
         for mode in modes
     ]
 
 
-def run(selected: list[Case]) -> Iterator[Result]:
-    """Run cases one by one; one that raises is a failed result, not the end."""
-    for case in selected:
+def run_cases(cases: Iterable[Case]) -> Iterator[CaseResult]:
+    """Run cases one by one. A case that raises is a failed result, and the next one follows."""
+    for case in cases:
         try:
-            yield Result(case=case, error=measure(case))
+            yield CaseResult(case=case, error=case_error(case))
         except Exception as error:  # whatever a backend raises is what this is here to find
-            yield Result(case=case, error=None, failure=first_line(error))
+            yield CaseResult(case=case, error=None, failure=first_line(error))
 
 
-def measure(case: Case) -> float:
-    """The relative error of one case against float64 on the CPU, with float32 really in float32 (cuDNN's TF32 off)."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        return _measure(case)
+def case_error(case: Case) -> float:
+    """Run one case, and return its relative error against float64 on the CPU."""
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 in 24 bits, not in TF32's 11
+        return _error(case)
 
 
-def _measure(case: Case) -> float:
+def _error(case: Case) -> float:
     arch = dataclasses.replace(shallow(catalogue.models()[case.variant].spec), drop_rate=0.0, drop_path_rate=0.0)
     reference = EfficientNet(arch, num_classes=10).double()
     randomise(reference, seed=0)
@@ -129,8 +130,7 @@ def _prepare(model: EfficientNet, mode: Mode) -> Callable[[Tensor], Tensor]:
         return torch.compile(model, fullgraph=True)
     if mode == "scripted":
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=FutureWarning)
-            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
             return cast(Callable[[Tensor], Tensor], torch.jit.script(model))
     return model
 

@@ -21,7 +21,6 @@ def test_timm_lists_every_model_and_every_checkpoint() -> None:
     assert timm.list_models("effnet_zoo_*") == sorted(names, key=timm.models._registry._natural_key)
     checkpoints = {checkpoint.name for _, checkpoint in catalogue.checkpoints()}
     assert set(timm.list_models("effnet_zoo_*", pretrained=True)) == checkpoints
-    assert len(checkpoints) == 62
 
 
 def test_no_name_of_timms_is_taken() -> None:

@@ -40,13 +40,13 @@ class _Job:
 
 _JOBS = (
     _Job(
-        title="forward pass in PyTorch, model as created",
+        title="forward pass of the model as created, peers in PyTorch",
         measures=("latency", "throughput"),
         ours=lambda name: name == _OURS,
         peers=lambda name: _RUNTIME not in name and not name.endswith((" recording", " autocast")),
     ),
     _Job(
-        title="forward pass, fastest engine",
+        title="forward pass of the fastest engine, all peers",
         measures=("latency", "throughput"),
         ours=lambda name: name.startswith(f"{_OURS} engine "),
         peers=lambda name: not name.endswith(" recording"),
@@ -79,26 +79,36 @@ def speed_summary() -> str:
     measurements = [measurement for measurement in everything if measurement["machine"]["device"] == "cpu"]
     rows, commands, machines = [], [], set()
     for job in _JOBS:
-        found = [measurement for measurement in measurements if measurement["measure"] in job.measures]
-        ratios = [_ratios(measurement, job) for measurement in found]
+        found = [measurement for measurement in measurements if _ratios(measurement, job)]
+        ratios = [both for measurement in found if (both := _ratios(measurement, job))]
+        if not found:
+            continue
         against_timm, against_peers = zip(*ratios, strict=True)
         rows.append((job.title, str(len(found)), _range(against_timm), _range(against_peers)))
         machines |= {_machine(measurement) for measurement in found}
-        dates = {measurement["command"]: measurement["date"] for measurement in found}
-        said = ", ".join(f"`{command}` ({date})" for command, date in dates.items())
-        commands.append(f"{' and '.join(job.measures)}: {said}")
+        by = ", ".join(f"`{command}`" for command in dict.fromkeys(measurement["command"] for measurement in found))
+        dates = " and ".join(sorted({measurement["date"] for measurement in found}))
+        commands.append(f"- {' and '.join(job.measures)} ({dates}): {by}")
     headings = ("times faster, worst case to best case", "cases", "than timm as created", "than the fastest peer")
-    by = "; ".join(dict.fromkeys(commands))
-    return f"{markdown_table(headings, rows)}\n\nMeasured on {' and '.join(sorted(machines))}, by {by}."
+    table = markdown_table(headings, rows)
+    measured = f"Measured on {' and '.join(sorted(machines))}, by these commands:"
+    return "\n\n".join([table, measured, "\n".join(dict.fromkeys(commands))])
 
 
-def _ratios(measurement: Measurement, job: _Job) -> tuple[float, float]:
-    """Return how many times faster this package is than timm as created, and than the fastest peer."""
+def _ratios(measurement: Measurement, job: _Job) -> tuple[float, float] | None:
+    """Return how many times faster this package is than timm as created, and than the fastest peer.
+
+    Return None if the measurement is not of this job, or lacks one of the three.
+    """
+    if measurement["measure"] not in job.measures:
+        return None
     results = {name: result.get("warm", result) for name, result in measurement["data"]["results"].items()}
     seconds = {name: result["seconds"] for name, result in results.items() if "seconds" in result}
-    ours = min(seconds[name] for name in seconds if job.ours(name))
-    peers = min(seconds[name] for name in seconds if not name.startswith(_OURS) and job.peers(name))
-    return seconds[BASELINE] / ours, peers / ours
+    ours = [seconds[name] for name in seconds if job.ours(name)]
+    peers = [seconds[name] for name in seconds if not name.startswith(_OURS) and job.peers(name)]
+    if BASELINE not in seconds or not ours or not peers:
+        return None
+    return seconds[BASELINE] / min(ours), min(peers) / min(ours)
 
 
 def _range(ratios: Sequence[float]) -> str:

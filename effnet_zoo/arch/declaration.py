@@ -33,17 +33,17 @@ class Family:
     """What all variants of one lineage share. The defaults are those of every official TensorFlow release.
 
     Attributes:
-        title: How people call the family.
+        title: The family's name for people.
         paper: arXiv id, or the address of the announcement where there is no paper.
-        timm_prefix: Put before a variant's name for `timm.create_model`.
-        hub_prefix: Put before a variant's name for `torch.hub.load`.
+        timm_prefix: Prefix of a variant's name in `timm.create_model`.
+        hub_prefix: Prefix of a variant's name in `torch.hub.load`.
         variants: The rows.
-        activation: After every convolution but the projections.
+        activation: Activation after every convolution except the projections.
         head: Filters of the 1x1 convolution before pooling, before scaling.
         scale_ends: Whether `width` also scales stem and head, and `depth` the first and last stage (Lite: no).
-        round_limit: Rounding to a multiple of 8 must keep at least this share of the scaled filters.
-        first_expansion_as_declared: Whether stage 1 expands the filters its block string names even where the stem
-            gives another number (EdgeTPU: the string says i24, the stem gives 32).
+        round_limit: Share of the scaled filters that rounding to a multiple of 8 must keep.
+        first_expansion_as_declared: Whether stage 1 expands as many filters as its block string declares, although the
+            stem gives another number (EdgeTPU: the string declares i24, the stem gives 32).
         padding: ``same`` is TensorFlow's, ``symmetric`` PyTorch's k // 2.
         bn_eps: Batch norm epsilon.
         bn_momentum: Batch norm momentum in PyTorch's sense (TensorFlow's 0.99 is 0.01 here).

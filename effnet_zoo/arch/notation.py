@@ -31,13 +31,13 @@ class StageSpec:
     Attributes:
         repeats: Number of blocks, at least 1.
         kernel: Side of the depthwise (or fused) convolution, odd.
-        stride: Of the first block, 1 or 2.
+        stride: Stride of the first block, 1 or 2.
         expand: Expansion ratio, at least 1; 1 means the block has no expansion.
         in_filters: Filters entering the first block.
         out_filters: Filters leaving every block.
         se_ratio: Squeeze width as a share of each block's input filters, above 0 and up to 1; 0 for no squeeze-excite.
         skip: Whether blocks that keep size and width add their input.
-        fused: Fused-MBConv instead of MBConv; has no squeeze-excite.
+        fused: Whether blocks are Fused-MBConv, which has no squeeze-excite, instead of MBConv.
 
     Raises:
         SpecError: If a value is outside these bounds.
@@ -57,7 +57,7 @@ class StageSpec:
         for field in ("repeats", "kernel", "stride", "expand", "in_filters", "out_filters"):
             check_whole(field, getattr(self, field))
         if self.kernel % 2 == 0:
-            raise SpecError(f"kernel={self.kernel}: expected an odd kernel, so that SAME padding is defined alike")
+            raise SpecError(f"kernel={self.kernel}: expected an odd kernel, which has a centre")
         if self.stride not in (1, 2):
             raise SpecError(f"stride={self.stride}: expected 1 or 2")
         check_number("se_ratio", self.se_ratio, 0, 1, "a share of the input filters")
@@ -68,7 +68,9 @@ class StageSpec:
 
 
 def decode_block(text: str) -> StageSpec:
-    """Read one block string, such as ``r2_k3_s22_e6_i16_o24_se0.25`` or Google's V2 form ``r4_k3_s2_e4_i24_o48_c1``.
+    """Return the stage of one block string.
+
+    Examples are ``r2_k3_s22_e6_i16_o24_se0.25``, and ``r4_k3_s2_e4_i24_o48_c1`` in the form of Google's V2 code.
 
     Args:
         text: Tokens joined by underscores, in any order: r, k, s, e, i and o once each, with a whole number (s also
@@ -124,7 +126,7 @@ def decode_block(text: str) -> StageSpec:
 
 
 def encode_block(stage: StageSpec) -> str:
-    """Write a stage as a block string that `decode_block` reads back as the same stage.
+    """Return a stage as a block string, which `decode_block` reads back as the same stage.
 
     Raises:
         SpecError: If the squeeze-excite ratio cannot be written with nine decimals.
@@ -146,10 +148,10 @@ def encode_block(stage: StageSpec) -> str:
 
 
 def decode_blocks(blocks: Sequence[str]) -> tuple[StageSpec, ...]:
-    """Read a network's block strings, whose filters must follow from one stage to the next.
+    """Return the stages of a network's block strings. Each must take as many filters as the stage before it gives.
 
     Raises:
-        SpecError: If the list is empty, a string is malformed, or a stage does not take what the one before gives.
+        SpecError: If the list is empty, a string is malformed, or a stage does not follow from the stage before it.
     """
     if isinstance(blocks, str) or not isinstance(blocks, Sequence):
         raise SpecError(f"block strings {quoted(blocks)}: expected a list of strings, one a stage")
@@ -159,10 +161,10 @@ def decode_blocks(blocks: Sequence[str]) -> tuple[StageSpec, ...]:
 
 
 def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec, ...]:
-    """Read a network's rows ``(t, c, n, s, fused)``: kernel 3, squeeze-excite 0.25 where not fused.
+    """Return the stages of a network's rows ``(t, c, n, s, fused)``: kernel 3, squeeze-excite 0.25 where not fused.
 
     Args:
-        rows: One row a stage: expansion, output filters, repeats, stride, and 1 for fused or 0 for MBConv.
+        rows: One row for each stage: expansion, output filters, repeats, stride, and 1 for fused or 0 for MBConv.
         stem: Filters that enter the first stage.
 
     Raises:
@@ -196,7 +198,7 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
 
 
 def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
-    """Write stages as rows that `decode_rows` reads back, given the same stem.
+    """Return stages as rows, which `decode_rows` reads back with the same stem.
 
     Raises:
         SpecError: If a stage has a kernel, squeeze-excite or skip that rows cannot express.
@@ -219,11 +221,7 @@ def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
 
 
 def check_chain(stages: tuple[StageSpec, ...]) -> None:
-    """Refuse an empty list, and a stage that does not take what the one before gives.
-
-    Raises:
-        SpecError: Naming the stage.
-    """
+    """Raise SpecError if there is no stage, or a stage does not take as many filters as the stage before it gives."""
     if not stages:
         raise SpecError("no stages: expected at least one block string or row")
     for number in range(1, len(stages)):
@@ -233,10 +231,10 @@ def check_chain(stages: tuple[StageSpec, ...]) -> None:
 
 
 def decode_stages(stages: Stages, *, stem: int) -> tuple[StageSpec, ...]:
-    """Read stages in whichever of the two notations they are written in.
+    """Return stages from either notation.
 
     Raises:
-        SpecError: If one is malformed, or the notations are mixed.
+        SpecError: If a stage is malformed, or the notations are mixed.
     """
     blocks = [stage for stage in stages if isinstance(stage, str)]
     rows = [stage for stage in stages if not isinstance(stage, str)]

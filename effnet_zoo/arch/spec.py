@@ -31,18 +31,18 @@ class ArchSpec:
 
     Attributes:
         stem_filters: Filters of the 3x3 stride-2 stem.
-        stages: The stages; each takes the filters that the one before gives.
+        stages: The stages. Each takes as many filters as the stage before it gives.
         head_filters: Filters of the 1x1 convolution before pooling.
         activation: ``silu``, ``relu`` or ``relu6``.
-        padding: ``same`` as TensorFlow pads (more after than before where uneven), ``symmetric`` k // 2 all around.
+        padding: ``same`` as in TensorFlow (the larger part after the image), or ``symmetric``, k // 2 all around.
         bn_eps: Batch norm epsilon.
         bn_momentum: Batch norm momentum in PyTorch's sense.
         drop_rate: Dropout rate in front of the classifier.
         drop_path_rate: Stochastic depth: block i of n drops its residual branch with probability rate * i / n.
-        image_size: Side in pixels of the square input the network is meant for at inference.
-        first_expansion_as_declared: Whether stage 1 multiplies its own in_filters rather than the stem's.
-        se_divisor: Squeeze widths are rounded to a multiple of it (the one-file V2 port: 8).
-        fused_always_projects: Whether a fused block with expansion 1 has its 1x1 projection too (the same port).
+        image_size: Side in pixels of the square input that the network is meant for at inference.
+        first_expansion_as_declared: Whether stage 1 expands its declared in_filters, and not the stem's filters.
+        se_divisor: Number that squeeze widths are rounded to a multiple of (8 in effnetv2.pytorch, else 1).
+        fused_always_projects: Whether a fused block with expansion 1 has a 1x1 projection too (in effnetv2.pytorch).
 
     Raises:
         SpecError: If a value is outside its bounds, or the first stage does not take what the stem gives.
@@ -89,18 +89,20 @@ class ArchSpec:
         stem: int,
         head: int = 1280,
         scaling: Scaling | None = None,
-        activation: Activation = "silu",
-        padding: Padding = "same",
-        bn_eps: float = 1e-3,
-        bn_momentum: float = 0.01,
-        drop_rate: float = 0.2,
-        drop_path_rate: float = 0.2,
-        image_size: int = 224,
-        first_expansion_as_declared: bool = False,
-        se_divisor: int = 1,
-        fused_always_projects: bool = False,
+        **numerics: Any,
     ) -> "ArchSpec":
-        """Scale decoded stages, stem and head into a network. Arguments are as declared, before scaling."""
+        """Scale decoded stages, stem and head into a network.
+
+        Args:
+            stages: The stages as declared, before scaling.
+            stem: Filters of the stem, before scaling.
+            head: Filters of the head, before scaling.
+            scaling: Factors of width and depth; by default everything stays as declared.
+            numerics: Other fields of the network, such as `activation`.
+
+        Raises:
+            SpecError: If a value is outside its bounds, or the first stage does not take what the stem gives.
+        """
         scaling = scaling or Scaling()
         check_whole("stem", stem)
         check_whole("head", head)
@@ -108,23 +110,14 @@ class ArchSpec:
             stem_filters=scaling.filters(stem) if scaling.scale_ends else stem,
             stages=scaling.stages(stages),
             head_filters=scaling.filters(head) if scaling.scale_ends else head,
-            activation=activation,
-            padding=padding,
-            bn_eps=bn_eps,
-            bn_momentum=bn_momentum,
-            drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            image_size=image_size,
-            first_expansion_as_declared=first_expansion_as_declared,
-            se_divisor=se_divisor,
-            fused_always_projects=fused_always_projects,
+            **numerics,
         )
 
     @classmethod
     def from_blocks(
         cls, blocks: Sequence[str], *, stem: int = 32, head: int = 1280, scaling: Scaling | None = None
     ) -> "ArchSpec":
-        """A network from a list of block strings; other numerics are V1's, changed with `dataclasses.replace`.
+        """Return the network of a list of block strings, with V1's numerics; `dataclasses.replace` changes these.
 
         Raises:
             SpecError: If a string is malformed or the filters do not follow from stem to last stage.
@@ -135,7 +128,7 @@ class ArchSpec:
     def from_rows(
         cls, rows: Sequence[Sequence[int]], *, stem: int = 24, head: int = 1280, scaling: Scaling | None = None
     ) -> "ArchSpec":
-        """A network from a list of ``(t, c, n, s, fused)`` rows; other numerics are V2's.
+        """Return the network of a list of ``(t, c, n, s, fused)`` rows, with V2's numerics.
 
         Raises:
             SpecError: If a row is malformed.
@@ -143,12 +136,12 @@ class ArchSpec:
         return cls.build(decode_rows(rows, stem=stem), stem=stem, head=head, scaling=scaling)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field in JSON's types; `from_dict` reads it back."""
+        """Return every field in JSON's types; `from_dict` reads it back."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ArchSpec":
-        """The network that `to_dict` wrote down.
+        """Return the network with the fields that `to_dict` returns.
 
         Raises:
             SpecError: If a field is missing, unknown or outside its bounds.
@@ -157,14 +150,16 @@ class ArchSpec:
             stages = tuple(StageSpec(**stage) for stage in fields["stages"])
             return cls(**{**fields, "stages": stages})
         except (TypeError, KeyError) as error:
-            raise SpecError(f"not a network's fields, as ArchSpec.to_dict gives them: {error}") from None
+            raise SpecError(
+                f"not a network's fields: {error}: expected the fields that ArchSpec.to_dict returns"
+            ) from None
 
     def blocks(self, *, output_stride: int | None = None) -> tuple[tuple[BlockSpec, ...], ...]:
-        """Every block, stage by stage.
+        """Return every block, stage by stage.
 
         Args:
-            output_stride: Input size over the size of the last feature map, if it is to be less than the strides make
-                it: 8, 16 or 32. Strides beyond it become dilation in the blocks that follow.
+            output_stride: Total stride of the network: 8, 16 or 32. A stride beyond it becomes 1, and the blocks after
+                it are dilated instead. None leaves all strides as declared.
 
         Raises:
             SpecError: If output_stride is another number.
@@ -182,14 +177,14 @@ class ArchSpec:
                 stride = 1 if output_stride and reached * declared > output_stride else declared
                 blocks.append(
                     BlockSpec(
-                        kind=_kind(stage, fused_always_projects=self.fused_always_projects),
+                        kind=self._kind(stage),
                         in_filters=filters,
                         mid_filters=expanded_from * stage.expand,
                         out_filters=stage.out_filters,
                         kernel=stage.kernel,
                         stride=stride,
                         dilation=dilation,
-                        se_filters=self._squeezed(expanded_from, stage.se_ratio),
+                        se_filters=self._se_filters(stage, expanded_from),
                         skip=stage.skip and declared == 1 and filters == stage.out_filters,
                         drop_path=self.drop_path_rate * index / total,
                     )
@@ -201,8 +196,13 @@ class ArchSpec:
             resolved.append(tuple(blocks))
         return tuple(resolved)
 
-    def _squeezed(self, filters: int, se_ratio: float) -> int:
-        return round_filters(int(filters * se_ratio), self.se_divisor) if se_ratio else 0
+    def _kind(self, stage: StageSpec) -> BlockKind:
+        if stage.fused:
+            return "conv" if stage.expand == 1 and not self.fused_always_projects else "fused"
+        return "separable" if stage.expand == 1 else "mbconv"
+
+    def _se_filters(self, stage: StageSpec, filters: int) -> int:
+        return round_filters(int(filters * stage.se_ratio), self.se_divisor) if stage.se_ratio else 0
 
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
         """Return the number of learnable parameters (batch norm's running statistics are not counted).
@@ -238,14 +238,8 @@ class ArchSpec:
         yield Convolution(self.head_filters, num_classes, on_pooled=True)
 
 
-def _kind(stage: StageSpec, *, fused_always_projects: bool) -> BlockKind:
-    if stage.fused:
-        return "conv" if stage.expand == 1 and not fused_always_projects else "fused"
-    return "separable" if stage.expand == 1 else "mbconv"
-
-
 def variant_spec(family: Family, variant: Variant) -> ArchSpec:
-    """The network that a row of a family's table declares.
+    """Return the network that a row of a family's table declares.
 
     Raises:
         SpecError: If the declaration is malformed.
@@ -255,10 +249,7 @@ def variant_spec(family: Family, variant: Variant) -> ArchSpec:
         stem=variant.stem,
         head=family.head,
         scaling=Scaling(
-            width=variant.width,
-            depth=variant.depth,
-            round_limit=family.round_limit,
-            scale_ends=family.scale_ends,
+            width=variant.width, depth=variant.depth, round_limit=family.round_limit, scale_ends=family.scale_ends
         ),
         activation=family.activation,
         padding=family.padding,

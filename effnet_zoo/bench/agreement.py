@@ -1,38 +1,41 @@
-"""Do all engines see the same in real photos? Top-1 and logits of each backend and dtype beside plain float32."""
+"""Do all engines see the same in real photos? Labels and logits of each engine and dtype, beside plain float32."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from effnet_zoo.bench.contestants import BACKENDS
-from effnet_zoo.errors import first_line
+from effnet_zoo.bench.forward import Logits, engines
+from effnet_zoo.bench.referee import Contestant, Prepared, hold_contest
+from effnet_zoo.bench.settings import Cases, Settings
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.images.photos import CHECKPOINT, find_photos
-from effnet_zoo.images.transform import eval_transform, open_image
+from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.runtime.engine import engine
-from effnet_zoo.runtime.interface import DTYPES
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 
-Run = Callable[[Tensor], Tensor]
-Builder = Callable[[EfficientNet], Run]
+Builder = Callable[[EfficientNet], Logits]
 
 
-def measure(*, compiled: bool = False, everyone: Mapping[tuple[str, str], Builder] | None = None) -> dict[str, Any]:
-    """Every way to run the model, on all the photos there are.
+def agreement_cases(settings: Settings) -> Cases:
+    """Yield the checkpoint that comes with a package."""
+    yield CHECKPOINT, functools.partial(count_agreement, builders(compiled=settings.compiled))
+
+
+def count_agreement(everyone: Mapping[tuple[str, str], Builder]) -> dict[str, Any]:
+    """Count on how many photos every way to run the model gives its own label.
 
     Args:
-        compiled: Whether torch.compile's engine takes part.
-        everyone: By name and dtype, others than this package's list.
+        everyone: What builds each contestant, by its name and dtype.
 
     Returns:
-        ``case``, ``results`` by name, with ``same_label`` of ``photos``, the two highest probabilities in float32 of
-        each of the ``others``, and the logits' ``error`` relative to those of the model run plainly in float32,
-        ``absent``, ``refused`` and ``notes``.
+        Data without times, whose results are those of `same_labels` with ``way`` and ``dtype``.
 
     Raises:
         MissingExtraError: If the photos or the weights are not installed.
@@ -43,63 +46,59 @@ def measure(*, compiled: bool = False, everyone: Mapping[tuple[str, str], Builde
     images = torch.stack([transform(open_image(path)) for path in photos.values()])
     with torch.inference_mode():
         expected = model(images)
+
+    def prepare(build: Builder, figures: Mapping[str, str]) -> Prepared:
+        run = build(model)
+        with torch.inference_mode():
+            return Prepared(call=functools.partial(run, images), output=run(images).float(), figures=figures)
+
+    outcome = hold_contest(
+        [
+            Contestant(name=f"{way}, {dtype}", prepare=functools.partial(prepare, build, {"way": way, "dtype": dtype}))
+            for (way, dtype), build in everyone.items()
+        ],
+        functools.partial(same_labels, names=list(photos)),
+        reference=lambda _: expected,
+        rounds=0,
+    )
+    return outcome.as_data({"checkpoint": CHECKPOINT, "photos": list(photos)})
+
+
+def same_labels(logits: Tensor, expected: Tensor, names: Sequence[str] = ()) -> dict[str, Any]:
+    """Count the photos with the expected label.
+
+    Args:
+        logits: (photos, classes).
+        expected: The model's own in float32, of the same shape.
+        names: Of the photos, if those with another label are to be named.
+
+    Returns:
+        ``same_label`` of ``photos``; the two highest expected probabilities of each of the ``others``; and the
+        relative ``error`` of the logits.
+    """
+    same = (logits.argmax(1) == expected.argmax(1)).tolist()
     leading = expected.softmax(1).topk(2).values.tolist()
-    results: dict[str, dict[str, Any]] = {}
-    absent: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    for (way, dtype), build in (ways(compiled=compiled) if everyone is None else everyone).items():
-        name = f"{way}, {dtype}"
-        try:
-            logits = _logits(build, model, images)
-        except ImportError as error:
-            absent[name] = first_line(error)
-            continue
-        except Exception as error:  # whatever one contestant raises must not stop the rest
-            refused[name] = first_line(error)
-            continue
-        same = (logits.argmax(1) == expected.argmax(1)).tolist()
-        others = {photo: top for photo, top, is_same in zip(photos, leading, same, strict=True) if not is_same}
-        results[name] = {
-            "way": way,
-            "dtype": dtype,
-            "same_label": len(images) - len(others),
-            "photos": len(images),
-            "others": others,
-            "error": relative_error(logits, expected),
-        }
+    others = {name: top for name, top, is_same in zip(names, leading, same, strict=False) if not is_same}
+    error = relative_error(logits, expected)
+    return {"same_label": sum(same), "photos": len(same), "others": others, "error": error}
+
+
+def builders(*, compiled: bool) -> dict[tuple[str, str], Builder]:
+    """Return what builds each contestant, by its name and dtype."""
     return {
-        "case": {"checkpoint": CHECKPOINT, "photos": list(photos)},
-        "results": results,
-        "absent": absent,
-        "refused": refused,
-        "notes": {},
-    }
-
-
-def _logits(build: Builder, model: EfficientNet, images: Tensor) -> Tensor:
-    """What a way computes; it is gone before the next is built."""
-    run = build(model)
-    with torch.inference_mode():
-        return run(images).float()
-
-
-def ways(*, compiled: bool) -> dict[tuple[str, str], Builder]:
-    """By name and dtype, what builds each."""
-    backends = (*BACKENDS, "inductor") if compiled else BACKENDS
-    return {
-        **{("effnet_zoo optimized", dtype): partial(_optimized, dtype) for dtype in DTYPES},
+        **{("effnet_zoo optimized", dtype): functools.partial(_optimized, dtype) for dtype in TORCH_DTYPES},
         **{
-            (f"effnet_zoo engine {backend}", dtype): partial(_engine, backend, dtype)
-            for backend in backends
-            for dtype in DTYPES
+            (f"effnet_zoo engine {backend}", dtype): functools.partial(_engine, backend, dtype)
+            for backend in engines(compiled=compiled)
+            for dtype in TORCH_DTYPES
         },
     }
 
 
-def _optimized(dtype: str, model: EfficientNet) -> Run:
-    faster = optimize(model, dtype=DTYPES[dtype])
-    return lambda images: faster(images.to(DTYPES[dtype]))
+def _optimized(dtype: str, model: EfficientNet) -> Logits:
+    faster = optimize(model, dtype=TORCH_DTYPES[dtype])
+    return lambda images: faster(images.to(TORCH_DTYPES[dtype]))
 
 
-def _engine(backend: str, dtype: str, model: EfficientNet) -> Run:
+def _engine(backend: str, dtype: str, model: EfficientNet) -> Logits:
     return engine(model, backend=backend, dtype=dtype, size=preprocessing_of(model.pretrained_cfg).size)

@@ -1,11 +1,10 @@
 """From JPEG files to labels: `predict` beside timm's dataset, loader and model loop."""
 
-import dataclasses
+import functools
 import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,13 @@ import torch
 from timm.data import create_dataset, create_loader
 from torch import nn
 
-from effnet_zoo.bench.contestants import BACKENDS, OURS
-from effnet_zoo.bench.timing import Call, interleaved, ratios
-from effnet_zoo.errors import InputError, first_line
+from effnet_zoo.bench.forward import QUICK_ENGINES, Logits
+from effnet_zoo.bench.referee import Contestant, Pace, Prepared, hold_contest
+from effnet_zoo.bench.settings import Cases, Settings
+from effnet_zoo.errors import EngineError, InputError
 from effnet_zoo.images.photos import CHECKPOINT, write_jpegs
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.predict.prediction import Run, predict
+from effnet_zoo.predict.prediction import predict
 from effnet_zoo.runtime.engine import engine
 from effnet_zoo.zoo.catalogue import find
 from effnet_zoo.zoo.preprocessing import preprocessing_of
@@ -27,7 +27,7 @@ from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Photos:
-    """A folder of files: their size in pixels, and how many."""
+    """A folder of JPEG files: their width and height in pixels, and how many there are."""
 
     width: int
     height: int
@@ -40,83 +40,68 @@ SETS = {
 }
 
 BATCH = 32
-REST = 0.5
-"""Seconds between two passes, for workers to end."""
+
+PACE = Pace(rest=0.5, warm=False, calls=1)
+"""One pass a turn, after a rest in which the workers of the pass before end."""
 
 Pass = Callable[[], list[int]]
-"""All files to the index of their most likely class, in the order of their names."""
-
-Builder = Callable[[], Pass]
+"""From all files to the index of their most likely class, in the order of their names."""
 
 
-def measure(
-    kind: str, *, rounds: int, workers: int, count: int | None = None, passes: Mapping[str, Builder] | None = None
+def file_cases(settings: Settings) -> Cases:
+    """Yield every set of photos."""
+    for kind in SETS:
+        yield kind, functools.partial(time_files, kind, rounds=settings.rounds, workers=settings.workers)
+
+
+def time_files(
+    kind: str, *, rounds: int, workers: int, builders: Mapping[str, Callable[[], Pass]] | None = None
 ) -> dict[str, Any]:
-    """Images a second of whole passes over a folder, workers started and ended in each.
+    """Time whole passes over a folder, in which workers are started and ended.
 
     Args:
         kind: A key of `SETS`.
-        rounds: Passes of each that count, in turn.
+        rounds: Passes of each contestant that count.
         workers: Of timm's loader, and of `predict`.
-        count: Files, instead of the set's.
-        passes: Other contestants than this package's list, the one whose labels are expected first.
-
-    Returns:
-        As `forward.measure`. Who gives another label than timm to any file is refused and not timed.
+        builders: What builds each contestant, by name, the one first whose labels are expected; by default timm's
+            plain loop, and everyone else.
 
     Raises:
         MissingExtraError: If the photos or the weights are not installed.
     """
     photos = SETS[kind]
-    number = count or photos.count
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
         folder = Path(place, "photos")
-        paths = write_jpegs(folder, width=photos.width, height=photos.height, count=number)
-        builders = _passes(folder, paths, workers) if passes is None else passes
-        ready: dict[str, Call] = {}
-        absent: dict[str, str] = {}
-        refused: dict[str, str] = {}
-        expected: list[int] | None = None
-        for name, build in builders.items():
-            try:
-                run = build()
-                labels = run()
-            except ImportError as error:
-                absent[name] = first_line(error)
-                continue
-            except Exception as error:  # whatever one contestant raises must not stop the rest
-                refused[name] = first_line(error)
-                continue
-            expected = labels if expected is None else expected
-            if labels == expected:
-                ready[name] = run
-            else:
-                wrong = sum(mine != theirs for mine, theirs in itertools.zip_longest(labels, expected))
-                refused[name] = f"another label than {next(iter(builders))}'s for {wrong} of {number} files: not timed"
-        timings, failures = interleaved(ready, rounds=rounds, rest=REST, timed=1, warm=False)
-    return {
-        "case": {
-            "set": kind,
-            "width": photos.width,
-            "height": photos.height,
-            "files": number,
-            "workers": workers,
-            "batch": BATCH,
-        },
-        "rounds": rounds,
-        "results": {
-            name: {**dataclasses.asdict(timing), "images_per_second": number / timing.seconds}
-            for name, timing in timings.items()
-        },
-        "ratios": ratios(timings, [name for name in builders if name.startswith(OURS)]),
-        "absent": absent,
-        "refused": {**refused, **failures},
-        "notes": {},
-    }
+        paths = write_jpegs(folder, width=photos.width, height=photos.height, count=photos.count)
+
+        def prepare(build: Callable[[], Pass]) -> Prepared:
+            run = build()
+            return Prepared(call=run, output=run())
+
+        outcome = hold_contest(
+            [
+                Contestant(name=name, prepare=functools.partial(prepare, build))
+                for name, build in (pass_builders(folder, paths, workers) if builders is None else builders).items()
+            ],
+            _check_labels,
+            rounds=rounds,
+            pace=PACE,
+        )
+    for result in outcome.results.values():
+        result["images_per_second"] = photos.count / result["seconds"]
+    case = {"set": kind, "width": photos.width, "height": photos.height, "files": photos.count}
+    return outcome.as_data({**case, "workers": workers, "batch": BATCH}, outcome.ratios(outcome.rivals()))
 
 
-def _passes(folder: Path, paths: Sequence[Path], workers: int) -> dict[str, Builder]:
-    """What builds each contestant's pass, by name; timm's plain one first, which the others' labels are held to."""
+def _check_labels(labels: Sequence[int], expected: Sequence[int]) -> dict[str, Any]:
+    wrong = sum(label != wanted for label, wanted in itertools.zip_longest(labels, expected))
+    if wrong:
+        raise EngineError(f"another label than the first contestant's for {wrong} of {len(expected)} files: not timed")
+    return {}
+
+
+def pass_builders(folder: Path, paths: Sequence[Path], workers: int) -> dict[str, Callable[[], Pass]]:
+    """Return what builds each contestant's pass, by name; first timm's plain one, with which the others must agree."""
     ours = EfficientNet.from_pretrained(CHECKPOINT).eval()
     name = find(CHECKPOINT)[0].upstream
 
@@ -125,24 +110,24 @@ def _passes(folder: Path, paths: Sequence[Path], workers: int) -> dict[str, Buil
         model.load_state_dict(ours.state_dict())
         if channels_last:
             model.to(memory_format=torch.channels_last)
-        return partial(timm_pass, model.eval(), ours, folder, workers, channels_last=channels_last)
+        return functools.partial(timm_pass, model.eval(), ours, folder, workers, channels_last=channels_last)
 
     def own(backend: str | None) -> Pass:
         run = None
         if backend is not None:
             run = engine(ours, backend=backend, batch=BATCH, size=preprocessing_of(ours.pretrained_cfg).size)
-        return partial(predict_pass, ours, paths, workers, run=run)
+        return functools.partial(predict_pass, ours, paths, workers, run=run)
 
     return {
-        "timm": partial(theirs, channels_last=False),
-        "timm channels_last": partial(theirs, channels_last=True),
-        "effnet_zoo": partial(own, None),
-        **{f"effnet_zoo engine {backend}": partial(own, backend) for backend in BACKENDS},
+        "timm": functools.partial(theirs, channels_last=False),
+        "timm channels_last": functools.partial(theirs, channels_last=True),
+        "effnet_zoo": functools.partial(own, None),
+        **{f"effnet_zoo engine {backend}": functools.partial(own, backend) for backend in QUICK_ENGINES},
     }
 
 
 def timm_pass(model: nn.Module, ours: EfficientNet, folder: Path, workers: int, *, channels_last: bool) -> list[int]:
-    """The way of timm: a dataset of the folder, a loader, and a loop over its batches."""
+    """Return labels in timm's way: a dataset of the folder, a loader, and a loop over its batches."""
     how = preprocessing_of(ours.pretrained_cfg)
     loader = create_loader(
         create_dataset("", root=str(folder)),
@@ -167,11 +152,11 @@ def timm_pass(model: nn.Module, ours: EfficientNet, folder: Path, workers: int, 
     return labels
 
 
-def predict_pass(model: EfficientNet, paths: Sequence[Path], workers: int, *, run: Run | None) -> list[int]:
-    """This package's way.
+def predict_pass(model: EfficientNet, paths: Sequence[Path], workers: int, *, run: Logits | None) -> list[int]:
+    """Return labels in this package's way.
 
     Raises:
-        InputError: If a file could not be read.
+        InputError: If a file cannot be read.
     """
     labels = []
     for prediction in predict(model, paths, topk=1, run=run, batch_size=BATCH, workers=workers):

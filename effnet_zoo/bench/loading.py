@@ -1,15 +1,14 @@
-"""How long weights take from a local file, or from the cache, into a model: this package beside timm.
+"""How long weights take from a local file, or from the Hub's cache, into a model: this package beside timm.
 
-Each load is a process of its own, the contestants in turn, so that none finds the other's memory warm; the file is in
-the operating system's cache for all. Time is that of `create_model` alone, after the imports. Memory is what the
-process holds at its most, less what it held before; only Linux tells it, in ``/proc``, and elsewhere it is not
-measured. timm checks no hash; from the cache this package checks all of it.
+Each load is a process of its own, so that no contestant finds the other's memory warm; the file is in the operating
+system's cache for all. Time is that of `create_model` alone, after the imports. Memory is the most that the process
+holds, less what it held before; only Linux tells it, in ``/proc``, and elsewhere it is not measured. timm checks no
+hash; from the cache this package checks all of it.
 """
 
-import dataclasses
+import functools
 import json
 import os
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,14 @@ import torch
 from safetensors.torch import save_file
 
 from effnet_zoo import atomic_io
-from effnet_zoo.bench.processes import first_answer
-from effnet_zoo.bench.timing import summary
-from effnet_zoo.errors import EngineError, WeightsError
+from effnet_zoo.bench.processes import answer_of, python
+from effnet_zoo.bench.referee import Sample, check_equal, hold_process_contest
+from effnet_zoo.bench.results import BASELINE
+from effnet_zoo.bench.settings import Cases, Settings
+from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.catalogue import Model
 
 COMMIT = "0" * 39 + "1"
 
@@ -30,9 +32,9 @@ PLACES = ("file", "cache")
 
 CHILD = """
 import json, sys, time
-kind, name, place = sys.argv[1:]
+who, where, name, place, size = sys.argv[1:]
 import timm, torch
-if kind.startswith("effnet_zoo"):
+if who == "effnet_zoo":
     import effnet_zoo
 def kilobytes(what):  # not getrusage's maximum, which a process inherits from the one that started it
     try:
@@ -41,88 +43,71 @@ def kilobytes(what):  # not getrusage's maximum, which a process inherits from t
     except (OSError, StopIteration):
         return None
 before = kilobytes("VmRSS")
-where = {"pretrained_cfg_overlay": {"file": place}} if kind.endswith("file") else {"cache_dir": place}
+where = {"pretrained_cfg_overlay": {"file": place}} if where == "file" else {"cache_dir": place}
 start = time.perf_counter()
 model = timm.create_model(name, pretrained=True, **where)
-seconds = time.perf_counter() - start
+figures = {"seconds": time.perf_counter() - start}
 most = kilobytes("VmHWM")
-peak = None if most is None or before is None else (most - before) * 1024
-print(json.dumps({"seconds": seconds, "peak": peak, "sum": float(model.classifier.bias.sum())}))
+if most is not None and before is not None:
+    figures["peak_over_weights"] = (most - before) * 1024 / int(size)
+print(json.dumps([figures, float(model.classifier.bias.sum())]))
 """
 
 
-def measure(name: str, *, place: str, rounds: int) -> dict[str, Any]:
-    """Measures this package and timm with one model, in turn. Who fails is refused, with its process's last line.
+def loading_cases(settings: Settings) -> Cases:
+    """Yield every variant from every place."""
+    for variant in settings.variants:
+        for place in PLACES:
+            yield f"{variant}, {place}", functools.partial(time_loading, variant, place, rounds=settings.rounds)
+
+
+def time_loading(variant: str, place: str, *, rounds: int) -> dict[str, Any]:
+    """Time this package and timm; a contestant that loads other weights is refused.
 
     Args:
-        name: The variant.
+        variant: The timm name.
         place: ``file``, a local file, or ``cache``, the Hub's cache.
-        rounds: Loads that count, after one each that fills the operating system's cache.
-
-    Raises:
-        WeightsError: If they did not load the same weights.
+        rounds: Loads that count.
     """
-    model = catalogue.find_variant(name)
-    tag = model.default.tag
-    names = {"timm": f"{model.upstream}.{tag}", "effnet_zoo": f"{model.name}.{tag}"}
+    model = catalogue.find_variant(variant)
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
-        path = write_weights(model.name, Path(folder))
+        path = write_checkpoint(model, _any_weights(model), Path(folder))
         size = path.stat().st_size
         source = path if place == "file" else Path(folder, "hub")
-        runs: dict[str, list[dict[str, Any]]] = {who: [] for who in names}
-        refused: dict[str, str] = {}
-        for _ in range(rounds + 1):
-            for who in [who for who in names if who not in refused]:
-                try:
-                    runs[who].append(_load(f"{who} {place}", names[who], source))
-                except EngineError as error:
-                    refused[who] = str(error)
-    if len({run["sum"] for taken in runs.values() for run in taken}) > 1:
-        raise WeightsError(f"{name}: timm and effnet_zoo loaded different weights: nothing was measured")
-    counted = {who: taken[1:] for who, taken in runs.items() if who not in refused}
-    timings = {who: summary([run["seconds"] for run in taken]) for who, taken in counted.items()}
-    peaks = {who: [run["peak"] for run in taken] for who, taken in counted.items()}
-    return {
-        "case": {"variant": model.name, "place": place, "bytes": size},
-        "rounds": rounds,
-        "results": {
-            who: {
-                **dataclasses.asdict(timing),
-                **({} if None in peaks[who] else {"peak_over_weights": statistics.median(peaks[who]) / size}),
-            }
-            for who, timing in timings.items()
-        },
-        "ratios": {
-            "timm": {who: timings["timm"].seconds / one.seconds for who, one in timings.items() if "timm" in timings}
-        },
-        "refused": refused,
-    }
+        calls = {
+            who: functools.partial(_load, who, place, f"{name}.{model.default.tag}", str(source), str(size))
+            for who, name in (("timm", model.upstream), ("effnet_zoo", model.name))
+        }
+        compare = functools.partial(check_equal, "loaded other weights than the first contestant")
+        outcome = hold_process_contest(calls, compare, rounds=rounds)
+    case = {"variant": model.name, "place": place, "bytes": size}
+    return outcome.as_data(case, outcome.ratios({BASELINE: BASELINE}))
 
 
-def write_weights(name: str, folder: Path) -> Path:
-    """A file of random weights for a model, and a Hub cache in `folder` that has it."""
-    model = EfficientNet.from_name(name, device="meta")
+def _any_weights(model: Model) -> State:
+    """Return random weights between 0 and 1, as a negative variance would be refused."""
     draw = torch.Generator().manual_seed(0)
-    state = {
-        # Between 0 and 1: a negative variance would be refused.
+    return {
         key: torch.rand(tensor.shape, generator=draw) if tensor.is_floating_point() else torch.tensor(0)
-        for key, tensor in model.state_dict().items()
+        for key, tensor in EfficientNet(model.spec, device="meta").state_dict().items()
     }
-    path = folder / f"{name}.safetensors"
+
+
+def write_checkpoint(model: Model, state: State, folder: Path) -> Path:
+    """Write a file of weights, and beside it a Hub cache ``hub`` in which it is the model's default checkpoint."""
+    path = folder / f"{model.name}.safetensors"
     save_file(state, path, metadata={"format": "pt"})
     digest = atomic_io.sha256(path)
-    repository = folder / "hub" / f"models--{str(catalogue.find(name)[1].hub_id).replace('/', '--')}"
-    (repository / "blobs").mkdir(parents=True)
-    os.link(path, repository / "blobs" / digest)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
+    repository = folder / "hub" / f"models--{str(model.default.hub_id).replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
+    for place in (repository / "blobs", repository / "refs", snapshot):
+        place.mkdir(parents=True)
+    os.link(path, repository / "blobs" / digest)
+    (repository / "refs" / "main").write_text(COMMIT)
     (snapshot / "model.safetensors").symlink_to(repository / "blobs" / digest)
     return path
 
 
-def _load(kind: str, name: str, source: Path) -> dict[str, Any]:
-    """Returns one load in a process of its own: ``seconds``, ``peak`` in bytes or None, and the ``sum`` of weights."""
-    answer: dict[str, Any] = json.loads(first_answer(CHILD, (kind, name, str(source)), {"HF_HUB_OFFLINE": "1"})[1])
-    return answer
+def _load(*arguments: str) -> tuple[Sample, float]:
+    figures, weights = json.loads(answer_of(python(CHILD, *arguments), {"HF_HUB_OFFLINE": "1"}).text)
+    return figures, weights

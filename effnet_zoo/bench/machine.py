@@ -12,23 +12,16 @@ import torch
 from torch.nn import functional as F
 
 from effnet_zoo import __version__
-from effnet_zoo.bench.plan import processors
-from effnet_zoo.bench.timing import seconds
+from effnet_zoo.bench.referee import Call, clocked
+from effnet_zoo.bench.settings import Cases, Settings, processors
 
-Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 DISTRIBUTIONS = (
-    "torch",
-    "torchvision",
-    "timm",
-    "efficientnet-pytorch",
-    "geffnet",
-    "onnxruntime",
-    "openvino",
-    "safetensors",
-    "pillow",
+    *("torch", "torchvision", "timm", "efficientnet-pytorch", "geffnet"),
+    *("onnxruntime", "openvino", "safetensors", "pillow"),
 )
-"""Whose versions are written beside every figure, as far as they are installed."""
+"""Distributions whose versions are kept with every measurement, as far as they are installed."""
 
 SHAPES = ((2048, 1024, 2048), (1024, 1024, 1024), (4096, 512, 512))
 """Matrix products that are tried for the ceiling: (rows, inner, columns)."""
@@ -37,13 +30,13 @@ SIDE = 32
 """Height of the image whose pixels are a product's rows."""
 
 COPIED = 256 << 20
-"""Bytes copied for the bandwidth: more than any cache."""
+"""Bytes that are copied to measure the bandwidth: more than any cache holds."""
 
 REPEATS = 7
 
 
 def versions() -> dict[str, str]:
-    """Python's version, this package's, and those of the libraries it is compared with."""
+    """Return the versions of Python, of this package, and of the libraries that it is compared with."""
     found = {"python": platform.python_version(), "effnet-zoo": __version__}
     for name in DISTRIBUTIONS:
         try:
@@ -55,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The processor, how many of it may be used, threads, instruction set, and the GPU if it is measured."""
+    """Return the processor, how many may be used, threads, instruction set, and the GPU if that is measured."""
     facts: dict[str, Any] = {
         "processor": _processor(),
         "processors": processors(),
@@ -64,9 +57,7 @@ def describe(device: str) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "device": device,
     }
-    if device == "cuda":
-        facts["gpu"] = torch.cuda.get_device_name()
-    return facts
+    return facts | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
 def _processor() -> str:
@@ -78,22 +69,27 @@ def _processor() -> str:
     return next(names, platform.processor() or platform.machine())
 
 
-def measure(device: str) -> dict[str, Any]:
-    """The ceiling as a measurement of its own."""
-    units = {name: "bytes_per_second" if name == "copy" else "operations_per_second" for name in ceiling(device)}
-    return {
-        "case": {"device": device},
-        "results": {name: {units[name]: rate} for name, rate in ceiling(device).items()},
+def ceiling_cases(settings: Settings) -> Cases:
+    """Yield the device."""
+    yield settings.device, functools.partial(measure_ceiling, settings.device)
+
+
+def measure_ceiling(device: str) -> dict[str, Any]:
+    """Return the ceiling as the data of a measurement of its own."""
+    results = {
+        name: {"bytes_per_second" if name == "copy" else "operations_per_second": rate}
+        for name, rate in ceiling(device).items()
     }
+    return {"case": {"device": device}, "results": results}
 
 
 @functools.cache
 def ceiling(device: str) -> dict[str, float]:
-    """What this machine does at most: operations a second by dtype, and bytes a second that a copy reads and writes.
+    """Measure the most operations a second by dtype, and the most bytes a second that a copy reads and writes.
 
-    Each rate is the best of a few matrix products, as a linear layer and as a pointwise convolution, which are not
-    computed by the same library; each is the median of some calls. A float32 product on CUDA is one in float32, not
-    in TF32, so that a network may come out above the ceiling.
+    Each rate is the best of a few matrix products, as a linear layer and as a pointwise convolution, which different
+    libraries compute. Each product's time is the median of some calls. A float32 product on CUDA is one in float32,
+    not in TF32, so that a network may come out above the ceiling.
     """
     names = ("float32", "bfloat16", *(["float16"] if device == "cuda" else []))
     rates = {name: max(_product(shape, getattr(torch, name), device) for shape in SHAPES) for name in names}
@@ -104,33 +100,32 @@ def ceiling(device: str) -> dict[str, float]:
 
 
 def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> float:
-    """Operations a second of the faster of the two ways to compute a matrix product."""
+    """Return operations a second of the faster of the two ways to compute a matrix product."""
     rows, inner, columns = shape
     x = torch.randn(rows, inner, device=device).to(dtype)
     weight = torch.randn(columns, inner, device=device).to(dtype)
     image = x.view(1, SIDE, rows // SIDE, inner).permute(0, 3, 1, 2)
     kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
-    tf32 = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with torch.inference_mode(), tf32:
-        fastest = min(
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        linear, pointwise = (
             _median(lambda: F.linear(x, weight), device),
             _median(lambda: F.conv2d(image, kernel), device),
         )
-    return 2 * rows * inner * columns / fastest
+    return 2 * rows * inner * columns / min(linear, pointwise)
 
 
-def _median(call: Callable[[], object], device: str) -> float:
+def _median(call: Call, device: str) -> float:
     call()
-    return statistics.median(seconds(call, device) for _ in range(REPEATS))
+    return statistics.median(clocked(call, device)[0]["seconds"] for _ in range(REPEATS))
 
 
-def peak_memory(call: Callable[[], Result], device: str) -> tuple[Result, int | None]:
-    """What a call gives, and the bytes that it took on the GPU at most, or None for the processor."""
+def with_peak_memory(call: Callable[[], Value], device: str) -> tuple[Value, dict[str, int]]:
+    """Return a call's result and, on CUDA, the ``peak_bytes`` that it took on the GPU at most."""
     if device != "cuda":
-        return call(), None
+        return call(), {}
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     result = call()
     torch.cuda.synchronize()
-    return result, torch.cuda.max_memory_allocated() - before
+    return result, {"peak_bytes": torch.cuda.max_memory_allocated() - before}

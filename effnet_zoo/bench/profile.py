@@ -1,16 +1,19 @@
-"""Where the time of a forward pass goes: milliseconds by kind of operation, timm's network beside ours."""
+"""Where the time of a forward pass goes: seconds by kind of operation, of timm's network and of this package's."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity
 
-from effnet_zoo.bench.contestants import Contestant, Task, contestants, prepare, weights
-from effnet_zoo.zoo import catalogue
+from effnet_zoo.bench.forward import compare_forward, forward_contestants
+from effnet_zoo.bench.networks import Task
+from effnet_zoo.bench.referee import ONE_CALL, Call, Contestant, Sample
+from effnet_zoo.bench.settings import Cases, Settings
 
 PROFILED = ("timm", "timm channels_last", "effnet_zoo", "effnet_zoo optimized")
-"""Whose operations torch's profiler sees."""
+"""Contestants whose operations torch's profiler sees."""
 
 KINDS: dict[str, tuple[str, ...]] = {
     "convolution": ("convolution", "conv2d"),
@@ -28,58 +31,42 @@ OTHERS = "others"
 """What is left: allocation, views, and PyTorch's own overhead."""
 
 PASSES = 20
+"""Forward passes that are profiled, after one that is not."""
 
 
-def measure(
-    name: str,
-    *,
-    size: int,
-    batch: int,
-    dtype: str = "float32",
-    passes: int = PASSES,
-    everyone: Sequence[Contestant] | None = None,
-) -> dict[str, Any]:
-    """Own time of every kind of operation, by torch's profiler, which itself takes some.
+def profile_cases(settings: Settings) -> Cases:
+    """Yield every variant at batch 1 and at every batch."""
+    for variant in settings.variants:
+        for batch in dict.fromkeys((1, *settings.batches)):
+            task = Task.of(settings, variant, batch=batch)
+            chosen = [one for one in forward_contestants(task) if one.name in PROFILED]
+            yield task.subject.removesuffix(", cpu"), functools.partial(profile_forward, task, chosen)
 
-    Args:
-        name: The variant.
-        size: Height and width of the images.
-        batch: Images.
-        dtype: ``float32`` or ``bfloat16``.
-        passes: Forward passes that are profiled, after one that is not.
-        everyone: Other contestants than `PROFILED`.
+
+def profile_forward(task: Task, contestants: Sequence[Contestant]) -> dict[str, Any]:
+    """Measure the time of every kind of operation by torch's profiler, which itself takes some.
 
     Returns:
-        ``case``, ``results`` with the ``kinds`` in seconds a pass by contestant, ``absent``, ``refused``, ``notes``.
+        Data whose results have ``kinds``: seconds of a pass by kind.
     """
-    model = catalogue.find_variant(name)
-    task = Task(model=model, state=weights(model.name), size=size, batch=batch, dtype=dtype)
-    chosen = [one for one in contestants("cpu", dtype) if one.name in PROFILED] if everyone is None else everyone
-    ready = prepare(chosen, task)
-    images = task.images()
-    with torch.inference_mode():
-        results = {who: {"kinds": _kinds(run, images, passes)} for who, run in ready.runs.items()}
-    return {
-        "case": {"variant": model.name, "size": size, "batch": batch, "dtype": dtype, "device": "cpu"},
-        "results": results,
-        "absent": ready.absent,
-        "refused": ready.refused,
-        "notes": {},
-    }
+    outcome = compare_forward(task, contestants, rounds=1, pace=ONE_CALL, sample=_seconds_by_kind)
+    for name, result in outcome.results.items():
+        outcome.results[name] = {"kinds": {kind: result[kind] for kind in (*KINDS, OTHERS)}}
+    return outcome.as_data(task.case)
 
 
-def _kinds(run: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, passes: int) -> dict[str, float]:
-    run(images)
+def _seconds_by_kind(call: Call) -> tuple[Sample, None]:
+    call()
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
-        for _ in range(passes):
-            run(images)
+        for _ in range(PASSES):
+            call()
     seconds = dict.fromkeys((*KINDS, OTHERS), 0.0)
     for operation in profiler.key_averages():
-        seconds[kind_of(operation.key)] += operation.self_cpu_time_total / 1e6 / passes
-    return seconds
+        seconds[kind_of(operation.key)] += operation.self_cpu_time_total / 1e6 / PASSES
+    return seconds, None
 
 
 def kind_of(operation: str) -> str:
-    """The kind of an operation by its name, ``aten::silu_``."""
+    """Return the kind of an operation by its name, such as ``aten::silu_``."""
     words = operation.removeprefix("aten::")
     return next((kind for kind, parts in KINDS.items() if any(part in words for part in parts)), OTHERS)

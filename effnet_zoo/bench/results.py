@@ -1,4 +1,4 @@
-"""Measurements as they are kept: a JSON file of records, into which newer ones are merged. Nothing here needs torch."""
+"""Measurements as they are kept: a JSON file, into which newer ones are merged. Nothing here needs torch."""
 
 import dataclasses
 import json
@@ -11,19 +11,27 @@ from effnet_zoo import documents
 from effnet_zoo.atomic_io import file_errors, read_text, write_text
 from effnet_zoo.errors import InputError
 
+OURS, BASELINE = "effnet_zoo", "timm"
+"""The library of this package's contestants, and the contestant with which all are compared."""
+
+
+def library_of(contestant: str) -> str:
+    """Return the library of a contestant, which is the first word of its name."""
+    return contestant.split()[0]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Measurement:
     """One measurement with all that a reader needs to repeat it.
 
     Attributes:
-        measure: A key of `plan.MEASURES`.
-        subject: What of: the variant, its input, the device.
-        command: What was typed.
-        date: Of the measurement, in UTC, as ISO 8601 has it.
-        machine: As `machine.describe` gives it.
-        versions: By distribution.
-        data: What the measure's `measure` gave.
+        measure: A key of `settings.MEASURES`.
+        subject: What was measured: the variant, its input, the device.
+        command: The command line.
+        date: The day of the measurement in UTC, as ISO 8601.
+        machine: The output of `machine.describe`.
+        versions: Versions by distribution.
+        data: Cases and figures, see `Data`.
     """
 
     measure: str
@@ -36,25 +44,25 @@ class Record:
 
     @property
     def key(self) -> str:
-        """Its name in a file of results: a newer one of the same name takes its place."""
+        """Return its name in a file of results, where a newer measurement replaces an older one of the same name."""
         return f"{self.measure}: {self.subject}"
 
     def as_plain(self) -> dict[str, Any]:
-        """The record as JSON has it."""
+        """Return the measurement as JSON values."""
         return dataclasses.asdict(self)
 
 
 class Data(TypedDict, total=False):
-    """What every measure's data may have; each has more of its own, which is kept as it is.
+    """What the data of every measure may have. Further keys of a measure are kept as they are.
 
     Keys:
         case: What was measured.
-        rounds: How often everyone had a turn.
+        rounds: How many turns each contestant had.
         results: Figures by contestant.
-        ratios: By what they are to, a ratio for each contestant.
-        absent: Who is not installed, and why.
-        refused: Who failed, or computed something else, and why.
-        notes: What is to be known of a contestant.
+        ratios: How many times faster each contestant is, by the contestant that it is compared with.
+        absent: Contestants that are not installed, and why.
+        refused: Contestants that failed or computed something else, and why.
+        notes: What a reader has to know about a contestant.
         ceiling: What the machine does at most, in operations or bytes a second.
     """
 
@@ -68,34 +76,34 @@ class Data(TypedDict, total=False):
     ceiling: dict[str, float]
 
 
-def read(path: Path) -> list[Record]:
-    """Reads the records of a file; there are none if it does not exist.
+def read_results(path: Path) -> list[Measurement]:
+    """Read the measurements of a file; the list is empty if the file does not exist.
 
     Raises:
-        InputError: If it cannot be read, or is something else. The message names the field.
+        InputError: If the file cannot be read, or holds something else. The message names the field.
     """
     with file_errors(path):
         if not path.exists():
             return []
     source = f"{path}: not a file that `effnet-zoo bench --out` wrote"
-    records = documents.from_json(read_text(path), list[Record], source, InputError)
-    for record in records:
-        documents.from_plain(record.data, Data, f"{source}: {record.key}", InputError)
-    return records
+    measurements = documents.from_json(read_text(path), list[Measurement], source, InputError)
+    for one in measurements:
+        documents.from_plain(one.data, Data, f"{source}: {one.key}", InputError)
+    return measurements
 
 
-def merged(older: Iterable[Record], newer: Iterable[Record]) -> list[Record]:
-    """All records, the newer of each key, in the order in which the keys first came."""
-    return list({record.key: record for records in (older, newer) for record in records}.values())
+def merged(older: Iterable[Measurement], newer: Iterable[Measurement]) -> list[Measurement]:
+    """Return all measurements, the newer of each key, in the order in which the keys first came."""
+    return list({one.key: one for group in (older, newer) for one in group}.values())
 
 
-def merge_into(path: Path, newer: Iterable[Record]) -> list[Record]:
-    """Merges records into a file, which is written whole or stays as it was, and returns all that are in it.
+def merge_results(path: Path, newer: Iterable[Measurement]) -> list[Measurement]:
+    """Merge measurements into a file, which is written whole or stays as it was, and return all that are in it.
 
     Raises:
-        InputError: If the file is something else, or cannot be written.
+        InputError: If the file holds something else, or cannot be written.
     """
-    records = merged(read(path), newer)
-    text = json.dumps([record.as_plain() for record in records], indent=1, ensure_ascii=False, allow_nan=False)
+    everything = merged(read_results(path), newer)
+    text = json.dumps([one.as_plain() for one in everything], indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, f"{text}\n")
-    return records
+    return everything

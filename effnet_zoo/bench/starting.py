@@ -1,26 +1,35 @@
-"""From nothing to the first logits: a fresh process imports, loads a file of weights, builds an engine and runs it.
+"""From nothing to the first logits of a fresh process, and one photo classified by the command.
 
-Cold, the engines' cache is empty; warm, another process has filled it. The time is what whoever starts the process
-waits for, the interpreter and its imports included.
+A process imports, loads a file of weights, builds an engine and runs it. Cold, the engines' cache is empty; warm,
+another process has filled it. The time is what its user waits for, the interpreter and its imports included.
+
+The command is compared with ``python -c "import torch"``, which every program that uses torch waits for.
 """
 
-import dataclasses
+import functools
 import json
-import random
 import statistics
+import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from effnet_zoo.bench.contestants import BACKENDS, weights
-from effnet_zoo.bench.processes import first_answer
-from effnet_zoo.bench.timing import Timing, summary
-from effnet_zoo.errors import EngineError
-from effnet_zoo.numerics import relative_error
+from effnet_zoo.bench.forward import engines
+from effnet_zoo.bench.loading import write_checkpoint
+from effnet_zoo.bench.networks import drawn_weights
+from effnet_zoo.bench.processes import answer_of, own_bytecode, python
+from effnet_zoo.bench.referee import Sample, check_equal, check_error, hold_process_contest
+from effnet_zoo.bench.results import BASELINE
+from effnet_zoo.bench.settings import Cases, Settings
+from effnet_zoo.images.photos import write_jpegs
+from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.engine import TOLERANCE
+from effnet_zoo.runtime.export import export
 from effnet_zoo.zoo import catalogue
 
 CHILD = """
@@ -41,106 +50,109 @@ with torch.inference_mode():
 print(json.dumps({"imports": imported, "logits": logits[0].tolist()}), flush=True)
 """
 
+IMPORT_TORCH = "import torch"
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """One process: seconds to its logits, those of them that imports took, and the logits."""
-
-    seconds: float
-    imports: float
-    logits: list[float]
+PHOTO = {"width": 500, "height": 375}
 
 
-def measure(
-    name: str, *, size: int, rounds: int, compiled: bool = False, backends: tuple[str, ...] = BACKENDS
-) -> dict[str, Any]:
-    """Timm, our network run plainly, and each engine, cold and warm, in turn.
+def starting_cases(settings: Settings) -> Cases:
+    """Yield every variant: a process to its logits, and a photo by the command."""
+    for variant in settings.variants:
+        size = settings.size_of(variant)
+        backends = engines(compiled=settings.compiled)
+        yield (
+            f"{variant}, {size} px",
+            functools.partial(time_starting, variant, size=size, rounds=settings.rounds, backends=backends),
+        )
+        yield f"{variant}, one photo", functools.partial(time_command, variant, rounds=settings.rounds)
 
-    Args:
-        name: The variant.
-        size: Height and width of the one image.
-        rounds: Processes of each that count, after one each that fills the operating system's cache.
-        compiled: Whether torch.compile's engine takes part.
-        backends: Of the engines.
+
+def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[str]) -> dict[str, Any]:
+    """Time timm, this package's network as it is, and each engine, cold and warm.
 
     Returns:
-        As `forward.measure`, each result with ``cold`` and ``warm``, which are timings, and the ``imports`` of them.
+        Data whose results have timings ``cold`` and ``warm``, and the seconds of ``imports`` in them.
     """
-    model = catalogue.find_variant(name)
-    own, upstream = f"{model.name}.{model.default.tag}", f"{model.upstream}.{model.default.tag}"
-    everyone = {"timm": (upstream, ""), "effnet_zoo": (own, "")}
-    chosen = (*backends, "inductor") if compiled else backends
-    everyone |= {f"effnet_zoo engine {backend}": (own, backend) for backend in chosen}
-    taken: dict[str, list[tuple[Start, Start]]] = {who: [] for who in everyone}
-    absent: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    draw = random.Random(0)
-    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
-        path = Path(place, "model.safetensors")
-        save_file(weights(model.name), path, metadata={"format": "pt"})
-        for _ in range(rounds + 1):
-            order = [who for who in everyone if who not in absent and who not in refused]
-            draw.shuffle(order)
-            for who in order:
-                theirs, backend = everyone[who]
-                try:
-                    taken[who].append(_cold_and_warm([theirs, str(path), str(size), backend]))
-                except EngineError as error:
-                    (absent if is_absence(str(error)) else refused)[who] = str(error)
-    if taken["timm"]:
-        expected = torch.tensor(taken["timm"][0][0].logits)
-        for who, starts in taken.items():
-            worst = max((_error(start, expected) for pair in starts for start in pair), default=0.0)
-            if worst > TOLERANCE["float32"]:
-                refused[who] = f"logits off by a relative {worst:.1e}, more than {TOLERANCE['float32']:.0e}"
-    counted = {who: pairs[1:] for who, pairs in taken.items() if who not in absent and who not in refused}
-    cold = {who: summary([pair[0].seconds for pair in pairs]) for who, pairs in counted.items()}
-    warm = {who: summary([pair[1].seconds for pair in pairs]) for who, pairs in counted.items()}
-    return {
-        "case": {"variant": model.name, "size": size},
-        "rounds": rounds,
-        "results": {
-            who: {
-                "cold": dataclasses.asdict(cold[who]),
-                "warm": dataclasses.asdict(warm[who]),
-                "imports": statistics.median(start.imports for pair in pairs for start in pair),
-            }
-            for who, pairs in counted.items()
-        },
-        "ratios": {f"timm, {label}": _ratios(timings) for label, timings in (("cold", cold), ("warm", warm))},
-        "absent": absent,
-        "refused": refused,
-        "notes": {},
+    model = catalogue.find_variant(variant)
+    tag = model.default.tag
+    arguments = {"timm": (f"{model.upstream}.{tag}", ""), "effnet_zoo": (f"{model.name}.{tag}", "")}
+    arguments |= {f"effnet_zoo engine {backend}": (f"{model.name}.{tag}", backend) for backend in backends}
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        path = Path(folder, "model.safetensors")
+        save_file(drawn_weights(model.spec), path, metadata={"format": "pt"})
+        calls = {
+            who: functools.partial(_cold_and_warm, [name, str(path), str(size), backend])
+            for who, (name, backend) in arguments.items()
+        }
+        outcome = hold_process_contest(calls, _compare_logits, rounds=rounds)
+    ratios = {
+        f"timm, {part}": outcome.ratios({BASELINE: BASELINE}, part).get(BASELINE, {}) for part in ("cold", "warm")
     }
+    return outcome.as_data({"variant": model.name, "size": size}, ratios)
 
 
-def is_absence(line: str) -> bool:
-    """Whether the last line of a traceback says that something is not installed."""
-    kind = line.partition(":")[0].rpartition(".")[2]
-    return kind in ("ImportError", "ModuleNotFoundError", "MissingExtraError")
+def _compare_logits(logits: Tensor, expected: Tensor) -> dict[str, Any]:
+    check_error("logits", logits, expected, TOLERANCE["float32"])
+    return {}
 
 
-def _ratios(timings: dict[str, Timing]) -> dict[str, float]:
-    if "timm" not in timings:
-        return {}
-    return {who: timings["timm"].seconds / timing.seconds for who, timing in timings.items()}
-
-
-def _error(start: Start, expected: torch.Tensor) -> float:
-    return relative_error(torch.tensor(start.logits), expected)
-
-
-def _cold_and_warm(arguments: list[str]) -> tuple[Start, Start]:
+def _cold_and_warm(arguments: Sequence[str]) -> tuple[Sample, Tensor]:
+    """Return the figures of two processes, of which the second finds the caches of the first, and both logits."""
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as home:
         caches = {"EFFNET_ZOO_HOME": home, "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor", "HF_HUB_OFFLINE": "1"}
-        return _start(arguments, caches), _start(arguments, caches)
+        cold, warm = (answer_of(python(CHILD, *arguments), caches) for _ in range(2))
+    found = [json.loads(one.text) for one in (cold, warm)]
+    imports = statistics.median(one["imports"] for one in found)
+    figures = {"cold": cold.first_line, "warm": warm.first_line, "imports": imports}
+    return figures, torch.tensor([one["logits"] for one in found])
 
 
-def _start(arguments: list[str], caches: dict[str, str]) -> Start:
-    """Returns one process, timed until it has printed its logits.
+def time_command(variant: str, *, rounds: int) -> dict[str, Any]:
+    """Time ``effnet-zoo predict photo.jpg`` with a checkpoint and with an ONNX file, beside ``import torch``.
 
-    Raises:
-        EngineError: If it did not, with the last line that it said.
+    Weights are drawn. The checkpoint is in the Hub's cache, and no network is used.
+
+    Returns:
+        Data whose results have ``seconds`` until the process has ended, and ``of_import_torch``, their ratio to those
+        of ``import torch``.
     """
-    seconds, line = first_answer(CHILD, arguments, caches)
-    return Start(seconds=seconds, **json.loads(line))
+    model = catalogue.find_variant(variant)
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
+        folder = Path(place)
+        write_checkpoint(model, drawn_weights(model.spec), folder)
+        (photo,) = write_jpegs(folder, **PHOTO, count=1)
+        bytecode = own_bytecode(str(folder / "bytecode"))
+        environment = {"HF_HUB_CACHE": str(folder / "hub"), "EFFNET_ZOO_HOME": place, "HF_HUB_OFFLINE": "1", **bytecode}
+
+        def classify(name: str) -> tuple[Sample, int]:
+            arguments = ["predict", str(photo), "--model", name, "--topk", "1", "--json"]
+            answer = answer_of([*command(), *arguments], environment)
+            return {"seconds": answer.seconds}, json.loads(answer.text)[0]["classes"][0]["index"]
+
+        @functools.cache
+        def exported() -> str:
+            network = EfficientNet.from_name(model.name).eval()
+            network.load_state_dict(drawn_weights(model.spec))
+            return str(export(network, folder / "model.onnx").path)
+
+        def import_torch() -> tuple[Sample, None]:
+            return {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH], bytecode).seconds}, None
+
+        calls: dict[str, Callable[[], tuple[Sample, int | None]]] = {
+            "effnet_zoo predict": lambda: classify(model.default.name),
+            "effnet_zoo predict, ONNX": lambda: classify(exported()),
+            IMPORT_TORCH: import_torch,
+        }
+        compare = functools.partial(check_equal, "another class than the first contestant's")
+        outcome = hold_process_contest(calls, compare, rounds=rounds)
+    for result in outcome.results.values() if IMPORT_TORCH in outcome.results else ():
+        result["of_import_torch"] = result["seconds"] / outcome.results[IMPORT_TORCH]["seconds"]
+    return outcome.as_data({"variant": model.name, "photo": PHOTO})
+
+
+def command() -> list[str]:
+    """Return how the ``effnet-zoo`` command is started: the script beside this interpreter, or else the module."""
+    names = ("effnet-zoo", "effnet-zoo.exe")
+    scripts = [Path(sys.executable).parent / name for name in names]
+    found = next((str(path) for path in scripts if path.is_file()), None)
+    return [found] if found else [sys.executable, "-c", "import _effnet_zoo_command as c; c.main()"]

@@ -11,126 +11,103 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.bench.contestants import OURS, Task, arch_of, network, weights
-from effnet_zoo.bench.machine import peak_memory
-from effnet_zoo.bench.timing import Call, interleaved, ratios
-from effnet_zoo.errors import UnknownNameError, first_line
-from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.interface import DTYPES
-from effnet_zoo.zoo import catalogue
+from effnet_zoo.bench.machine import with_peak_memory
+from effnet_zoo.bench.networks import Task, arch_of, library_network, plain_network
+from effnet_zoo.bench.referee import Call, Contestant, Prepared, check_error, clocked, hold_contest
+from effnet_zoo.bench.results import library_of
+from effnet_zoo.bench.settings import Cases, Settings
+from effnet_zoo.runtime.deployed import TORCH_DTYPES
 
-TOLERANCE = 1e-6
+BATCH = 8
+
+GRADIENT_TOLERANCE = 1e-6
 """Largest relative error, in float64, of the gradient that reaches the images."""
 
 COMPARED_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trainer:
-    """Whose network, and how it is trained.
+class Training:
+    """How a network is trained.
 
     Attributes:
-        library: As `contestants.network` has it.
         checkpointed: Whether its blocks are run again in the backward pass.
         channels_last: Whether its user moves weights and images to that memory format.
     """
 
-    library: str
     checkpointed: bool = False
     channels_last: bool = False
 
 
-TRAINERS = {
-    "effnet_zoo": Trainer(library=OURS),
-    "effnet_zoo checkpointed": Trainer(library=OURS, checkpointed=True),
-    "timm": Trainer(library="timm"),
-    "timm channels_last": Trainer(library="timm", channels_last=True),
-    "timm checkpointed": Trainer(library="timm", checkpointed=True),
-    "torchvision": Trainer(library="torchvision"),
-    "efficientnet_pytorch": Trainer(library="efficientnet_pytorch"),
-    "geffnet": Trainer(library="geffnet"),
+TRAININGS = {
+    "effnet_zoo": Training(),
+    "effnet_zoo checkpointed": Training(checkpointed=True),
+    "timm": Training(),
+    "timm channels_last": Training(channels_last=True),
+    "timm checkpointed": Training(checkpointed=True),
+    "torchvision": Training(),
+    "efficientnet_pytorch": Training(),
+    "geffnet": Training(),
 }
+"""Contestants by name, whose first word is the library."""
 
 
-def measure(
-    name: str,
-    *,
-    size: int,
-    batch: int,
-    rounds: int,
-    dtype: str = "float32",
-    device: str = "cpu",
-    everyone: Mapping[str, Trainer] = TRAINERS,
-) -> dict[str, Any]:
-    """Everyone's time for a step of SGD, forward, backward and update, and the bytes saved for backward.
+def training_cases(settings: Settings) -> Cases:
+    """Yield every variant at `BATCH`."""
+    for variant in settings.variants:
+        task = Task.of(settings, variant, batch=BATCH)
+        yield task.subject, functools.partial(time_training, task, rounds=settings.rounds)
+
+
+def time_training(task: Task, *, rounds: int, trainings: Mapping[str, Training] = TRAININGS) -> dict[str, Any]:
+    """Time a step of SGD, forward, backward and update, of everyone who computes the right gradient.
 
     Dropout and stochastic depth are off, so that all do the same work. In another dtype than float32 the forward pass
     runs under autocast.
 
     Returns:
-        As `forward.measure`, each result with ``saved_bytes``.
+        Data whose results have ``saved_bytes``.
     """
-    model = catalogue.find_variant(name)
-    task = Task(model=model, state=weights(model.name), size=size, batch=batch, dtype=dtype, device=device)
-    calls: dict[str, Call] = {}
-    saved: dict[str, int] = {}
-    peaks: dict[str, int] = {}
-    absent: dict[str, str] = {}
-    refused: dict[str, str] = {}
-    expected: dict[tuple[ArchSpec, int], Tensor] = {}
-    for who, trainer in everyone.items():
-        try:
-            small = compared(trainer, task)
-            key = (arch_of(trainer.library, model), small.size)
-            if key not in expected:
-                expected[key] = reference(key[0], small)
-            error = relative_error(_image_gradient(_built(trainer, task), small), expected[key])
-            if error > TOLERANCE:
-                refused[who] = f"gradient off by a relative {error:.1e}, more than {TOLERANCE:.0e}: not timed"
-                continue
-            memory_format = torch.channels_last if trainer.channels_last else torch.preserve_format
-            module = _built(trainer, task).to(device, memory_format=memory_format)
-            images = task.images().to(memory_format=memory_format)
-            saved[who] = saved_bytes(module, functools.partial(_loss, module, images, dtype))
-            step = _step(module, images, dtype)
-            _, peak = peak_memory(step, device)
-            if peak is not None:
-                peaks[who] = peak
-            calls[who] = step
-        except (ImportError, UnknownNameError) as missing:
-            absent[who] = first_line(missing)
-        except Exception as failure:  # whatever one contestant raises must not stop the rest
-            refused[who] = first_line(failure)
-    timings, failures = interleaved(calls, rounds=rounds, device=device)
-    return {
-        "case": {"variant": model.name, "size": size, "batch": batch, "dtype": dtype, "device": device},
-        "rounds": rounds,
-        "results": {
-            who: {
-                **dataclasses.asdict(timing),
-                "images_per_second": batch / timing.seconds,
-                "saved_bytes": saved[who],
-                **({"peak_bytes": peaks[who]} if who in peaks else {}),
-            }
-            for who, timing in timings.items()
-        },
-        "ratios": ratios(timings, [who for who, trainer in everyone.items() if trainer.library == OURS]),
-        "absent": absent,
-        "refused": {**refused, **failures},
-        "notes": {},
-    }
+
+    @functools.cache
+    def expected(arch: ArchSpec, size: int) -> Tensor:
+        return _image_gradient(plain_network(arch, task.state).train(), _compared(task, size))
+
+    def prepare(name: str, training: Training) -> Prepared:
+        gradient = _image_gradient(_network(name, training, task), _compared(task, _compared_size(name, task)))
+        memory_format = torch.channels_last if training.channels_last else torch.preserve_format
+        module = _network(name, training, task).to(task.device, memory_format=memory_format)
+        images = task.images().to(memory_format=memory_format)
+        saved = saved_bytes(module, functools.partial(_loss, module, images, task.dtype))
+        step = _step(module, images, task.dtype)
+        _, peak = with_peak_memory(step, task.device)
+        return Prepared(call=step, output=gradient, figures={"saved_bytes": saved, **peak})
+
+    def compare(gradient: Tensor, wanted: Tensor) -> dict[str, Any]:
+        check_error("gradient", gradient, wanted, GRADIENT_TOLERANCE)
+        return {}
+
+    outcome = hold_contest(
+        [Contestant(name=name, prepare=functools.partial(prepare, name, how)) for name, how in trainings.items()],
+        compare,
+        reference=lambda name: expected(arch_of(library_of(name), task.model), _compared_size(name, task)),
+        rounds=rounds,
+        sample=lambda call: clocked(call, task.device),
+    )
+    for result in outcome.results.values():
+        result["images_per_second"] = task.batch / result["seconds"]
+    return outcome.as_data(task.case, outcome.ratios(outcome.rivals()))
 
 
-def _built(trainer: Trainer, task: Task) -> Any:
-    module: Any = network(trainer.library, task).train()
-    if trainer.checkpointed:
+def _network(name: str, training: Training, task: Task) -> Any:
+    module: Any = library_network(library_of(name), task).train()
+    if training.checkpointed:
         module.set_grad_checkpointing()
     return module
 
 
 def _loss(module: nn.Module, images: Tensor, dtype: str) -> Tensor:
-    with torch.autocast(images.device.type, DTYPES[dtype], enabled=dtype != "float32"):
+    with torch.autocast(images.device.type, TORCH_DTYPES[dtype], enabled=dtype != "float32"):
         return F.cross_entropy(module(images), torch.arange(len(images), device=images.device))
 
 
@@ -145,17 +122,13 @@ def _step(module: nn.Module, images: Tensor, dtype: str) -> Call:
     return step
 
 
-def compared(trainer: Trainer, task: Task) -> Task:
-    """The small task whose gradient is compared, on the CPU."""
-    size = task.size if trainer.library == "efficientnet_pytorch" else COMPARED_SIZE  # its padding is fixed for a size
+def _compared_size(name: str, task: Task) -> int:
+    """Return the side of the images whose gradient is compared; efficientnet_pytorch fixes its padding for a size."""
+    return task.size if library_of(name) == "efficientnet_pytorch" else COMPARED_SIZE
+
+
+def _compared(task: Task, size: int) -> Task:
     return dataclasses.replace(task, size=size, batch=2, device="cpu")
-
-
-def reference(arch: ArchSpec, task: Task) -> Tensor:
-    """The gradient that reaches the task's images, by our network run plainly in float64."""
-    ours = EfficientNet(dataclasses.replace(arch, drop_rate=0.0, drop_path_rate=0.0))
-    ours.load_state_dict(task.state)
-    return _image_gradient(ours.train(), task)
 
 
 def _image_gradient(module: nn.Module, task: Task) -> Tensor:
@@ -166,13 +139,13 @@ def _image_gradient(module: nn.Module, task: Task) -> Tensor:
 
 
 def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
-    """Bytes that a forward pass keeps for the backward pass: each storage once, those of parameters left out.
+    """Count the bytes that a forward pass keeps for the backward pass, each storage once.
 
     Args:
-        module: Whose parameters and buffers, which are there anyway, do not count.
+        module: The network, whose parameters and buffers do not count: they exist anyway.
         forward: The pass.
     """
-    there = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
+    existing = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
     storages: dict[int, torch.UntypedStorage] = {}  # they are kept, so that no address is used twice
 
     def pack(tensor: Tensor) -> Tensor:
@@ -183,4 +156,4 @@ def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         result = forward()
     del result
-    return sum(storage.nbytes() for address, storage in storages.items() if address not in there)
+    return sum(storage.nbytes() for address, storage in storages.items() if address not in existing)

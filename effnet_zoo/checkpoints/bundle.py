@@ -1,4 +1,4 @@
-"""Weights with everything that is needed to use them again: network, classes, preprocessing, provenance, proof."""
+"""Weights with all that is needed to use them again: network, classes, preprocessing, provenance and proof."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -11,22 +11,21 @@ from torch import Tensor
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state
-from effnet_zoo.checkpoints.pretrained_cfg import image_fields
 from effnet_zoo.checkpoints.provenance import known_of, origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import ModelOptions
-from effnet_zoo.zoo.preprocessing import Preprocessing
+from effnet_zoo.zoo.preprocessing import Preprocessing, image_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """That converted weights compute what they did before.
+    """The evidence that converted weights compute what they did before.
 
     Attributes:
-        against: The implementation that was run, with its version, or the golden output.
+        against: The implementation that was run, with its version, or the file of expected outputs.
         error: Largest ||ours - theirs|| / ||theirs|| of the logits.
         size: (height, width) of the image.
     """
@@ -41,7 +40,7 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Package:
+class Bundle:
     """Weights and what belongs to them.
 
     Attributes:
@@ -58,7 +57,7 @@ class Package:
         dropped: Tensors of the source left out on purpose, each with the reason.
         seen: What the file shows, in words.
         assumed: What it does not show, in words.
-        proof: See there; None if there was nothing to compare with.
+        proof: See `Proof`; None if there was nothing to compare with.
         target: The layout it was written in, if it was.
     """
 
@@ -82,20 +81,20 @@ class Package:
         """Rows of the classifier, 0 without one."""
         return self.options["num_classes"]
 
-    def checked(self) -> "Package":
-        """The same, if every tensor of the network is there and no other.
+    def checked(self) -> "Bundle":
+        """Return this bundle, after checking that it has every tensor of the network and no other.
 
         Raises:
-            WeightsError: If not, with the load report.
+            WeightsError: If a tensor is missing, left over or of another shape.
         """
         load_state(self._build("meta"), self.state, LoadReport(source=self.source), new_head=False, device="meta")
         return self
 
-    def with_labels(self, labels: tuple[str, ...] | None) -> "Package":
-        """The same with class names, if there is one for each class.
+    def with_labels(self, labels: tuple[str, ...] | None) -> "Bundle":
+        """Return this bundle with class names.
 
         Raises:
-            ArgumentError: If there is not.
+            ArgumentError: If there is not one name for each class.
         """
         texts = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
         if labels is not None and not texts:
@@ -109,7 +108,7 @@ class Package:
         return dataclasses.replace(self, labels=labels)
 
     def model(self) -> EfficientNet:
-        """The network with the weights, in eval mode.
+        """Return the network with the weights, in eval mode.
 
         Raises:
             WeightsError: If they do not fit.
@@ -131,7 +130,7 @@ class Package:
         )
 
     def pretrained_cfg(self) -> dict[str, Any]:
-        """Timm's record of the checkpoint.
+        """Return timm's dict of fields for these weights.
 
         Raises:
             WeightsError: If nobody said how images are prepared.
@@ -146,7 +145,7 @@ class Package:
         return {**self.record, **how, **labels, "num_classes": self.num_classes}
 
     def config_json(self) -> str:
-        """The text of ``config.json``.
+        """Return the text of ``config.json``.
 
         Raises:
             WeightsError: If nobody said how images are prepared.
@@ -160,11 +159,11 @@ class Package:
         return path
 
 
-def of_model(model: EfficientNet) -> Package:
-    """A model as it is now, with what is known of its weights as they are.
+def of_model(model: EfficientNet) -> Bundle:
+    """Return a model's weights as they are now, with what is known of them.
 
     Raises:
-        ArgumentError: If it is not a classifier of this package's.
+        ArgumentError: If it is not a classifier of this package, or has no weights.
     """
     if not isinstance(model, EfficientNet):
         raise ArgumentError(f"{type(model).__name__}: expected an EfficientNet of this package")
@@ -178,7 +177,7 @@ def of_model(model: EfficientNet) -> Package:
         raise ArgumentError("the model is on the meta device: it has no weights to save")
     state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
     known = known_of(model)
-    return Package(
+    return Bundle(
         source="the given model",
         variant=variant.name if variant else config_json.CUSTOM,
         arch=model.arch,

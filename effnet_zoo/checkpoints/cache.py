@@ -121,8 +121,8 @@ class LocalFile:
                 with safe_open(self.path, framework="pt"):
                     pass  # its header is read, and compared with the size of the file
             elif self.path.suffix == ".json":
-                from_json(read_text(self.path), dict[str, Any], str(self.path), WrongFileError)
-        except (SafetensorError, FileError) as error:
+                from_json(read_text(self.path), dict[str, Any], self.path.name, WrongFileError)
+        except (SafetensorError, FileError, WrongFileError) as error:
             raise WrongFileError(f"{self.path} is damaged: {first_line(error)}") from None
 
 

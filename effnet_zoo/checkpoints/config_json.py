@@ -42,7 +42,7 @@ MOST_BLOCKS, MOST_PARAMETERS = 1000, 2 * 10**9
 largest published one, has 88 blocks and 480 million parameters."""
 
 _LEFT_OUT = ("architecture", "hf_hub_id", "hf_hub_filename", "url", "file", "source", "state_dict", "label_names")
-"""Of timm's record what is said elsewhere, or true of one machine only."""
+"""Fields of timm's dict that are written elsewhere in the file, or are true on one machine only."""
 
 
 class _ModelArgs(msgspec.Struct):
@@ -76,11 +76,10 @@ class Config:
 
     Attributes:
         arch: The network, with its numerics.
-        model: The variant it is, or None.
-        options: How the saved model was built besides: ``num_classes``, ``in_chans``, ``global_pool``,
-            ``output_stride``.
-        pretrained_cfg: timm's record of the checkpoint.
-        images: How images are prepared; None if it does not say.
+        model: The variant; None for a network that is no variant.
+        options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the saved model.
+        pretrained_cfg: timm's dict of the checkpoint.
+        images: How images are prepared; None if the file does not say.
     """
 
     arch: ArchSpec
@@ -91,7 +90,7 @@ class Config:
 
 
 def variant_of(arch: ArchSpec) -> Model | None:
-    """The variant whose tensors a network has, whatever its numerics."""
+    """Return the variant whose tensors a network has, whatever its numerics; None if there is no such variant."""
     for model in catalogue.models().values():
         if same_tensors(model.spec, arch):
             return model
@@ -99,19 +98,19 @@ def variant_of(arch: ArchSpec) -> Model | None:
 
 
 def same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
-    """Whether two networks have the same tensors, whatever their numerics."""
+    """Return whether two networks have the same tensors, whatever their numerics."""
     return dataclasses.replace(arch, **{field: getattr(other, field) for field in NUMERICS}) == other
 
 
 def write(
     arch: ArchSpec, options: ModelOptions, pretrained_cfg: Mapping[str, Any], labels: tuple[str, ...] | None = None
 ) -> str:
-    """The text of a ``config.json``.
+    """Return the text of a ``config.json``.
 
     Args:
         arch: The network, with the numerics that it was built with.
         options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the model.
-        pretrained_cfg: timm's record: preprocessing, licence, description. Where it came from is left out.
+        pretrained_cfg: timm's dict: preprocessing, licence, description. The place of the weights is left out.
         labels: Class names in the order of the logits.
     """
     model = variant_of(arch)
@@ -150,7 +149,7 @@ def read(path: Path) -> Config:
     """Read a ``config.json``.
 
     Raises:
-        WeightsError: If it is not timm's format, or of a network that this package does not have.
+        WeightsError: If it is not timm's format, or for a network that this package does not have.
         FileError: If it cannot be read.
     """
     if not os.path.lexists(path):
@@ -160,19 +159,25 @@ def read(path: Path) -> Config:
 
 
 def parse(content: Any, source: str) -> Config:
-    """Read the content of a ``config.json``.
+    """Return the content of a ``config.json`` as a `Config`.
 
     Raises:
-        WeightsError: If it is not timm's format, or of a network that this package does not have.
+        WeightsError: If it is not timm's format, or for a network that this package does not have.
     """
     document = documents.from_plain(content, _Document, source, WeightsError)
     name = document.architecture
-    args = _said(content.get("model_args") or {})
-    cfg = _said(content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"})
+    args = _without_null(content.get("model_args") or {})
+    cfg = _without_null(
+        content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"}
+    )
     if document.pretrained_cfg is None:
         check_cfg(cfg, source, WeightsError)
     cfg |= {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
-    cfg = {"crop_mode": "center", **_said(cfg), "architecture": name}  # timm's own default, which old configs rely on
+    cfg = {
+        "crop_mode": "center",
+        **_without_null(cfg),
+        "architecture": name,
+    }  # timm's own default, which old configs rely on
     try:
         model, arch = _network(name, args.pop("arch", None), source)
         arch = _with_numerics(arch, args, source)
@@ -194,7 +199,7 @@ def parse(content: Any, source: str) -> Config:
 
 
 def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
-    """Reads the network that the model_args of a ``config.json`` describe.
+    """Return the network that the model_args of a ``config.json`` describe.
 
     Raises:
         SpecError: If a field is missing, unknown or outside its bounds, or the network is too large.
@@ -207,8 +212,8 @@ def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
     return arch
 
 
-def _said(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns fields without those that are null, which say nothing."""
+def _without_null(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields without those that are null."""
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -221,9 +226,8 @@ def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpe
         if name == model.hub_name:  # timm's training of the same network, in PyTorch's numerics
             return model, dataclasses.replace(model.spec, **TIMM_NUMERICS)
     raise WeightsError(
-        f"{source}: architecture {quoted(name)} is not one of this package's: "
-        f"expected EfficientNet V1 or V2 by timm's, or "
-        "this package's, name"
+        f"{source}: architecture {quoted(name)} is not a network of this package: "
+        "expected the name of an EfficientNet V1 or V2, as timm or this package has it"
     )
 
 

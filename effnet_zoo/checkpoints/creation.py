@@ -16,7 +16,6 @@ from effnet_zoo.checkpoints.pretrained_cfg import (
     cfg_of_checkpoint,
     for_other_weights,
     hub_id_of,
-    image_fields,
 )
 from effnet_zoo.checkpoints.provenance import origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
@@ -28,6 +27,7 @@ from effnet_zoo.network.options import BuildOptions, ModelOptions, check_options
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 from effnet_zoo.zoo.ledger import Checkpoint
+from effnet_zoo.zoo.preprocessing import image_fields
 
 AnyModel: TypeAlias = EfficientNet | EfficientNetFeatures
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,9 +39,25 @@ PATIENCE = 3.0
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """HTTP statuses after which the same request may succeed."""
 
+REASONS: Mapping[type[Exception], str] = {
+    OfflineModeIsEnabled: "not asked because HF_HUB_OFFLINE is set: unset it",
+    GatedRepoError: "the repository is gated: accept its terms there and log in with `hf auth login`",
+    RevisionNotFoundError: "the repository has no such revision",
+    RepositoryNotFoundError: "no such repository, or a private one (HTTP {status}): check the name, or log in with "
+    "`hf auth login`",
+    EntryNotFoundError: "the repository has no such file",
+}
+"""What the client's errors mean, and what to do. GatedRepoError comes before its base class RepositoryNotFoundError."""
+STATUSES: Mapping[int, str] = {
+    401: "the token is missing or not valid (HTTP 401): log in with `hf auth login`, or unset HF_TOKEN",
+    403: "access denied (HTTP 403): check what the token may do",
+    429: "too many requests (HTTP 429): log in with `hf auth login`, or try again later",
+}
+"""What an HTTP status means, and what to do."""
+
 
 def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
-    """What went wrong with a Hub, and what to do, in one sentence without a full stop.
+    """Return what went wrong with a Hub, and what to do, in one sentence without a full stop.
 
     Args:
         error: What the client raised.
@@ -51,31 +67,15 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
     """
     cause, place = cause_of(error), without_password(place)
     status = _status(cause)
-    if isinstance(cause, OfflineModeIsEnabled):
-        return f"{place}: not asked because HF_HUB_OFFLINE is set: unset it"
-    if isinstance(cause, GatedRepoError):
-        return f"{place}: the repository is gated: accept its terms there and log in with `hf auth login`"
-    if isinstance(cause, RevisionNotFoundError):
-        return f"{place}: the repository has no such revision"
-    if isinstance(cause, RepositoryNotFoundError):
-        return (
-            f"{place}: no such repository, or a private one (HTTP {status}): check the name, or log in with "
-            "`hf auth login`"
-        )
-    if isinstance(cause, EntryNotFoundError):
-        return f"{place}: the repository has no such file"
     if isinstance(cause, HFValidationError):
         return f"not a repository's name: {first_line(cause).rstrip('.')}"
-    if status == 401:
-        return f"{place}: the token is missing or not valid (HTTP 401): log in with `hf auth login`, or unset HF_TOKEN"
-    if status == 403:
-        return f"{place}: access denied (HTTP 403): check what the token may do"
-    if status == 429:
-        return f"{place}: too many requests (HTTP 429): log in with `hf auth login`, or try again later"
-    if status is not None and status >= 500:
-        return f"{place}: the server fails (HTTP {status}): try again later"
+    for kind, reason in REASONS.items():
+        if isinstance(cause, kind):
+            return f"{place}: {reason.format(status=status)}"
     if status is not None:
-        return f"{place}: the request was refused (HTTP {status}): check the address"
+        failed = "the server fails (HTTP {status}): try again later"
+        refused = "the request was refused (HTTP {status}): check the address"
+        return f"{place}: {STATUSES.get(status, failed if status >= 500 else refused).format(status=status)}"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return _disk_full(needed, folder)
     if isinstance(cause, OSError) and cause.filename is not None:
@@ -84,7 +84,7 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
 
 
 def retrying(action: Callable[[], Answer]) -> Answer:
-    """Do something that may fail in passing up to `ATTEMPTS` times, with growing pauses; raises the last error."""
+    """Return what `action` returns. A failure that may pass is retried, up to `ATTEMPTS` times, with growing pauses."""
     pause = FIRST_PAUSE
     for _ in range(ATTEMPTS - 1):
         start = time.monotonic()
@@ -101,7 +101,7 @@ def retrying(action: Callable[[], Answer]) -> Answer:
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the same request may succeed a little later: a broken connection, or a server that says so."""
+    """Return whether the same request may succeed later: after a broken connection, or a status of `TRANSIENT`."""
     cause = cause_of(error)
     if isinstance(cause, OfflineModeIsEnabled):
         return False
@@ -114,21 +114,21 @@ def is_transient(error: Exception) -> bool:
 
 
 def cause_of(error: Exception) -> Exception:
-    """What stopped the client, which says only that a file is not on disk and keeps the reason as the cause."""
+    """Return the client's reason where it says only that a file is not on disk."""
     if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         return cause_of(error.__cause__)
     return error
 
 
 def _root(error: BaseException) -> BaseException:
-    """Where a chain of errors began: the system's own words, without those of the libraries around it."""
+    """Return the first error of a chain: the system's own words, without those of the libraries around it."""
     while inner := error.__cause__ or error.__context__:
         error = inner
     return error
 
 
 def _was_waited_for(error: Exception) -> bool:
-    """Whether client or system may have waited, or tried again, before they gave up: not where a connection broke."""
+    """Return whether the client or the system may have waited or retried before it gave up."""
     cause = cause_of(error)
     silent = (TimeoutError, ConnectionRefusedError, socket.gaierror)
     return _status(cause) is not None or isinstance(_root(cause), silent)
@@ -142,8 +142,8 @@ def _status(error: Exception) -> int | None:
 
 def _retry_after(error: Exception) -> float:
     response = getattr(cause_of(error), "response", None)
-    wanted = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(wanted) if wanted.isdigit() else 0.0
+    seconds = response.headers.get("Retry-After", "") if response is not None else ""
+    return float(seconds) if seconds.isdigit() else 0.0
 
 
 def _disk_full(needed: int, folder: Path | None) -> str:
@@ -158,5 +158,5 @@ def _disk_full(needed: int, folder: Path | None) -> str:
 
 
 def without_password(place: str) -> str:
-    """An address without the name and password in it."""
+    """Return an address without the name and password in it."""
     return re.sub(r"//[^/@]*@", "//", place)

@@ -60,11 +60,11 @@ def load_state(
     new_head: bool,
     device: torch.device | str | None = None,
 ) -> LoadReport:
-    """Give a model the tensors of a state dict, or refuse it before anything is changed.
+    """Give a model the tensors of a state dict. If they do not fit, nothing is changed.
 
-    The tensors become the model's own, without a copy where device and dtype allow it; the model may be on the meta
-    device. A stem for another number of channels is adapted (see `adapt_stem`). Of a feature pyramid the stages it does
-    not have, and the head, are left out.
+    The tensors become the model's own, without a copy where device and dtype allow it. The model may be on the meta
+    device. A stem for another number of channels is adapted (see `adapt_stem`). For a feature pyramid, the head and the
+    stages that it does not have are left out.
 
     Args:
         model: To load into.
@@ -81,7 +81,7 @@ def load_state(
         WeightsError: If a key is missing, left over, of another shape, or not of floating point, if a value is NaN or
             infinite, or a variance negative.
     """
-    wanted = model.state_dict()
+    expected = model.state_dict()
     given, reshaped, dropped = dict(state), [], dict(report.dropped)
     if STEM in given and given[STEM].shape[1:2] != (model.in_chans,):
         before = tuple(given[STEM].shape)
@@ -93,15 +93,15 @@ def load_state(
     check_values(given, report.source)
     fresh = _fresh(model, given, dropped)
     misfits = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & given.keys())
-        if given[key].shape != wanted[key].shape
+        f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
+        for key in sorted(expected.keys() & given.keys())
+        if given[key].shape != expected[key].shape
     ]
     report = dataclasses.replace(
         report,
-        matched=len(given.keys() & wanted.keys()) - len(misfits) - len(reshaped),
-        missing=tuple(sorted(wanted.keys() - given.keys() - fresh)),
-        unexpected=tuple(sorted(given.keys() - wanted.keys())),
+        matched=len(given.keys() & expected.keys()) - len(misfits) - len(reshaped),
+        missing=tuple(sorted(expected.keys() - given.keys() - fresh)),
+        unexpected=tuple(sorted(given.keys() - expected.keys())),
         reshaped=(*reshaped, *misfits),
         reinitialised=tuple(sorted(fresh)),
         dropped=dropped,
@@ -109,25 +109,25 @@ def load_state(
     if report.missing or report.unexpected or misfits:
         raise WeightsError(
             f"{report.source} does not fit the model: {_misfit(report, misfits)}"
-            f"{'' if new_head else _advice(report, misfits, wanted)}"
+            f"{'' if new_head else _advice(report, misfits, expected)}"
         )
     if fresh:
         assert isinstance(model, EfficientNet)
         model.classifier.to_empty(device=device or "cpu")
         init_weights(model.classifier)
         given |= {key: tensor for key, tensor in model.state_dict().items() if key in fresh}
-    placed = {key: given[key].to(device=device, dtype=wanted[key].dtype).contiguous() for key in wanted}
+    placed = {key: given[key].to(device=device, dtype=expected[key].dtype).contiguous() for key in expected}
     model.load_state_dict(placed, assign=True)
     return report
 
 
 def check_values(state: State, source: str) -> None:
-    """Checks that a state dict holds values that a network can compute with.
+    """Check that a state dict holds values that a network can compute with.
 
-    It reads every value once, while another thread hashes the file: 3 ms for B0, 17 ms for B5 (122 MB, one core).
+    It reads every value once: 3 ms for B0, 17 ms for B5 (122 MB, one core).
 
     Raises:
-        WeightsError: If a tensor is not of floating point, holds NaN or infinity, or is a variance below 0.
+        WeightsError: If a tensor is not of floating point or holds NaN or infinity, or a variance is below 0.
     """
     for key, tensor in state.items():
         if is_counter(key) or tensor.is_meta:
@@ -152,9 +152,9 @@ VARIANCES = ("running_var", "moving_variance")
 
 
 def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFile:
-    """Returns a file without a head that is none of ours, where the caller asked for a number of classes.
+    """Return a file without a head that no model here has, where the caller asked for a number of classes.
 
-    A classifier of ours stays, for the loader to take or to replace.
+    A plain classifier stays: `load_state` takes or replaces it.
 
     Args:
         file: Under the keys of `table`.
@@ -162,8 +162,7 @@ def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFi
         num_classes: As the caller asked.
 
     Raises:
-        WeightsError: If the head may be the one of as many classes as were asked for: a random one never takes its
-            place.
+        WeightsError: If the head may have the number of classes that was asked for: it is not replaced by a random one.
     """
     head = table.head(file.state)
     weight, bias = (f"{table.network['classifier']}{table.separator}{leaf}" for leaf in ("weight", "bias"))
@@ -189,15 +188,15 @@ def _misfit(report: LoadReport, misfits: list[str]) -> str:
     return "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
 
 
-def _advice(report: LoadReport, misfits: list[str], wanted: State) -> str:
-    backbone = tuple({f"{key.partition('.')[0]}." for key in wanted} - {"classifier."})
+def _advice(report: LoadReport, misfits: list[str], expected: State) -> str:
+    backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {"classifier."})
     if any(key.startswith(backbone) for key in (*report.missing, *report.unexpected, *misfits)):
         return ""
     return ". Its backbone is whole: num_classes=0 takes it without the head"
 
 
 def _unneeded(model: Backbone, state: State, *, new_head: bool) -> dict[str, str]:
-    """Keys that the model was built without, or with a new classifier instead, each with the reason."""
+    """Return the keys that the model does not take, each with the reason."""
     if isinstance(model, EfficientNetFeatures):
         stages = range(len(model.blocks), len(model.arch.stages))
         prefixes = ("conv_head.", "bn2.", "classifier.", *(f"blocks.{stage}." for stage in stages))
@@ -210,24 +209,24 @@ def _unneeded(model: Backbone, state: State, *, new_head: bool) -> dict[str, str
 
 
 def _fresh(model: Backbone, given: State, dropped: Mapping[str, str]) -> set[str]:
-    """Keys of the classifier that the model keeps instead of the source's."""
+    """Return the keys of the model's new classifier, where the source has none that is taken."""
     mine = {key for key in model.state_dict() if key.startswith("classifier.")}
     left = any(key.startswith("classifier.") or reason == OTHER_HEAD for key, reason in dropped.items())
     return mine if left and CLASSIFIER not in given else set()
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
-    """A stem's weight for another number of channels, always the same way.
+    """Return a stem's weight for another number of channels, as timm's `adapt_input_conv` does.
 
-    One channel gets the sum over the channels, so a grey image gives what the same image in all channels gave. N get
-    the channels in turn, scaled so that the sum over all stays.
+    One channel gets the sum of the three, so that a grey image gives what the same image in three channels gives.
+    N channels repeat the three in turn, scaled by 3 / N, so that the sum stays about the same.
 
     Args:
         weight: (filters, channels, 3, 3), of 3 channels unless `in_chans` is the same number.
-        in_chans: Channels wanted.
+        in_chans: The number of channels to return.
 
     Raises:
-        WeightsError: If another number than 3 would have to be adapted.
+        WeightsError: If the weight has a number of channels other than 3 or `in_chans`.
     """
     channels = weight.shape[1]
     if channels == in_chans:

@@ -1,4 +1,4 @@
-"""From where weights are said to be to a verified file on this machine."""
+"""Where weights are, and the way from there to a verified file on this machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Reads what ``torch.save`` wrote: tensors and plain values, with nothing run and memory bounded by the file's size.
+"""Read what ``torch.save`` wrote: tensors and plain values. No code runs, and memory is bounded by the file's size.
 
 A pickle is a program for a small machine. Python's own machine calls any function that a file names. The machine here
 has only the operations that ``torch.save`` uses (pickle protocols 2 to 5), and the names that a file may ask for are
-one table, `_NAMES`, whose values are this module's own. Everything else is refused by name. What is of no use to a
-state dict (numbers of numpy, dates, paths, ...) becomes an `Opaque`, and its content is dropped.
+one table, `pickle_names.NAMES`. Everything else is refused by name. What is of no use to a state dict (NumPy scalars,
+dates, paths, ...) becomes an `Opaque`, and its content is dropped.
 
 It is stricter than ``torch.load(weights_only=True)``: its table is the same for the whole process whatever other
 threads allow; a file that asks for memory, as ``bytearray(10**10)`` does, gets none; and the size that a file says a
@@ -11,21 +11,28 @@ storage has is compared with the bytes that are there before any is allocated.
 """
 
 import io
-import math
 import pickletools
 import struct
 import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from effnet_zoo.errors import WeightsError, quoted
+from effnet_zoo.checkpoints.pickle_names import (
+    NAMES,
+    Name,
+    Opaque,
+    PickleError,
+    Storage,
+    call_name,
+    is_count,
+    plain_key,
+)
+from effnet_zoo.errors import quoted
 
 MAX_OPERATIONS = 1_000_000
 """Of all pickles in a file. Each takes some 100 bytes of memory. V2 XL, its average and four slots of an optimizer for
@@ -38,38 +45,10 @@ _ZIP = b"PK\x03\x04"
 _MAGIC = 0x1950A86A20F9469CFC6C
 """What ``torch.save`` of torch before 1.6 wrote first (torch/serialization.py, MAGIC_NUMBER)."""
 _PROTOCOL = 1001
-_MAX_DIMENSIONS = 16
-
-
-class PickleError(WeightsError):
-    """What is wrong with a file. The message is to follow the file's name."""
-
-
-class Opaque:
-    """Stands for a value that is of no use to a state dict, whose content was not kept."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Storage:
-    """A piece of memory that tensors are views of.
-
-    Attributes:
-        dtype: Of its elements.
-        data: Its bytes, uint8.
-        start: Its first element among those in `data`.
-        length: Number of its elements.
-    """
-
-    dtype: torch.dtype
-    data: Tensor
-    start: int
-    length: int
 
 
 def read(file: BinaryIO, size: int) -> Any:
-    """Reads the object in a file of ``torch.save``, of either of its formats.
+    """Read the object in a file of ``torch.save``, of either of its formats.
 
     Args:
         file: At its start.
@@ -99,7 +78,7 @@ def read(file: BinaryIO, size: int) -> Any:
 
 
 def _read_zip(file: BinaryIO, size: int) -> Any:
-    """Reads an archive: ``NAME/data.pkl``, and each storage as ``NAME/data/KEY``."""
+    """Read an archive: ``NAME/data.pkl``, and each storage as ``NAME/data/KEY``."""
     with zipfile.ZipFile(file) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries.values()):
@@ -115,23 +94,23 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
     if order := entries.get(f"{folder}/byteorder"):
         _check_byte_order(bytes(_stored(file, order)).decode())
 
-    memory: dict[str, _Storage] = {}
+    memory: dict[str, Storage] = {}
 
-    def storage(name: str, dtype: torch.dtype, key: str, _: Any, length: int, *__: Any) -> _Storage:
+    def storage(name: str, dtype: torch.dtype, key: str, _: Any, length: int, *__: Any) -> Storage:
         if (known := memory.get(key)) and (known.dtype, known.length) == (dtype, length):
             return known
         entry = entries.get(f"{folder}/data/{key}")
         if known or entry is None or entry.file_size != length * dtype.itemsize:
             held = f"{entry.file_size} bytes" if entry else "nothing"
             raise PickleError(f"storage {quoted(key)} is said to have {length} elements of {name}, but has {held}")
-        memory[key] = _Storage(dtype, _stored(file, entry), 0, length)
+        memory[key] = Storage(dtype, _stored(file, entry), 0, length)
         return memory[key]
 
     return _Machine(storage).run(io.BytesIO(_stored(file, entries[pickles[0]]).numpy().data))
 
 
 def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> Tensor:
-    """Returns the bytes of an entry of an archive, uint8."""
+    """Return the bytes of an entry of an archive, uint8."""
     file.seek(entry.header_offset)
     header = file.read(30)
     if header[:4] != _ZIP:
@@ -147,11 +126,11 @@ def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> Tensor:
 
 
 def _read_legacy(file: BinaryIO, size: int) -> Any:
-    """Reads what torch before 1.6 wrote: five pickles (the fourth is the object), then the storages' bytes."""
-    memory: dict[str, _Storage] = {}
+    """Read what torch before 1.6 wrote: five pickles (the fourth is the object), then the storages' bytes."""
+    memory: dict[str, Storage] = {}
     promised = 0
 
-    def storage(name: str, dtype: torch.dtype, key: str, _: Any, length: int, view: Any = None) -> _Storage:
+    def storage(name: str, dtype: torch.dtype, key: str, _: Any, length: int, view: Any = None) -> Storage:
         nonlocal promised
         whole = memory.get(key)
         if whole is None:
@@ -159,15 +138,15 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
             if promised > size:
                 raise PickleError(f"its storages are said to have {promised} bytes, the file has {size}")
             data = torch.empty(length * dtype.itemsize, dtype=torch.uint8)
-            whole = memory[key] = _Storage(dtype, data, 0, length)
+            whole = memory[key] = Storage(dtype, data, 0, length)
         if (dtype, length) != (whole.dtype, whole.length):
             raise PickleError(f"storage {quoted(key)} is said to be of {name}, and of {whole.dtype}")
         if view is None:
             return whole
         _, start, length = view
-        if not _is_count(start) or not _is_count(length) or start + length > whole.length:
+        if not is_count(start) or not is_count(length) or start + length > whole.length:
             raise PickleError(f"storage {quoted(key)} has {whole.length} elements, fewer than a view of it")
-        return _Storage(dtype, whole.data, start, length)
+        return Storage(dtype, whole.data, start, length)
 
     source, machine = _Bounded(file, size), _Machine(storage)
     if machine.run(source) != _MAGIC or machine.run(source) != _PROTOCOL:
@@ -219,19 +198,19 @@ class _Bounded:
 
 
 class _Machine:
-    """Runs pickles: a stack, the stacks that marks have set aside, and the values that a pickle has numbered.
+    """Run pickles: a stack, the stacks that marks have set aside, and the values that a pickle has numbered.
 
     Args:
         storage: Returns a storage, given what `torch.save` writes of it: the name of its type, the dtype of that, its
             key, device and number of elements.
     """
 
-    def __init__(self, storage: Callable[..., _Storage]) -> None:
+    def __init__(self, storage: Callable[..., Storage]) -> None:
         self._storage = storage
         self._left = MAX_OPERATIONS
 
     def run(self, source: Any) -> Any:
-        """Returns the object of one pickle, read from where a file stands to where the pickle ends."""
+        """Return the object of one pickle, read from where a file stands to where the pickle ends."""
         self.stack: list[Any] = []
         self.aside: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
@@ -250,7 +229,7 @@ class _Machine:
             raise PickleError(f"more than {MAX_OPERATIONS} values: expected a checkpoint, save its state_dict alone")
 
     def since_mark(self) -> list[Any]:
-        """Takes off what was pushed since the last mark."""
+        """Take off what was pushed since the last mark."""
         items, self.stack = self.stack, self.aside.pop()
         return items
 
@@ -259,7 +238,7 @@ class _Machine:
             raise PickleError(f"a pickle of protocol {number}: expected 2 to 5")
 
     def nothing(self, _: Any) -> None:
-        """Marks a frame or the end."""
+        """Mark a frame or the end."""
 
     def mark(self, _: None) -> None:
         self.aside.append(self.stack)
@@ -275,7 +254,7 @@ class _Machine:
         self.push(self.memo[number])
 
     def group(self, count: int | None) -> None:
-        """Makes a tuple of the last `count` values, or of those since the mark."""
+        """Make a tuple of the last `count` values, or of those since the mark."""
         if count is None:
             self.push(tuple(self.since_mark()))
         else:
@@ -284,7 +263,7 @@ class _Machine:
             self.push(items)
 
     def drop(self) -> None:
-        """Puts an `Opaque` in the place of what was pushed since the mark."""
+        """Put an `Opaque` in the place of what was pushed since the mark."""
         self.since_mark()
         self.push(Opaque())
 
@@ -296,14 +275,14 @@ class _Machine:
 
     def set_items(self, items: list[Any]) -> None:
         if isinstance(target := self.stack[-1], dict):
-            target.update(zip(map(_key, items[::2]), items[1::2], strict=True))
+            target.update(zip(map(plain_key, items[::2]), items[1::2], strict=True))
         elif not isinstance(target, Opaque):
             raise PickleError(f"it sets items of a {type(target).__name__}")
 
     def find(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("it is damaged: it asks for something that has no name")
-        if (found := _NAMES.get(f"{module} {name}")) is None:
+        if (found := NAMES.get(f"{module} {name}")) is None:
             raise PickleError(f"it asks for {module}.{name}; where you trust it, save its state_dict alone")
         self.push(found)
 
@@ -311,13 +290,13 @@ class _Machine:
         function, arguments = self.stack[-2:]
         del self.stack[-2:]
         self.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict)))
-        result = _called(function, arguments)
+        result = call_name(function, arguments)
         if isinstance(result, Tensor):
             self.spend(_TENSOR_COST)
         self.push(result)
 
     def build(self, _: None) -> None:
-        """Drops the attributes of a value: what an `Opaque` holds, the `_metadata` of a state dict."""
+        """Drop the attributes of a value: what an `Opaque` holds, the `_metadata` of a state dict."""
         self.stack.pop()
         if not isinstance(target := self.stack[-1], dict | Opaque):
             raise PickleError(f"it sets attributes of a {type(target).__name__}")
@@ -326,7 +305,7 @@ class _Machine:
         kind, name, key, *rest = self.stack.pop()
         if kind != "storage":
             raise PickleError("a whole pickled model: save its state_dict instead")
-        if not isinstance(name, _Name) or name.dtype is None or not isinstance(key, str) or not _is_count(rest[1]):
+        if not isinstance(name, Name) or name.dtype is None or not isinstance(key, str) or not is_count(rest[1]):
             raise PickleError("it is damaged: a storage is not described as torch describes one")
         self.spend(_TENSOR_COST)
         self.push(self._storage(name.text, name.dtype, key, *rest))
@@ -370,186 +349,3 @@ _OPERATIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "BINPERSID": _Machine.persistent,
 }
 """What each operation of a pickle does, by its name in the standard library's `pickletools`."""
-
-
-def _key(value: Any) -> Any:
-    """A dictionary's key. Others than short plain values are of no state dict, and hashing them may never end."""
-    plain = isinstance(value, str | float | bytes | None) or (isinstance(value, int) and value.bit_length() <= 64)
-    return value if plain else Opaque()
-
-
-# The names that a file may ask for.
-
-
-@dataclass(frozen=True, slots=True)
-class _Name:
-    """A class or function that a file may name.
-
-    Attributes:
-        text: Its name.
-        make: What is called in its place; None if it may only be named, not called.
-        dtype: Of the elements, if it is a class of storages.
-    """
-
-    text: str
-    make: Callable[..., Any] | None = None
-    dtype: torch.dtype | None = None
-
-
-def _called(name: Any, arguments: Any) -> Any:
-    if not isinstance(name, _Name) or name.make is None or not isinstance(arguments, tuple):
-        raise PickleError(f"it calls {name.text if isinstance(name, _Name) else f'a {type(name).__name__}'}")
-    return name.make(*arguments)
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and 0 <= value < 2**62
-
-
-def _are_counts(*values: Any) -> bool:
-    return all(
-        isinstance(value, tuple) and len(value) <= _MAX_DIMENSIONS and all(map(_is_count, value)) for value in values
-    )
-
-
-def _size(values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, tuple):
-        raise PickleError("it is damaged: a torch.Size is not described as torch describes one")
-    return values
-
-
-def _tensor(
-    storage: Any, start: Any, shape: Any, strides: Any, _grad: Any = None, _hooks: Any = None, metadata: Any = None
-) -> Tensor:
-    """Returns a view of a storage, as torch._utils._rebuild_tensor_v2 does."""
-    if not isinstance(storage, _Storage) or not _are_counts(shape, strides, (start,)):
-        raise PickleError("it is damaged: a tensor is not described as torch describes one")
-    if metadata:
-        raise PickleError("a tensor that is conjugate or negative: expected plain tensors")
-    last = start + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
-    if not _is_count(math.prod(shape)) or (all(shape) and last >= storage.length):
-        raise PickleError(f"a tensor of the shape {shape} in a storage of {storage.length} elements: it is damaged")
-    whole = storage.data.untyped_storage()
-    return torch.empty(0, dtype=storage.dtype).set_(whole, storage.start + start, shape, strides)
-
-
-def _tensor_of_bytes(
-    storage: Any, start: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, metadata: Any = None
-) -> Tensor:
-    """Returns a view of bytes as elements of a dtype that has no class of storages (_rebuild_tensor_v3)."""
-    if not isinstance(storage, _Storage) or not isinstance(dtype, torch.dtype):
-        raise PickleError("it is damaged: a tensor is not described as torch describes one")
-    typed = _Storage(dtype, storage.data, 0, len(storage.data) // dtype.itemsize)
-    return _tensor(typed, start, shape, strides, metadata=metadata)
-
-
-def _tensor_without_values(dtype: Any, shape: Any, strides: Any, _grad: Any) -> Tensor:
-    """Returns a tensor on the meta device, for the reader to refuse by its key."""
-    if not _are_counts(shape, strides) or not _is_count(math.prod(shape)):
-        raise PickleError("it is damaged: a tensor is not described as torch describes one")
-    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
-
-
-def _parameter(tensor: Any, *_: Any) -> Tensor:
-    if not isinstance(tensor, Tensor):
-        raise PickleError("it is damaged: a parameter is no tensor")
-    return tensor
-
-
-def _of_class(function: Any, kind: Any, arguments: Any, _state: Any) -> Tensor:
-    """Returns a tensor that has attributes of its own, without them (_rebuild_from_type_v2)."""
-    if not isinstance(kind, _Name) or kind.text not in ("torch.Tensor", *_PARAMETERS):
-        raise PickleError("a tensor of another class than torch's: expected plain tensors")
-    return _parameter(_called(function, arguments))
-
-
-def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
-    return {_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
-
-
-def _dictionary_with_default(factory: Any = None, *pairs: Any) -> dict[Any, Any]:
-    if not (factory is None or isinstance(factory, _Name)):
-        raise PickleError("a defaultdict whose default is no class")
-    return _dictionary(*pairs)
-
-
-def _opaque(*_: Any) -> Opaque:
-    return Opaque()
-
-
-_BUILTINS = ("builtins", "__builtin__")
-"""The module's name in Python 3 and in 2, which Python 3 writes too in protocol 2."""
-
-_PARAMETERS = ("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "torch._utils._rebuild_tensor": _tensor,
-    "torch._utils._rebuild_tensor_v2": _tensor,
-    "torch._utils._rebuild_tensor_v3": _tensor_of_bytes,
-    "torch._utils._rebuild_meta_tensor_no_storage": _tensor_without_values,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
-    "torch._tensor._rebuild_from_type_v2": _of_class,
-    "torch.Size": _size,
-    "collections.OrderedDict": _dictionary,
-    "collections.defaultdict": _dictionary_with_default,
-}
-_OPAQUE = (
-    *("torch.device", "torch.serialization._get_layout", "argparse.Namespace", "collections.Counter"),
-    *(
-        "collections.deque",
-        "_codecs.encode",
-        "decimal.Decimal",
-        "fractions.Fraction",
-        "types.SimpleNamespace",
-        "uuid.UUID",
-    ),
-    *(
-        f"{module}.{name}"
-        for module in _BUILTINS
-        for name in ("set", "frozenset", "bytearray", "bytes", "complex", "range", "slice")
-    ),
-    *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
-    *("numpy.dtype", "numpy.ndarray"),
-    *(
-        f"{module}.{name}"
-        for module in ("numpy.core", "numpy._core")
-        for name in ("multiarray._reconstruct", "multiarray.scalar", "numeric._frombuffer")
-    ),
-    *(
-        f"{module}.{name}"
-        for module in ("pathlib", "pathlib._local")
-        for name in ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
-    ),
-)
-_ONLY_NAMED = (
-    *("torch.Tensor", *_PARAMETERS),
-    *(f"{module}.{name}" for module in _BUILTINS for name in ("int", "float", "bool", "str", "list", "dict", "tuple")),
-)
-_STORAGES = {
-    "Double": torch.float64,
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-    "ComplexFloat": torch.complex64,
-    "ComplexDouble": torch.complex128,
-}
-_NAMES: Mapping[str, _Name | torch.dtype] = MappingProxyType(
-    {
-        " ".join(name.text.rsplit(".", 1)): name
-        for name in (
-            *(_Name(name, make) for name, make in _FUNCTIONS.items()),
-            *(_Name(name, _opaque) for name in _OPAQUE),
-            *(_Name(name) for name in _ONLY_NAMED),
-            *(_Name(f"torch.{kind}Storage", dtype=dtype) for kind, dtype in _STORAGES.items()),
-            _Name("torch.storage.UntypedStorage", dtype=torch.uint8),
-        )
-    }
-    | {f"torch {name}": value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
-)
-"""By module and name, as a pickle writes them: all that a file may ask for."""

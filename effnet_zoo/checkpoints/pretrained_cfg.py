@@ -12,7 +12,6 @@ from effnet_zoo import documents
 from effnet_zoo.checkpoints.locate import FILENAME
 from effnet_zoo.errors import ArgumentError, EffnetZooError
 from effnet_zoo.zoo.ledger import Checkpoint
-from effnet_zoo.zoo.preprocessing import Preprocessing
 
 CLAIMS = ("tag", "license", "origin_url", "description", "paper_name", "paper_ids", "notes")
 """Fields that are claims about weights: they are true of no other weights."""
@@ -107,19 +106,6 @@ def hub_id_of(checkpoint: Checkpoint) -> str | None:
 def without_empty(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return a ``pretrained_cfg`` without the fields that are None and that timm leaves out then."""
     return {key: value for key, value in cfg.items() if value is not None or key in ALWAYS_THERE}
-
-
-def image_fields(how: Preprocessing, in_chans: int = 3) -> dict[str, Any]:
-    """Return the fields that say how images are prepared."""
-    return {
-        "input_size": [in_chans, *how.size],
-        "fixed_input_size": False,
-        "interpolation": how.interpolation,
-        "crop_pct": how.crop_pct,
-        "crop_mode": how.crop_mode,
-        "mean": list(how.mean),
-        "std": list(how.std),
-    }
 
 
 def claims_of(cfg: Mapping[str, Any]) -> dict[str, Any]:

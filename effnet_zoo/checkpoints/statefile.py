@@ -1,4 +1,4 @@
-"""Weight files into tensors by name: nothing executed, safetensors mapped, training scripts' wrappers taken off."""
+"""Weight files into tensors by name. No code of a file runs, and the wrappers of training scripts are taken off."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from effnet_zoo.atomic_io import file_errors, open_regular
 from effnet_zoo.checkpoints import pickles
-from effnet_zoo.checkpoints.pickles import PickleError
+from effnet_zoo.checkpoints.pickle_names import PickleError
 from effnet_zoo.errors import FileError, WeightsError, first_line, quoted
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.keytable import State
@@ -26,7 +26,7 @@ MAX_HEADER = 100_000_000
 """Bytes of a safetensors header at most, as in its reference implementation (safetensors/src/tensor.rs)."""
 
 MAX_DEPTH = 4
-"""Dicts in dicts that are looked into: training scripts nest two or three."""
+"""Levels of dicts that are searched. Training scripts nest two or three."""
 
 COUNTERS = {"n_averaged": "a counter of torch's AveragedModel"}
 """Last parts of names that wrapping modules add, each with what it is."""
@@ -53,7 +53,7 @@ class StateFile:
 
 
 def read(path: Path, *, ema: bool = True) -> StateFile:
-    """The tensors of a ``.safetensors`` file or of a pickle of nothing but tensors, by content and not by suffix.
+    """Read the tensors of a ``.safetensors`` file or of a pickle of plain tensors. The content decides, not the suffix.
 
     Args:
         path: The file.
@@ -83,10 +83,10 @@ def read(path: Path, *, ema: bool = True) -> StateFile:
 
 
 def read_safetensors(path: Path) -> State:
-    """Returns the tensors of a ``.safetensors`` file by name, on disk until they are used.
+    """Read the tensors of a ``.safetensors`` file by name. They stay on disk until they are used.
 
     Raises:
-        WeightsError: If it is no such file, or damaged.
+        WeightsError: If it is another kind of file, or damaged.
     """
     try:
         with open_regular(path) as file, file_errors(path):
@@ -96,7 +96,7 @@ def read_safetensors(path: Path) -> State:
 
 
 def write(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Writes tensors to a ``.safetensors`` file, with the mark that transformers asks for.
+    """Write tensors to a ``.safetensors`` file, with the metadata that transformers asks for.
 
     Raises:
         FileError: If the system refuses.
@@ -107,25 +107,25 @@ def write(path: Path, state: Mapping[str, Tensor]) -> None:
         mode = path.stat().st_mode  # safetensors replaces the file by one that only its owner may read
         try:
             save_file(tensors, path, metadata={"format": "pt"})
-        except SafetensorError as error:  # it is told of a full disk in these words only
+        except SafetensorError as error:  # the only error that it raises on a full disk
             raise FileError(f"{path}: cannot be written: {first_line(error)}: is the disk full?") from error
         path.chmod(mode)
 
 
 def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
-    """A state dict out of a training checkpoint, and its keys without the prefixes of wrapping modules.
+    """Take the state dict out of a training checkpoint, and the prefixes of wrapping modules off its keys.
 
-    Of a model and its exponential moving average the average is taken, which is what training scripts evaluate.
+    Where there is a model and its exponential moving average, the average is taken: training scripts evaluate it.
 
     Raises:
-        WeightsError: If there is none, or several between which nothing decides.
+        WeightsError: If there is no state dict, or several and no way to choose.
     """
     state, notes = _unwrapped(content, source, ema=ema)
     return _stripped(state, notes, source, ema=ema)
 
 
 def fingerprint(state: State) -> str:
-    """SHA-256, in hex, of names, dtypes, shapes and values, in whatever file or memory layout they are."""
+    """Return the SHA-256, in hex, of names, dtypes, shapes and values. Files and memory layouts do not change it."""
     digest = hashlib.sha256()
     for key, tensor in state.items():
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -137,7 +137,8 @@ def _read_safetensors(path: Path, start: bytes, size: int) -> State:
     header = int.from_bytes(start[:8], "little")
     if header > min(size - 8, MAX_HEADER):
         raise WeightsError(
-            f"{path} is not a whole safetensors file: its header is said to have {header} bytes, the file has {size}"
+            f"{path} is not a whole safetensors file: expected a header of {header} bytes, as its first 8 bytes say, "
+            f"but the file has {size}"
         )
     try:
         with safe_open(path, framework="pt") as file:
@@ -147,11 +148,11 @@ def _read_safetensors(path: Path, start: bytes, size: int) -> State:
 
 
 def _refuse_hollow(state: State, path: Path, size: int) -> None:
-    """A pickle can ask for any shape without having the values: by strides of 0, or on no device."""
+    """Refuse tensors whose values are not in the file: a pickle can give any shape by strides of 0, or on no device."""
     for key, tensor in state.items():
         if tensor.is_meta or tensor.nbytes > size:
             raise WeightsError(
-                f"{path}: {key} is said to have the shape {tuple(tensor.shape)}, but its values are not all in the "
+                f"{path}: {key} has the shape {tuple(tensor.shape)}, but its values are not all in the "
                 "file: expected plain tensors"
             )
 
@@ -235,13 +236,13 @@ def _is_average(name: str) -> bool:
 
 
 def _chosen(names: list[str], what: str, source: str, *, ema: bool) -> str:
-    wanted = [name for name in names if _is_average(name) == ema] if len(names) > 1 else names
-    if len(wanted) != 1:
+    candidates = [name for name in names if _is_average(name) == ema] if len(names) > 1 else names
+    if len(candidates) != 1:
         raise WeightsError(
             f"{source} holds several {what} ({', '.join(map(repr, names))}): expected one, or one of them an average "
             "named ema; save the one you mean alone"
         )
-    return wanted[0]
+    return candidates[0]
 
 
 def _described(name: str, names: Iterable[str]) -> str:

@@ -1,74 +1,38 @@
-"""What ``predict`` and ``embed`` share: their options, and the way from many files to rows."""
+"""The options that ``predict`` and ``embed`` share, and the way of many files through a model."""
 
-import functools
-import inspect
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from effnet_zoo.cli.output import AsJson, print_json_list, with_rate
+from effnet_zoo.cli.output import AsJson, with_rate
 from effnet_zoo.errors import ArgumentError, printable
-from effnet_zoo.images.paths import digest, path_text
 from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 if TYPE_CHECKING:
-    from effnet_zoo.predict.prediction import Model as AnyModel
-    from effnet_zoo.predict.prediction import Run
-    from effnet_zoo.predict.results import Column, Facts
+    from effnet_zoo.images.finding import Skipped
+    from effnet_zoo.predict.prediction import Embedding, Prediction
+    from effnet_zoo.predict.results import Output
+    from effnet_zoo.predict.runnable import Runnable
 
 DEFAULT_MODEL = "effnet_zoo_lite0.pypi_in1k"
 ENGINES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
 DTYPES = ("float32", "bfloat16", "float16")
 EXPORTED = (".onnx", ".xml")
 MANY = 256
-"""Files from which on it pays to measure which engine is fastest."""
-
-
-class Result(Protocol):
-    """What is found of a file."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def error(self) -> str | None: ...
-
-
-Found = TypeVar("Found", bound=Result)
+"""With this many files it pays to measure which engine is fastest, and to import torch for resizing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work(Generic[Found]):
-    """What a command computes with a model, and how it writes what is found.
-
-    Attributes:
-        doing: What this is, for the progress bar and for ``run.json``.
-        results: Files to what is found of each; it takes the keywords of `predict.predict`.
-        columns: Of a table, besides path and error.
-        cells: A result without error as values by column.
-        answer: A result without error as JSON has it, besides path and model.
-        show: Prints a result for people.
-        topk: Classes a row.
-    """
-
-    doing: Literal["predicting", "embedding"]
-    results: Callable[..., Iterator[Found]]
-    columns: "Sequence[Column]"
-    cells: Callable[[Found], Mapping[str, Any]]
-    answer: Callable[[Found], Mapping[str, Any]]
-    show: Callable[[Found], None] | None = None
-    topk: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """The options as they were given: each field is one, see `with_job`.
+class FileOptions:
+    """The options as they were given: `options.bundled` makes an option of each field.
 
     Raises:
         ArgumentError: If two of them contradict each other, or one has no such value.
@@ -147,168 +111,159 @@ class Job:
         return self.model.endswith(EXPORTED)
 
     @property
-    def name(self) -> str:
-        """The model's name in full, as it is written and printed."""
-        return printable(self._source)
-
-    @property
-    def _source(self) -> str:
+    def model_source(self) -> str:
+        """The model's name in full, or where it is."""
         return self.model if self.exported or ":" in self.model else catalogue.find(self.model)[1].name
 
-    def run(self, work_of: "Callable[[AnyModel], Work[Found]]", **options: Any) -> None:
-        """Takes the files through a model: to the output, as JSON, or shown.
+    @property
+    def model_name(self) -> str:
+        """The model's name as it is written and printed."""
+        return printable(self.model_source)
 
-        What cannot be read, written or computed on is refused before weights are fetched.
+    def images(self, skipped: "Skipped | None" = None) -> Iterator[Path]:
+        """Return the files that are named: see `find_images`."""
+        from effnet_zoo.images.finding import find_images
 
-        Args:
-            work_of: What to do with the model.
-            options: Of the model.
+        return find_images(self.paths or [], self.from_list, skipped=skipped)
+
+    def load(self, *, classes: bool, many: bool) -> "Runnable":
+        """Return the model, run by the engine that is wanted, or that is fastest for many files.
 
         Raises:
-            InputError: If there is no such input, or the output cannot be written.
-            UnknownNameError: If there is no such model or device.
-            typer.Exit: With status 1, if files have no result.
+            UnknownNameError: If there is no such model.
         """
-        from effnet_zoo.images.reader import Skipped, find_images
-        from effnet_zoo.network.devices import find_device
-        from effnet_zoo.predict.results import reserved
-
-        device = find_device("cpu" if self.device is None else self.device)
-        name, skipped = self.name, Skipped()
-        images = find_images(self.paths or [], self.from_list, skipped=skipped)
-        tally = _Tally()
-        with reserved(self.output, resume=self.resume, force=self.force) if self.output else nullcontext() as output:
-            model = self._load({**options, "device": device})
-            work = work_of(model)
-            first = list(itertools.islice(images, MANY))
-            images = itertools.chain(first, images)
-            run = self._engine(model, many=len(first) == MANY)
-            results = functools.partial(
-                work.results,
-                run=run,
-                batch_size=self.batch_size,
-                workers=self.workers,
-                orientation=self.orientation,
-            )
-            as_object = functools.partial(self._as_object, work, name)
-            if output is None:
-                self._print(work, tally.of(self._with_rate(results(images), work.doing)), as_object)
-            else:
-                as_row = as_object if output.path.suffix == ".jsonl" else functools.partial(_as_row, work)
-                with output.rows(self._facts(work, model, name)) as rows:
-                    tally.total, tally.failed = len(rows.done), rows.failed
-                    left = (path for path in images if digest(path_text(path)) not in rows.done)
-                    found = tally.of(self._with_rate(results(left), work.doing, done=len(rows.done)))
-                    while batch := list(itertools.islice(found, self.batch_size)):
-                        rows.write(list(map(as_row, batch)))
-                typer.echo(printable(f"wrote {self.output}: {tally.total} rows"))
-        if skipped.counts:
-            typer.echo(f"effnet-zoo: {skipped}", err=True)
-        tally.conclude()
-
-    def _load(self, options: dict[str, Any]) -> "AnyModel":
         if self.exported:
             from effnet_zoo.runtime.exported import Exported
 
-            return Exported(Path(self.model))
-        from effnet_zoo.registry import create_classifier
+            return Exported(Path(self.model), resize="torch" if many else "pillow")
+        import torch
 
-        return create_classifier(self._source, pretrained=True, **options)
+        from effnet_zoo.checkpoints.creation import create_classifier
+        from effnet_zoo.network.options import BuildOptions
+        from effnet_zoo.predict.torch_model import TorchModel
 
-    def _engine(self, model: "AnyModel", *, many: bool) -> "Run | None":
-        from effnet_zoo.network.model import EfficientNet
-        from effnet_zoo.zoo.preprocessing import preprocessing_of
-
-        if not isinstance(model, EfficientNet):
-            return None
+        device = torch.device("cpu" if self.device is None else self.device)
+        own: BuildOptions = {"device": device} if classes else {"device": device, "num_classes": 0}
+        model = create_classifier(self.model_source, pretrained=True, **own)
         if self.engine is None and self.dtype == "float32" and not many:
-            return None  # the model itself: an engine would take longer to make than to run
+            return TorchModel(model, None)  # an engine would take longer to make than to run
         from effnet_zoo.runtime.engine import engine
 
         backend, size = self.engine or ("auto" if many else "eager"), preprocessing_of(model.pretrained_cfg).size
-        return engine(model, backend=backend, dtype=self.dtype, batch=self.batch_size, size=size)
+        return TorchModel(model, engine(model, backend=backend, dtype=self.dtype, batch=self.batch_size, size=size))
 
-    def _facts(self, work: Work[Found], model: "AnyModel", name: str) -> "Facts":
-        from effnet_zoo.checkpoints.statefile import fingerprint
-        from effnet_zoo.network.model import EfficientNet
-        from effnet_zoo.predict.results import Column, Facts
-        from effnet_zoo.zoo.preprocessing import preprocessing_of
-
-        return Facts(
-            effnet_zoo=work.doing,
-            model=name,
-            weights=fingerprint(model.state_dict()) if isinstance(model, EfficientNet) else model.fingerprint,
-            preprocessing=preprocessing_of(model.pretrained_cfg),
-            orientation=self.orientation,
-            dtype=self.dtype,
-            topk=work.topk,
-            columns=(Column("path", "text"), Column("error", "text"), *work.columns),
-        )
-
-    def _as_object(self, work: Work[Found], name: str, found: Found) -> dict[str, Any]:
-        common = {"path": path_text(found.path), "model": name, "orientation": self.orientation}
-        return {**common, **(work.answer(found) if found.error is None else {"error": found.error})}
-
-    def _print(self, work: Work[Found], results: Iterator[Found], as_object: Callable[[Found], dict[str, Any]]) -> None:
-        if self.as_json:
-            print_json_list(map(as_object, results))
-            return
-        for found in results:
-            if work.show and found.error is None:
-                work.show(found)
-
-    def _with_rate(self, results: Iterator[Found], doing: str, *, done: int = 0) -> Iterable[Found]:
-        from effnet_zoo.images.reader import find_images
-
-        count = None if self.from_list == "-" else lambda: sum(1 for _ in find_images(self.paths or [], self.from_list))
-        between_tables = self.output is None and not self.as_json and sys.stdout.isatty()
-        return with_rate(results, count, doing, done=done, wanted=not between_tables)
-
-
-def with_job(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of `Job` in place of its first parameter."""
-
-    @functools.wraps(command)
-    def with_options(**options: Any) -> None:
-        common = {name: options.pop(name) for name in names}
-        command(Job(**common), **options)
-
-    def parameter(name: str, kind: Any, default: Any) -> inspect.Parameter:
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-
-    names = [field.name for field in fields(Job)]
-    common = [parameter(field.name, field.type, field.default) for field in fields(Job)]
-    _, *own = inspect.signature(command).parameters.values()
-    own = [parameter(each.name, each.annotation, each.default) for each in own]
-    with_options.__signature__ = inspect.Signature([*common, *own])  # type: ignore[attr-defined]
-    return with_options
-
-
-def _as_row(work: Work[Found], found: Found) -> dict[str, Any]:
-    return {"path": path_text(found.path), "error": found.error, **(work.cells(found) if found.error is None else {})}
-
-
-class _Tally:
-    """Counts results, and says which files have none."""
-
-    def __init__(self) -> None:
-        self.total = self.failed = 0
-
-    def of(self, results: Iterable[Found]) -> Iterator[Found]:
-        """Yields the results, counted."""
-        for found in results:
-            self.total += 1
-            if found.error is not None:
-                self.failed += 1
-                typer.echo(f"effnet-zoo: {found.error}", err=True)
-            yield found
-
-    def conclude(self) -> None:
-        """Says how many files have no result.
+    def check_device(self) -> None:
+        """Check the device before anything is fetched or written.
 
         Raises:
-            typer.Exit: With status 1, if there are any.
+            UnknownNameError: If there is no such device.
         """
-        if self.failed:
-            typer.echo(f"effnet-zoo: {self.failed} of {self.total} files have an error and no result", err=True)
-            raise typer.Exit(1)
+        if not self.exported and self.device is not None:
+            from effnet_zoo.network.devices import find_device
+
+            find_device(self.device)
+
+
+@contextmanager
+def opened(options: FileOptions, *, topk: int | None = None) -> Iterator["Batch"]:
+    """Open the output, load the model, and yield the files on their way through it. At the end, say how many failed.
+
+    Input that cannot be read, and output that cannot be written, are refused before weights are fetched.
+
+    Args:
+        options: Which files, through which model, and where to.
+        topk: Classes a file, at most; None for features.
+
+    Raises:
+        InputError: If there is no such input, or the output cannot be written.
+        UnknownNameError: If there is no such model or device.
+        typer.Exit: With status 1, if files have no result.
+    """
+    from effnet_zoo.images.finding import Skipped
+    from effnet_zoo.predict.results import reserved
+
+    options.check_device()
+    skipped = Skipped()
+    images = options.images(skipped)
+    holding = reserved(options.output, resume=options.resume, force=options.force) if options.output else nullcontext()
+    with holding as output:
+        first = list(itertools.islice(images, MANY))
+        model = options.load(classes=topk is not None, many=len(first) == MANY)
+        batch = Batch(options, model, topk, itertools.chain(first, images), output)
+        yield batch
+    if skipped.counts:
+        typer.echo(f"effnet-zoo: {skipped}", err=True)
+    if batch.failed:
+        typer.echo(f"effnet-zoo: {batch.failed} of {batch.total} files have an error and no result", err=True)
+        raise typer.Exit(1)
+
+
+class Batch:
+    """Files on their way through a model.
+
+    Attributes:
+        total: How many files have a result or an error so far.
+        failed: How many of them have an error.
+    """
+
+    def __init__(
+        self, options: FileOptions, model: "Runnable", topk: int | None, images: Iterable[Path], output: "Output | None"
+    ) -> None:
+        self.options, self.model, self.images, self.output = options, model, images, output
+        self.topk = topk and min(topk, model.num_classes or topk)
+        self._doing: Literal["predicting", "embedding"] = "embedding" if topk is None else "predicting"
+        self.total = self.failed = 0
+
+    def results(self) -> "Iterator[Prediction | Embedding]":
+        """Yield the result of each file. If there is an error instead, print it too."""
+        return self._results(self.images)
+
+    def as_json(self, result: "Prediction | Embedding", **more: Any) -> dict[str, Any]:
+        """Return a result as a JSON object, with the model's name and what else describes it."""
+        from effnet_zoo.predict.tables import as_json
+
+        return as_json(result, model=self.options.model_name, orientation=self.options.orientation, **more)
+
+    def write(self) -> None:
+        """Write the results of the files that have no row yet to the output, and say how many rows it has."""
+        from effnet_zoo.images.finding import digest, path_text
+        from effnet_zoo.predict.tables import Facts, as_row, columns
+
+        assert self.output is not None
+        facts = Facts(
+            effnet_zoo=self._doing,
+            model=self.options.model_name,
+            weights=self.model.fingerprint,
+            preprocessing=self.model.preprocessing,
+            orientation=self.options.orientation,
+            dtype=self.options.dtype,
+            topk=self.topk,
+            columns=columns(self.topk, self.model.head_hidden_size),
+        )
+        to_row = self.as_json if self.output.path.suffix == ".jsonl" else as_row
+        with self.output.rows(facts) as rows:
+            self.total, self.failed = len(rows.done), rows.failed
+            results = self._results(path for path in self.images if digest(path_text(path)) not in rows.done)
+            while batch := list(itertools.islice(results, self.options.batch_size)):
+                rows.write(list(map(to_row, batch)))
+        typer.echo(printable(f"wrote {self.options.output}: {self.total} rows"))
+
+    def _results(self, paths: Iterable[Path]) -> "Iterator[Prediction | Embedding]":
+        options = self.options
+        count = None if options.from_list == "-" else lambda: sum(1 for _ in options.images())
+        between_tables = options.output is None and not options.as_json and sys.stdout.isatty()
+        computed = self._computed(paths)
+        for result in with_rate(computed, count, self._doing, done=self.total, wanted=not between_tables):
+            self.total += 1
+            if result.error is not None:
+                self.failed += 1
+                typer.echo(f"effnet-zoo: {result.error}", err=True)
+            yield result
+
+    def _computed(self, paths: Iterable[Path]) -> "Iterator[Prediction | Embedding]":
+        from effnet_zoo.predict.prediction import embed, predict
+
+        size, workers, turned = self.options.batch_size, self.options.workers, self.options.orientation
+        if self.topk is None:
+            return embed(self.model, paths, batch_size=size, workers=workers, orientation=turned)
+        return predict(self.model, paths, topk=self.topk, batch_size=size, workers=workers, orientation=turned)

@@ -7,17 +7,19 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from effnet_zoo.atomic_io import check_destination
-from effnet_zoo.bench import plan, report, results
-from effnet_zoo.bench.results import Record
-from effnet_zoo.cli.output import AsJson, print_json_list, print_table
+from effnet_zoo.bench.settings import MEASURES, QUICK, Settings, all_measures, processors
+from effnet_zoo.cli.output import AsJson, print_json_list, print_rows
 from effnet_zoo.errors import EffnetZooError, UnknownNameError, quoted
 from effnet_zoo.zoo import catalogue
+
+if TYPE_CHECKING:
+    from effnet_zoo.bench.results import Measurement
+    from effnet_zoo.bench.suite import Step
 
 DEFAULT_VARIANTS = ("effnet_zoo_b0",)
 
@@ -31,15 +33,15 @@ def bench(
         list[str] | None,
         typer.Option(
             "--measure",
-            help=f"{', '.join(plan.MEASURES)}, or all; {', '.join(plan.QUICK)} by default.",
+            help=f"{', '.join(MEASURES)}, or all; {', '.join(QUICK)} by default.",
             show_default=False,
         ),
     ] = None,
     batches: Annotated[
         list[int] | None,
-        typer.Option("--batch", min=1, help="Images of a batch, of throughput; 8 by default.", show_default=False),
+        typer.Option("--batch", min=1, help="Images of a batch, for throughput; 8 by default.", show_default=False),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often every contestant has a turn.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="How many turns every contestant has.")] = 10,
     size: Annotated[
         int | None,
         typer.Option(min=32, help="Side of the images in pixels; each variant's own by default.", show_default=False),
@@ -48,15 +50,17 @@ def bench(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or, on cuda, float16.")] = "float32",
     compiled: Annotated[bool, typer.Option("--compiled", help="Also what torch.compile builds, in minutes.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Of files; one for each processor by default.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Workers of `files`; one for each processor by default.", show_default=False),
     ] = None,
     as_json: AsJson = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="A JSON file of results, into which these are merged after each.", show_default=False),
+        typer.Option(help="A JSON file, into which each result is merged at once.", show_default=False),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Folder for pictures of these results and --out's.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder for pictures of these results and --out's.", show_default=False),
     ] = None,
 ) -> None:
     """Time this package beside timm and its other peers: same weights, same input, outputs compared before anything.
@@ -69,51 +73,56 @@ def bench(
 
     effnet-zoo bench --device cuda --dtype float16 --json
     """
-    wanted = measures or list(plan.QUICK)
-    settings = plan.Settings(
+    wanted = measures or list(QUICK)
+    settings = Settings(
         variants=tuple(dict.fromkeys(catalogue.find_variant(name).name for name in variants or DEFAULT_VARIANTS)),
-        measures=tuple(dict.fromkeys(plan.all_measures(device) if "all" in wanted else wanted)),
+        measures=tuple(dict.fromkeys(all_measures(device) if "all" in wanted else wanted)),
         batches=tuple(dict.fromkeys(batches or [8])),
         rounds=rounds,
         size=size,
         device=device,
         dtype=dtype,
         compiled=compiled,
-        workers=workers or plan.processors(),
+        workers=workers or processors(),
         command=shlex.join(["effnet-zoo", *sys.argv[1:]]),
     )
-    older = _checked(settings, out, plot)
-    steps = plan.steps(settings)
+    older = _check_places(settings, out, plot)
+    from effnet_zoo.bench import suite
+
+    steps = suite.steps(settings)
     failures: list[str] = []
-    made: list[Record] = []
-    with _engines_of_its_own():
-        records = _measured(steps, settings, out, made, failures)
+    made: list[Measurement] = []
+    with _temporary_engine_cache():
+        measurements = _measurements(steps, settings, out, made, failures)
         if as_json:
-            print_json_list(record.as_plain() for record in records)
+            print_json_list(one.as_plain() for one in measurements)
         else:
-            for record in records:
-                _show(record)
+            for one in measurements:
+                _show(one)
     if plot:
         from effnet_zoo.bench.plot import save_pictures
+        from effnet_zoo.bench.results import merged
 
-        for path in save_pictures(results.merged(older, made), plot):
+        for path in save_pictures(merged(older, made), plot):
             typer.echo(f"wrote {path}", err=as_json)
     if failures:
         typer.echo(f"effnet-zoo: {len(failures)} could not be measured", err=True)
         raise typer.Exit(1)
 
 
-def _checked(settings: plan.Settings, out: Path | None, plot: Path | None) -> list[Record]:
-    """What is in `out` already, once it is sure that nothing stands in the way of the measurements.
+def _check_places(settings: Settings, out: Path | None, plot: Path | None) -> list["Measurement"]:
+    """Return what `out` holds already, after everything is checked that could stop the run later.
 
     Raises:
-        InputError: If a place to write to is none.
+        InputError: If a place cannot be written to.
         MissingExtraError: If pictures are wanted, and matplotlib is not installed.
-        UnknownNameError: If there is no such device on this machine.
+        UnknownNameError: If this machine does not have the device.
     """
-    older: list[Record] = []
+    older: list[Measurement] = []
     if out:
-        older = results.read(out)
+        from effnet_zoo.bench.results import read_results
+
+        older = read_results(out)
         check_destination(out)
     if plot:
         check_destination(plot / "ratios.png")
@@ -128,33 +137,36 @@ def _checked(settings: plan.Settings, out: Path | None, plot: Path | None) -> li
     return older
 
 
-def _measured(
-    steps: list[plan.Step], settings: plan.Settings, out: Path | None, made: list[Record], failures: list[str]
-) -> Iterator[Record]:
-    """A record a step, written as soon as it is there. What cannot be measured does not stop the rest."""
+def _measurements(
+    steps: "list[Step]", settings: Settings, out: Path | None, made: "list[Measurement]", failures: list[str]
+) -> "Iterator[Measurement]":
+    """Yield a measurement for each step, which is kept at once. A step that fails does not stop the others."""
+    from effnet_zoo.bench import suite
+    from effnet_zoo.bench.results import merge_results
+
     for number, step in enumerate(steps, start=1):
         # No bar: the thread that draws one would be measured too.
         if sys.stderr.isatty():
             typer.echo(f"{number} of {len(steps)}: {step.measure}: {step.subject}", err=True)
         try:
-            record = plan.recorded(step, settings)
+            measurement = suite.make_measurement(step, settings)
         except EffnetZooError as error:
             failures.append(str(error))
             typer.echo(f"effnet-zoo: {step.measure}: {step.subject}: {error}", err=True)
             continue
-        if plan.MEASURES[step.measure].fresh:  # where a process died, the figures of the others stay
-            for who, reason in record.data.get("refused", {}).items():
+        if MEASURES[step.measure].in_processes:  # where a process died, the figures of the others stay
+            for who, reason in measurement.data.get("refused", {}).items():
                 failures.append(reason)
                 typer.echo(f"effnet-zoo: {step.measure}: {step.subject}: {who}: {reason}", err=True)
-        made.append(record)
+        made.append(measurement)
         if out:
-            results.merge_into(out, [record])
-        yield record
+            merge_results(out, [measurement])
+        yield measurement
 
 
 @contextlib.contextmanager
-def _engines_of_its_own() -> Iterator[None]:
-    """A cache of engines that goes in the end: those of drawn weights are of no use to anyone."""
+def _temporary_engine_cache() -> Iterator[None]:
+    """Set up a cache of engines that is deleted in the end: those of drawn weights are of no use to anyone."""
     name = "EFFNET_ZOO_HOME"
     before = os.environ.get(name)
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as home:
@@ -167,14 +179,11 @@ def _engines_of_its_own() -> Iterator[None]:
                 os.environ[name] = before
 
 
-def _show(record: Record) -> None:
-    found = report.table(record)
-    table = Table(box=None, header_style="bold", pad_edge=False, title=record.key, title_justify="left")
-    for heading in found.headings:
-        text = heading in ("contestant", "notes")
-        table.add_column(heading, justify="left" if text else "right", overflow="fold")
-    for row in found.rows:
-        table.add_row(*row)
-    print_table(table)
+def _show(measurement: "Measurement") -> None:
+    from effnet_zoo.bench.report import full_table
+
+    found = full_table(measurement)
+    typer.echo(measurement.key)
+    print_rows(found.headings, found.rows, left=("contestant", "notes"))
     for line in (*found.below, ""):
         typer.echo(line)

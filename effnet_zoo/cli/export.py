@@ -14,8 +14,6 @@ from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quo
 if TYPE_CHECKING:
     from effnet_zoo.runtime.export import Export
 
-FORMATS = ("onnx", "openvino", "torch", "aotinductor", "torchscript", "litert")
-
 
 @options.bundled
 def export(
@@ -57,19 +55,20 @@ def export(
         raise ArgumentError("--static is for one size, --dynamic for any: expected at most one of them")
     if dynamic and with_resize:
         raise ArgumentError("--with-resize ends at one size, --dynamic takes any: expected at most one of them")
+    from effnet_zoo.runtime.targets import FORMATS
+
     if to not in FORMATS:
         raise UnknownNameError(
             f"unknown format {quoted(to)}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}"
         )
     size = interface.size()
-    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.destination import checked_path
     from effnet_zoo.runtime.export import export as write
-    from effnet_zoo.runtime.formats import FORMATS as KNOWN
 
-    KNOWN[to].check_installed()
+    FORMATS[to].check_installed()
     stem = Path(place).stem if os.path.exists(place) else place.replace("/", "--")
-    path = out or Path(f"{stem}{KNOWN[to].suffix}")
-    checked_path(path, KNOWN[to], force=interface.force)  # before weights are fetched
+    path = out or Path(f"{stem}{FORMATS[to].suffix}")
+    checked_path(path, FORMATS[to], force=interface.force)  # before weights are fetched
     written = write(
         weights.open(place).model(),
         path,
@@ -84,13 +83,14 @@ def export(
     )
     if as_json:
         file = {"path": str(written.path), "format": written.format, "bytes": written.bytes}
-        print_json({**file, **dataclasses.asdict(written.record)})
+        print_json({**file, **dataclasses.asdict(written.metadata)})
     else:
         _show(written)
 
 
 def _show(written: "Export") -> None:
-    record, interface, proof = written.record, written.record.interface, written.record.proof
+    metadata = written.metadata
+    interface, proof = metadata.interface, metadata.proof
     size = "any size" if interface.any_size else "{}x{}".format(*interface.size or ())
     takes = f"uint8 {interface.pixels}, {size}" if interface.pixels else f"float32 nchw, {size}"
     photos = (
@@ -98,6 +98,6 @@ def _show(written: "Export") -> None:
         if proof["photos"] and proof["same_label"] is not None
         else "; no photos compared: pip install 'effnet-zoo[demo]' has some"
     )
-    typer.echo(f"wrote {written.path}: {record.model}, {written.bytes / 1e6:.1f} MB, {interface.dtype}")
-    typer.echo(f"takes: {takes}, any batch; gives {record.output}, {record.outputs} for each image")
+    typer.echo(f"wrote {written.path}: {metadata.model}, {written.bytes / 1e6:.1f} MB, {interface.dtype}")
+    typer.echo(f"takes: {takes}, any batch; gives {metadata.output}, {metadata.outputs} for each image")
     typer.echo(f"proof: relative error {proof['error']:.1e} by {', '.join(proof['ran'])}{photos}")

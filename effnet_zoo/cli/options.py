@@ -14,7 +14,7 @@ from effnet_zoo.arch.families import Padding
 from effnet_zoo.errors import ArgumentError, quoted
 
 if TYPE_CHECKING:
-    from effnet_zoo.checkpoints.bundle import Package
+    from effnet_zoo.checkpoints.bundle import Bundle
     from effnet_zoo.transfer.conversion import Images
 
 
@@ -114,14 +114,13 @@ class WeightOptions:
 
         return read_labels(self.classes) if self.classes else None
 
-    def open(self, place: str) -> "Package":
+    def open(self, place: str) -> "Bundle":
         """Open weights, with what the options say about them."""
         from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
-        return with_overrides(
-            open_package(place, variant=self.variant, ema=not self.no_ema), self.images(), labels=self.labels()
-        )
+        package = open_package(place, variant=self.variant, ema=not self.no_ema)
+        return with_overrides(package, self.images(), labels=self.labels())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +169,7 @@ class ConversionOptions(WeightOptions):
         """Return the padding as a type."""
         return cast("Padding | None", self.padding)
 
-    def open(self, place: str) -> "Package":
+    def open(self, place: str) -> "Bundle":
         from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 

@@ -1,27 +1,25 @@
 """``effnet-zoo predict``"""
 
-import dataclasses
-import functools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from effnet_zoo.cli import batch
-from effnet_zoo.cli.output import print_table
+from effnet_zoo.cli.options import bundled
+from effnet_zoo.cli.output import print_json_list, print_table
 from effnet_zoo.errors import ArgumentError, printable
-from effnet_zoo.images.paths import path_text
 
 if TYPE_CHECKING:
-    from effnet_zoo.predict.pictures import Pictures
-    from effnet_zoo.predict.prediction import Model, Prediction
+    from effnet_zoo.predict.prediction import Prediction
 
 
-@batch.with_job
+@bundled
 def predict(
-    job: batch.Job,
+    options: batch.FileOptions,
     topk: Annotated[int, typer.Option(min=1, help="How many classes; all of a model that has fewer.")] = 5,
     out: Annotated[Path | None, typer.Option(help="Folder for a picture of each result.", show_default=False)] = None,
 ) -> None:
@@ -37,50 +35,29 @@ def predict(
 
     effnet-zoo predict bird.jpg --model mine.onnx   # what export and quantize write
     """
-    if out is not None and job.output:
+    if out is not None and options.output:
         raise ArgumentError("--out draws pictures of a few files, --output lists many: expected one of them")
+    from effnet_zoo.images.finding import path_text
+
     pictures = None
     if out is not None:
         from effnet_zoo.predict.pictures import Pictures
 
-        pictures = Pictures(out, job.name, orientation=job.orientation)
-    job.run(lambda model: _work(model, topk, job.name, pictures))
-
-
-def _work(model: "Model", topk: int, name: str, pictures: "Pictures | None") -> "batch.Work[Prediction]":
-    from effnet_zoo import predict as predicting
-    from effnet_zoo.predict.results import Column
-
-    topk = min(topk, model.num_classes or topk)
-    places = range(1, topk + 1)
-    columns = []
-    for place in places:
-        columns += [
-            Column(f"index_{place}", "whole"),
-            Column(f"label_{place}", "text"),
-            Column(f"probability_{place}", "real"),
-        ]
-
-    def cells(prediction: "Prediction") -> dict[str, Any]:
-        pairs = zip(places, map(dataclasses.asdict, prediction.guesses), strict=True)
-        return {f"{key}_{place}": value for place, guess in pairs for key, value in guess.items()}
-
-    def answer(prediction: "Prediction") -> dict[str, Any]:
-        picture = {"picture": path_text(pictures.save(prediction))} if pictures else {}
-        return {**picture, "classes": [dataclasses.asdict(guess) for guess in prediction.guesses]}
-
-    def show(prediction: "Prediction") -> None:
-        _show(prediction, name, pictures.save(prediction) if pictures else None)
-
-    return batch.Work(
-        doing="predicting",
-        results=functools.partial(predicting.predict, model, topk=topk),
-        columns=columns,
-        cells=cells,
-        answer=answer,
-        show=show,
-        topk=topk,
-    )
+        pictures = Pictures(out, options.model_name, orientation=options.orientation)
+    with batch.opened(options, topk=topk) as files:
+        if options.output:
+            files.write()
+            return
+        predictions = cast("Iterator[Prediction]", files.results())
+        drawn = ((found, pictures.save(found) if pictures and found.error is None else None) for found in predictions)
+        if options.as_json:
+            print_json_list(
+                files.as_json(found, **({"picture": path_text(picture)} if picture else {})) for found, picture in drawn
+            )
+        else:
+            for found, picture in drawn:
+                if found.error is None:
+                    _show(found, options.model_name, picture)
 
 
 def _show(prediction: "Prediction", name: str, picture: Path | None) -> None:

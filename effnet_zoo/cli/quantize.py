@@ -48,7 +48,7 @@ def quantize(
     ] = 0.98,
     recipe: Annotated[
         str | None,
-        typer.Option(help="int8, front-4, front-8 or front-8-head: see the README. By default, front-8."),
+        typer.Option(help="int8, front-4, front-8 or front-8-head: see docs/deployment.md. By default, front-8."),
     ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="Try the recipes, smallest file first, until enough labels agree.")
@@ -69,7 +69,7 @@ def quantize(
     if search and recipe:
         raise ArgumentError("--recipe is one, --search tries all: expected at most one of them")
     size = interface.size()
-    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.destination import checked_path
     from effnet_zoo.runtime.int8.quantization import DEFAULT_RECIPE, ONNX
     from effnet_zoo.runtime.int8.quantization import quantize as write
 
@@ -96,7 +96,7 @@ def quantize(
         progress=_say if sys.stderr.isatty() else lambda _: None,
     )
     if as_json:
-        print_json([{**_as_plain(one), **one.figures, "record": dataclasses.asdict(one.record)} for one in tried])
+        print_json([{**_as_plain(one), **one.figures, "record": dataclasses.asdict(one.metadata)} for one in tried])
     else:
         for one in tried:
             _show(one)

@@ -28,8 +28,8 @@ def selftest(
 
     modes = tuple(mode for mode in testing.MODES if compiled or mode != "compiled")
     wanted = [device] if device else devices()
-    cases = [case for name in wanted for case in testing.cases(name, modes=modes)]
-    results = list(with_progress(testing.run(cases), len(cases), "testing"))
+    cases = [case for name in wanted for case in testing.cases_on(name, modes=modes)]
+    results = list(with_progress(testing.run_cases(cases), len(cases), "testing"))
     if as_json:
         print_json(
             [
@@ -37,7 +37,7 @@ def selftest(
                     "case": str(result.case),
                     "error": result.error,
                     "failure": result.failure,
-                    "tolerance": result.case.tolerance,
+                    "tolerance": result.case.error_limit,
                     "passed": result.passed,
                 }
                 for result in results
@@ -50,7 +50,7 @@ def selftest(
                 [
                     str(result.case),
                     result.failure or "" if result.error is None else f"{result.error:.1e}",
-                    f"{result.case.tolerance:.0e}",
+                    f"{result.case.error_limit:.0e}",
                     "ok" if result.passed else Text("FAILED", style="bold red"),
                 ]
                 for result in results

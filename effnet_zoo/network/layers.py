@@ -53,9 +53,9 @@ class SqueezeExcite(nn.Module):
 
     def __init__(self, filters: int, squeezed: int, make: "Layers") -> None:
         super().__init__()
-        self.conv_reduce = make.pooled_conv(filters, squeezed)
+        self.conv_reduce = PooledConv2d(filters, squeezed, 1, device=make.device, dtype=make.dtype)
         self.act1 = make.act(inplace=False)  # on a view, which TorchScript cannot always overwrite
-        self.conv_expand = make.pooled_conv(squeezed, filters)
+        self.conv_expand = PooledConv2d(squeezed, filters, 1, device=make.device, dtype=make.dtype)
         self.gate = nn.Sigmoid()
         self.inplace = False
 
@@ -154,9 +154,6 @@ class Layers:
         """Make the one convolution of a block that sees neighbouring pixels."""
         groups = inputs if depthwise else 1
         return self.conv(inputs, outputs, block.kernel, stride=block.stride, dilation=block.dilation, groups=groups)
-
-    def pooled_conv(self, inputs: int, outputs: int) -> nn.Conv2d:
-        return PooledConv2d(inputs, outputs, 1, device=self.device, dtype=self.dtype)
 
     def norm(self, filters: int) -> nn.BatchNorm2d:
         return nn.BatchNorm2d(

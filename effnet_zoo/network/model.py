@@ -77,9 +77,9 @@ class EfficientNet(Backbone):
             UnknownNameError: If there is no model of this name.
             ArgumentError: If an option does not exist or its value cannot be used.
         """
-        from effnet_zoo import registry  # above this room: it builds these models, and only this way in is here
+        from effnet_zoo.checkpoints import creation  # above this room: it builds these models, only the way in is here
 
-        return registry.create_classifier(name, **options)
+        return creation.create_classifier(name, **options)
 
     @classmethod
     def from_pretrained(
@@ -106,9 +106,9 @@ class EfficientNet(Backbone):
             ArgumentError: If more than one of weights_path, advprop and tag is given.
             WeightsError: If the weights cannot be found or do not fit.
         """
-        from effnet_zoo import registry
+        from effnet_zoo.checkpoints import creation
 
-        return registry.create_pretrained_classifier(name, weights_path, advprop=advprop, tag=tag, **options)
+        return creation.create_pretrained_classifier(name, weights_path, advprop=advprop, tag=tag, **options)
 
     @classmethod
     def get_image_size(cls, name: str) -> int:
@@ -245,7 +245,7 @@ class EfficientNetFeatures(Backbone):
         out_indices: The levels to return, from 0 (stride 2) to 4 (stride 32); negative numbers count from the end. A
             number n instead of a list means the last n levels.
         in_chans: Channels of the image.
-        output_stride: As in `EfficientNet`, and so are `device` and `dtype`.
+        output_stride: Total stride of the network: 8, 16, 32, or None, as in `EfficientNet`.
         device: Device of the weights.
         dtype: Type of the weights.
 
@@ -303,23 +303,13 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> EfficientNet
         drop_rate=options.get("drop_rate", arch.drop_rate),
         drop_path_rate=options.get("drop_path_rate", arch.drop_path_rate),
     )
-    in_chans, output_stride = options.get("in_chans", 3), options.get("output_stride")
-    device, dtype = options.get("device"), options.get("dtype")
+    shared: dict[str, Any] = {
+        "in_chans": options.get("in_chans", 3),
+        "output_stride": options.get("output_stride"),
+        "device": options.get("device"),
+        "dtype": options.get("dtype"),
+    }
     if features_only:
-        return EfficientNetFeatures(
-            arch,
-            out_indices=options.get("out_indices", (0, 1, 2, 3, 4)),
-            in_chans=in_chans,
-            output_stride=output_stride,
-            device=device,
-            dtype=dtype,
-        )
-    return EfficientNet(
-        arch,
-        num_classes=options.get("num_classes", 1000),
-        in_chans=in_chans,
-        global_pool=options.get("global_pool", "avg"),
-        output_stride=output_stride,
-        device=device,
-        dtype=dtype,
-    )
+        return EfficientNetFeatures(arch, out_indices=options.get("out_indices", (0, 1, 2, 3, 4)), **shared)
+    num_classes, global_pool = options.get("num_classes", 1000), options.get("global_pool", "avg")
+    return EfficientNet(arch, num_classes=num_classes, global_pool=global_pool, **shared)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from effnet_zoo.atomic_io import check_destination, written_whole
 from effnet_zoo.errors import MissingExtraError, printable
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.predict.prediction import Prediction
 
 try:
@@ -22,12 +22,12 @@ BAR, SURFACE, INK, MUTED = "#2a6fb0", "#ffffff", "#1c1f24", "#6b7280"
 
 
 def save_picture(prediction: Prediction, model_name: str, path: Path, *, orientation: bool = True) -> None:
-    """Writes a PNG of a prediction, whole or not at all.
+    """Write a PNG of a prediction, whole or not at all.
 
     Args:
-        prediction: One with guesses.
-        model_name: For the caption.
-        path: Where to.
+        prediction: A prediction without error.
+        model_name: The name for the caption.
+        path: The file to write.
         orientation: Whether the photo is turned as its EXIF orientation says, as it was for the prediction.
 
     Raises:
@@ -55,11 +55,11 @@ def save_picture(prediction: Prediction, model_name: str, path: Path, *, orienta
 
 
 class Pictures:
-    """A folder of pictures, one a prediction. Nothing that is in the folder is replaced: names are numbered instead.
+    """A folder of pictures, one for each prediction. Files that are there are not replaced: names are numbered.
 
     Args:
-        folder: Where to; it is made with the first picture.
-        model_name: For the caption.
+        folder: The folder, which is made with the first picture.
+        model_name: The name for the caption.
         orientation: Whether photos are turned as their EXIF orientation says.
 
     Raises:
@@ -71,7 +71,7 @@ class Pictures:
         self.folder, self.model_name, self.orientation = folder, model_name, orientation
 
     def save(self, prediction: Prediction) -> Path:
-        """Writes the next picture, and returns where it is."""
+        """Write the next picture, and return its path."""
         path = next(path for path in self._names(prediction.path) if not os.path.lexists(path))
         save_picture(prediction, self.model_name, path, orientation=self.orientation)
         return path
@@ -86,7 +86,7 @@ class Pictures:
 
 
 _LONGEST_NAME = 255
-"""Bytes of a file's name at most, on the usual file systems."""
+"""Bytes of a file name at most, on the usual file systems."""
 
 
 def _shortened(label: str, limit: int = 48) -> str:

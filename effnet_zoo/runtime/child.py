@@ -1,4 +1,4 @@
-"""Work in a process of its own: what would change something for all threads of this one.
+"""Work in a process of its own, which would change something for all threads of this one.
 
 torch.export and torch's compiler trace by torch.fx, which replaces methods of `nn.Module` while it works: models that
 other threads run meanwhile fail, or are traced too.
@@ -23,8 +23,10 @@ LIMIT = 3600.0
 
 _CHILD = """
 import os, pickle, signal, sys, threading
-sys.path[:] = pickle.load(sys.stdin.buffer)
+sys.path[:], is_command = pickle.load(sys.stdin.buffer)
 try:
+    if is_command:  # then `import effnet_zoo` imports neither timm nor its public names
+        import _effnet_zoo_command
     function, arguments = pickle.load(sys.stdin.buffer)
     def follow():
         while os.read(0, 1):  # it ends when the parent does
@@ -43,14 +45,14 @@ def run_in_child(
     seconds: float = LIMIT,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Calls a function in a child process, which finds modules where this one does, and waits for its end.
+    """Call a function in a child process, and wait for its end. The child finds modules where this process does.
 
-    What the function computes it writes to a file. The child, and what it started, ends with this process, and when
-    waiting is interrupted. It never reads the main script again, so that scripts need no ``__main__`` guard.
+    The function writes its result to a file. The child, and what it started, ends with this process, and when waiting
+    is interrupted. It never runs the main script again, so scripts need no ``__main__`` guard.
 
     Args:
         function: A function at the top level of a module.
-        arguments: What to call it with; models and tensors go through a pipe, not through a file.
+        arguments: Its arguments, which are pickled; models and tensors go through a pipe, not through a file.
         seconds: How long it may take.
         environment: Variables that the child gets besides those of this process.
 
@@ -84,7 +86,8 @@ def run_in_child(
         assert child.stdin is not None
         try:
             with suppress(BrokenPipeError):  # it died at once: its status says why
-                pickle.dump(_path(), child.stdin)
+                # A user's own modules import the public names of this package, so only the command goes without.
+                pickle.dump((_path(), "_effnet_zoo_command" in sys.modules), child.stdin)
                 pickle.dump((function, arguments), child.stdin)
                 child.stdin.flush()
             status = child.wait()
@@ -107,6 +110,6 @@ def run_in_child(
 
 
 def _path() -> list[str]:
-    """Returns where the child looks for modules: torch.hub takes its checkout off the path when it has loaded it."""
+    """Return where the child looks for modules: torch.hub takes its checkout off the path after loading it."""
     root = str(Path(__file__).parents[2])
     return sys.path if root in sys.path else [root, *sys.path]

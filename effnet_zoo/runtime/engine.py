@@ -1,4 +1,4 @@
-"""The engine: a model run by the backend that was asked for, or that is fastest here, and held to its own outputs."""
+"""The engine: a model run by the target that was asked for, or the fastest one here, and compared with the model."""
 
 import dataclasses
 import os
@@ -6,6 +6,7 @@ import statistics
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,13 @@ from effnet_zoo.errors import (
 )
 from effnet_zoo.network.folding import copied
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime import artefacts
-from effnet_zoo.runtime.backends import BACKENDS, Backend
-from effnet_zoo.runtime.interface import DTYPES, Size, own_size
-from effnet_zoo.runtime.sessions import Run
-from effnet_zoo.runtime.streams import CHUNK, Plan
-from effnet_zoo.zoo.preprocessing import LARGEST_SIDE
+from effnet_zoo.runtime import engine_cache
+from effnet_zoo.runtime.agreement import check_error, error_of, model_outputs
+from effnet_zoo.runtime.deployed import check_has_weights, own_size
+from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface, Size, checked_size
+from effnet_zoo.runtime.streams import MOST_IMAGES, Streams
+from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.target import Target, TensorFunction
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """Largest relative error, ||outputs - model's|| / ||model's||, by dtype.
@@ -45,10 +46,10 @@ DRAWN = 2
 """Different images that an engine is compared with the model on; a larger batch repeats them."""
 
 TRIALS, REST = 5, 0.05
-"""Calls that `auto` times of each candidate, and seconds before each: threads of other runtimes spin for a while."""
+"""Calls of each candidate that ``auto`` times, and seconds before each: threads of other runtimes spin for a while."""
 
 BATCH = 8
-"""Images a call that `auto` measures with, if not told."""
+"""Images a call that ``auto`` measures with by default."""
 
 _first_process: int | None = None
 """The process in which the first engine was made: this one, or the one that this one was forked from."""
@@ -60,9 +61,9 @@ _inherited: list[Any] = []
 class Engine:
     """A model as a function: images float32 (n, channels, height, width) to outputs float32 (n, outputs), n free.
 
-    It computes with the weights that the model had when the engine was made, whatever becomes of the model, and its
-    outputs carry no gradient. Any number of threads may call it. It can be pickled and copied: what is unpickled is
-    made anew, from the weights and the cache. A forked process makes its own at the first call.
+    It computes with the weights that the model had when the engine was made, whatever becomes of the model. Its outputs
+    carry no gradient. Any number of threads may call it. It can be pickled and copied: the copy is made anew, from the
+    weights and the cache. A forked process makes its own at the first call.
 
     Attributes:
         model: What it computes: a copy in eval mode.
@@ -72,25 +73,24 @@ class Engine:
         error: Largest relative error of the outputs that were compared; None before the first call.
     """
 
-    def __init__(self, model: EfficientNet, backend: Backend, dtype: str, size: Size | None) -> None:
+    def __init__(self, model: EfficientNet, backend: str, dtype: str, size: Size | None) -> None:
         global _first_process
         if _first_process is None:
             _first_process = os.getpid()
-        _check_threads(_first_process)
-        self.model, self.dtype, self.size = model, dtype, size
-        self.backend = backend.name
+        _check_fork(_first_process)
+        self.model, self.backend, self.dtype, self.size = model, backend, dtype, size
         self.error: float | None = None
-        self._backend = backend
+        self._target = ENGINES[backend]
         self._start()
         if size is not None:
-            self._ready(size)
+            self._function_for(size)
 
     def _start(self) -> None:
         self._threads = torch.get_num_threads()
-        self._runs: dict[Size, Run] = {}
+        self._functions: dict[Size, TensorFunction] = {}
         self._keys: dict[Size, str] = {}
         self._expected: dict[Size, tuple[Tensor, Tensor]] = {}
-        self._checked: set[tuple[Size, Plan]] = set()
+        self._checked: set[tuple[Size, Streams]] = set()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -101,42 +101,46 @@ class Engine:
         return _restored, (self.model, self.backend, self.dtype, self.size)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Returns outputs of images, on the images' device.
+        """Return outputs of images, on the images' device.
 
-        Before the first batch of a size, and of a number that is shared out otherwise to threads, outputs of drawn
-        images are compared with the model's.
+        Before the first batch of a size, and of a number of images that is shared out to threads in another way,
+        outputs of drawn images are compared with the model's.
 
         Raises:
-            InputError: If images are not float32, of other channels, smaller than 32 pixels, or of another size than
-                the engine was made for.
-            EngineError: If outputs differ from the model's by more than `TOLERANCE`, or the backend fails.
+            InputError: If images are not float32, have other channels, are smaller than 32 pixels, or of another size
+                than the engine was made for.
+            EngineError: If outputs differ from the model's by more than `TOLERANCE`, or the runtime fails.
         """
         size = self._check_images(images)
         if self._process != os.getpid():
-            _check_threads(self._process)
-            _inherited.append((self._runs, self._lock))
+            _check_fork(self._process)
+            _inherited.append((self._functions, self._lock))
             self._start()
-        plan = Plan.of(len(images), self._threads)
-        run = self._runs.get(size)
-        if run is None or (size, plan) not in self._checked:
+        streams = Streams.for_batch(len(images), self._threads)
+        function = self._functions.get(size)
+        if function is None or (size, streams) not in self._checked:
             with self._lock:
-                run = self._ready(size)
-                if (size, plan) not in self._checked:
-                    if self._backend.filename:
-                        self._artefact(size)  # a runtime opens it once more for another number of threads
-                    self._check(run, size, min(len(images), CHUNK * self._threads))
-                    self._checked.add((size, plan))
-        return self._computed(run, images).to(images.device)
+                function = self._function_for(size)
+                if (size, streams) not in self._checked:
+                    if self._target.suffix:
+                        self._file(size)  # a runtime opens it once more for another number of threads
+                    self._check_outputs(function, size, min(len(images), MOST_IMAGES * self._threads))
+                    self._checked.add((size, streams))
+        return self._computed(function, images).to(images.device)
 
-    def _computed(self, run: Run, images: Tensor) -> Tensor:
+    def _computed(self, function: TensorFunction, images: Tensor) -> Tensor:
+        with self._runtime_errors("failed"), torch.inference_mode():
+            outputs = function(images.detach())
+        return outputs.clone()  # what is made in inference mode may not be changed outside of it
+
+    @contextmanager
+    def _runtime_errors(self, what: str) -> Iterator[None]:
         try:
-            with torch.inference_mode():
-                outputs = run(images.detach())
+            yield
         except EffnetZooError:
             raise
-        except Exception as error:  # of the backend's own kinds, which nobody can list
-            raise EngineError(f"engine {self.backend} failed: {first_line(error)}: try another backend") from error
-        return outputs.clone()  # what is made in inference mode may not be changed outside of it
+        except Exception as error:  # of the runtime's own kinds, which nobody can list
+            raise EngineError(f"engine {self.backend} {what}: {first_line(error)}: try another backend") from error
 
     def _check_images(self, images: Tensor) -> Size:
         if not isinstance(images, Tensor):
@@ -159,80 +163,66 @@ class Engine:
             )
         return size
 
-    def _ready(self, size: Size) -> Run:
-        if size not in self._runs:
-            try:
-                self._runs[size] = self._made(size)
-            except EffnetZooError:
-                raise
-            except Exception as error:  # of the backend's own kinds, which nobody can list
-                raise EngineError(
-                    f"engine {self.backend} cannot run this model: {first_line(error)}: try another backend"
-                ) from error
-        return self._runs[size]
+    def _function_for(self, size: Size) -> TensorFunction:
+        if size not in self._functions:
+            with self._runtime_errors("cannot run this model"):
+                path = self._file(size) if self._target.suffix else Path()
+                self._functions[size] = self._target.load_engine(
+                    self.model, path, threads=self._threads, dtype=self.dtype
+                )
+        return self._functions[size]
 
-    def _made(self, size: Size) -> Run:
-        backend, model, dtype = self._backend, self.model, self.dtype
-        if not backend.filename:
-            return backend.load(model, dtype, Path(), self._threads)
-        return backend.load(model, dtype, self._artefact(size), self._threads)
+    def _file(self, size: Size) -> Path:
+        """Return the engine's file for a size. It is as its hash says, or is made anew."""
+        name, interface = f"model{self._target.suffix}", Interface(size=size, dtype=self.dtype)
 
-    def _artefact(self, size: Size) -> Path:
-        """Returns the folder of the artefact for a size, which is as it was recorded, or made anew."""
-        backend, model, dtype = self._backend, self.model, self.dtype
-        return artefacts.artefact(self._key(size), lambda draft: backend.export(model, size, dtype, draft))
+        def write(folder: Path) -> None:
+            self._target.build_engine(self.model, interface, folder / name)
+
+        return engine_cache.cached_files(self._key(size), write) / name
 
     def _key(self, size: Size) -> str:
-        """Returns the name of the artefact for a size."""
         if size not in self._keys:
-            self._keys[size] = artefacts.key(
+            self._keys[size] = engine_cache.cache_key(
                 {
                     "weights": fingerprint(self.model.state_dict()),
-                    **_facts(self.model),
-                    "backend": [self.backend, self._backend.facts(self.model.conv_stem.weight.device)],
+                    **_network_settings(self.model),
+                    "backend": [self.backend, self._target.build_settings(self.model.conv_stem.weight.device)],
                     "dtype": self.dtype,
                     "size": size,
                 }
             )
         return self._keys[size]
 
-    def _check(self, run: Run, size: Size, count: int) -> None:
-        """Compares outputs with the model's on images that have nothing to do with the caller's."""
+    def _check_outputs(self, function: TensorFunction, size: Size, count: int) -> None:
+        """Compare outputs with the model's on images that have nothing to do with the caller's."""
         weight = self.model.conv_stem.weight
         if size not in self._expected:
             drawn = torch.randn(DRAWN, self.model.in_chans, *size, generator=torch.Generator().manual_seed(0))
-            with torch.inference_mode():
-                expected = self.model(drawn.to(weight.device, weight.dtype)).float().cpu()
-            if not expected.isfinite().all():
-                raise EngineError(
-                    f"engine: the model's own outputs are not finite on drawn images of {size[0]}x{size[1]} pixels: "
-                    "expected weights without NaN or infinity, and activations that fit the dtype of the model"
-                )
+            (expected,) = model_outputs(self.model, [drawn.to(weight.device, weight.dtype)], "engine")
             self._expected[size] = drawn, expected
         drawn, expected = self._expected[size]
         chosen = torch.arange(count) % DRAWN
-        outputs, expected = self._computed(run, drawn[chosen]), expected[chosen]
-        error = relative_error(outputs, expected) if outputs.shape == expected.shape else float("inf")
+        error = error_of(self._computed(function, drawn[chosen]), expected[chosen])
         self.error = max(error, self.error or 0.0)
-        allowed = max(TOLERANCE[self.dtype], TOLERANCE.get(str(weight.dtype).removeprefix("torch."), 0))
-        if error > allowed:
-            del self._runs[size]
-            if self._backend.filename:
-                artefacts.discard(self._key(size))
-            raise EngineError(
-                f"engine {self.backend}, {self.dtype}: outputs differ from the model's by a relative {error:.1e}: "
-                f"expected at most {allowed:.0e}; try another backend or dtype"
-            )
+        tolerance = max(TOLERANCE[self.dtype], TOLERANCE.get(str(weight.dtype).removeprefix("torch."), 0))
+        try:
+            check_error(error, tolerance, f"engine {self.backend}, {self.dtype}", "try another backend or dtype")
+        except EngineError:
+            del self._functions[size]
+            if self._target.suffix:
+                engine_cache.discard_files(self._key(size))
+            raise
 
 
 def _restored(model: EfficientNet, backend: str, dtype: str, size: Size | None) -> Engine:
-    """Returns an engine that was pickled or copied."""
-    BACKENDS[backend].check(model.conv_stem.weight.device.type, dtype)
-    return Engine(model, BACKENDS[backend], dtype, size)
+    """Return an engine that was pickled or copied."""
+    ENGINES[backend].check_engine(model.conv_stem.weight.device.type, dtype)
+    return Engine(model, backend, dtype, size)
 
 
-def _check_threads(process: int) -> None:
-    """Checks that torch does not wait for threads that were left behind in the process this one was forked from.
+def _check_fork(process: int) -> None:
+    """Check that torch does not wait for threads that were left behind in the process this one was forked from.
 
     Raises:
         EngineError: If it would.
@@ -252,38 +242,39 @@ def engine(
     batch: int | None = None,
     size: int | Size | None = None,
 ) -> Engine:
-    """Returns a model as the fastest function of images on this machine.
+    """Return a model as the fastest function of images on this machine.
 
     Args:
         model_or_name: A classifier, or a name to load with its weights. The engine keeps a copy of the weights: the
             model stays as it is, and training it later does not change the engine.
-        backend: ``eager``, ``inductor``, ``onnxruntime``, ``openvino``; or ``auto``, which times all of them that are
-            installed and quick to make once, for this network, size, batch and dtype, and remembers the fastest.
-        dtype: What to compute in: ``float32``, ``bfloat16``, ``float16``. Images and outputs are float32 with any.
-        batch: Images a call that ``auto`` shall measure with; any number can be run.
-        size: Side, or height and width, of the images, others then being refused; None takes any, and makes the engine
-            anew for each when it first comes.
+        backend: ``eager``, ``inductor``, ``onnxruntime``, ``openvino``; or ``auto``. Once for this network, size, batch
+            and dtype, ``auto`` times all of them that are installed and quick to make, and remembers the fastest.
+        dtype: What to compute in: ``float32``, ``bfloat16``, ``float16``. Images and outputs are always float32.
+        batch: Images a call that ``auto`` measures with, by default 8. Any number can be run.
+        size: Side, or height and width, of the images: others are refused. None takes any, and makes the engine anew
+            for each size when it first comes.
 
     Raises:
         UnknownNameError: If there is no such model or backend.
-        ArgumentError: If the backend does not run on the model's device or compute in the dtype, or a value is none.
+        ArgumentError: If the backend does not run on the model's device or compute in the dtype, or a value is of
+            another type or outside of its range.
         MissingExtraError: If the backend's package is not installed.
-        FileError: If the cache cannot be written to, or others can; ``eager`` needs none.
+        FileError: If the cache cannot be written to, or others can write to it. ``eager`` needs no cache.
         EngineError: If the backend cannot run the model.
-        WeightsError: If the weights of a name cannot be had.
+        WeightsError: If a name's weights are not available.
     """
     if _first_process is not None:
-        _check_threads(_first_process)
-    if not isinstance(backend, str) or backend not in ("auto", *BACKENDS):
-        known = ["auto", *BACKENDS]
+        _check_fork(_first_process)
+    if not isinstance(backend, str) or backend not in ("auto", *ENGINES):
+        known = ["auto", *ENGINES]
         raise UnknownNameError(
             f"unknown engine {quoted(backend)}: expected {', '.join(known)}.{did_you_mean(str(backend), known)}"
         )
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ArgumentError(f"engine: dtype={quoted(dtype)}: expected {', '.join(DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in COMPUTE_DTYPES:
+        raise ArgumentError(f"engine: dtype={quoted(dtype)}: expected {', '.join(COMPUTE_DTYPES)}")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ArgumentError(f"engine: batch={quoted(batch)}: expected a whole number of at least 1, or None")
-    sides = _sides(size)
+    sides = None if size is None else checked_size(size, "engine: size")
     if isinstance(model_or_name, str):
         from effnet_zoo.registry import create_classifier
 
@@ -292,63 +283,50 @@ def engine(
         raise ArgumentError(
             f"engine: expected a classifier of this package or its name, found {type(model_or_name).__name__}"
         )
-    elif any(tensor.is_meta for tensor in model_or_name.state_dict().values()):
-        raise ArgumentError("engine: the model is on the meta device: expected one with weights, load them first")
     else:
+        check_has_weights(model_or_name, "engine")
         model = copied(model_or_name)
     model.eval().requires_grad_(False)
     device = model.conv_stem.weight.device.type
     if backend != "auto":
-        BACKENDS[backend].check(device, dtype)
-        return Engine(model, BACKENDS[backend], dtype, sides)
-    return _fastest(model, list(_candidates(device, dtype)), dtype, batch or BATCH, sides)
+        ENGINES[backend].check_engine(device, dtype)
+        return Engine(model, backend, dtype, sides)
+    return _fastest(model, _candidates(device, dtype), dtype, batch or BATCH, sides)
 
 
-def _sides(size: int | Size | None) -> Size | None:
-    if size is None:
-        return None
-    sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-    if len(sides) != 2 or any(
-        isinstance(side, bool) or not isinstance(side, int) or not MIN_SIZE <= side <= LARGEST_SIDE for side in sides
-    ):
-        raise ArgumentError(
-            f"engine: size={quoted(size)}: expected a side, or height and width, of {MIN_SIZE} to {LARGEST_SIDE} pixels"
-        )
-    return sides
+def _candidates(device: str, dtype: str) -> dict[str, Target]:
+    """Return the engines that run here and are quick to make."""
+    found = {}
+    for name, target in ENGINES.items():
+        with suppress(EffnetZooError):  # it does not run here
+            target.check_engine(device, dtype)
+            if not target.slow_to_build:
+                found[name] = target
+    return found
 
 
-def _candidates(device: str, dtype: str) -> Iterator[Backend]:
-    for backend in BACKENDS.values():
-        try:
-            backend.check(device, dtype)
-        except EffnetZooError:  # it does not run here
-            continue
-        if not backend.patient:
-            yield backend
-
-
-def _fastest(model: EfficientNet, candidates: list[Backend], dtype: str, batch: int, sides: Size | None) -> Engine:
-    size = sides or own_size(model)
-    facts = {
-        **_facts(model),
-        "backends": {backend.name: backend.facts(model.conv_stem.weight.device) for backend in candidates},
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
-        "size": size,
-        "batch": batch,
-    }
+def _fastest(model: EfficientNet, candidates: dict[str, Target], dtype: str, batch: int, sides: Size | None) -> Engine:
+    size, device = sides or own_size(model), model.conv_stem.weight.device
     if len(candidates) == 1:
-        return Engine(model, candidates[0], dtype, sides)
-    name = artefacts.key(facts)
-    known = artefacts.recalled(name)
-    for backend in candidates:
-        if backend.name == known:
-            return Engine(model, backend, dtype, sides)
+        return Engine(model, next(iter(candidates)), dtype, sides)
+    key = engine_cache.cache_key(
+        {
+            **_network_settings(model),
+            "backends": {name: target.build_settings(device) for name, target in candidates.items()},
+            "threads": torch.get_num_threads(),
+            "dtype": dtype,
+            "size": size,
+            "batch": batch,
+        }
+    )
+    known = engine_cache.recall_fastest(key)
+    if known is not None and known in candidates:
+        return Engine(model, known, dtype, sides)
     images = torch.randn(batch, model.in_chans, *size, generator=torch.Generator().manual_seed(0))
     engines, failures = [], []
-    for backend in candidates:
+    for name in candidates:
         try:
-            made = Engine(model, backend, dtype, sides)
+            made = Engine(model, name, dtype, sides)
             made(images)
         except EngineError as error:
             failures.append(str(error))
@@ -364,14 +342,14 @@ def _fastest(model: EfficientNet, candidates: list[Backend], dtype: str, batch: 
             start = time.perf_counter()
             made(images)
             seconds[made.backend].append(time.perf_counter() - start)
-    medians = {backend: statistics.median(taken) for backend, taken in seconds.items()}
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     fastest = min(engines, key=lambda made: medians[made.backend])
-    artefacts.remember(name, fastest.backend, medians)
+    engine_cache.remember_fastest(key, fastest.backend, medians)
     return fastest
 
 
-def _facts(model: EfficientNet) -> dict[str, Any]:
-    """What an artefact, and its speed, depend on besides the weights."""
+def _network_settings(model: EfficientNet) -> dict[str, Any]:
+    """Return what an engine's file and speed depend on besides the weights."""
     return {
         "network": [str(model), dataclasses.asdict(model.arch)],
         "device": str(model.conv_stem.weight.device),

@@ -7,9 +7,7 @@ into place: nothing is saved after it was run.
 
 import copy
 import dataclasses
-import functools
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.arch.spec import MIN_SIZE
-from effnet_zoo.atomic_io import check_destination, exclusive, file_errors, scratch_beside
 from effnet_zoo.errors import (
     ArgumentError,
     EffnetZooError,
@@ -30,21 +27,21 @@ from effnet_zoo.errors import (
     quoted,
 )
 from effnet_zoo.images.photos import find_photos
-from effnet_zoo.images.reader import Reader, read_whole
-from effnet_zoo.images.transform import eval_transform, open_image
 from effnet_zoo.network.folding import in_eval
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_flags, chosen
-from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.engine import TOLERANCE as ROUNDING
-from effnet_zoo.runtime.formats import FORMATS, Format
-from effnet_zoo.runtime.interface import DTYPES, Deployed, Interface, Pixels, Size, own_size
-from effnet_zoo.runtime.record import Record
-from effnet_zoo.runtime.sessions import Run, package_version
-from effnet_zoo.zoo.preprocessing import LARGEST_SIDE
+from effnet_zoo.runtime.agreement import check_error, error_of, model_outputs, same_labels
+from effnet_zoo.runtime.deployed import Deployed, check_has_weights, metadata_of, own_size
+from effnet_zoo.runtime.destination import checked_path, destination, move_into_place
+from effnet_zoo.runtime.engine import TOLERANCE as ENGINE_TOLERANCE
+from effnet_zoo.runtime.inputs import graph_input, read_pixels
+from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface, Pixels, Size, checked_size
+from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.runtime.targets import FORMATS
+from effnet_zoo.runtime.targets.target import FileTarget, TensorFunction
 
-TOLERANCE = {**ROUNDING, "float32": 1e-4}
-"""Largest relative error of the outputs, ||file's - model's|| / ||model's||, by dtype."""
+TOLERANCE = {**ENGINE_TOLERANCE, "float32": 1e-4}
+"""Largest relative error of a file's outputs, ||file's - model's|| / ||model's||, by dtype."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +51,15 @@ class Export:
     Attributes:
         path: Where it is.
         format: Its format's name.
-        bytes: Its size, with that of files beside it that belong to it.
-        record: What it says of itself; its proof has the largest relative error, and the photos of the same label.
+        bytes: Its size, with the files that belong to it.
+        metadata: What it says of itself. Its proof has the largest relative error, and how many photos get the model's
+            label.
     """
 
     path: Path
     format: str
     bytes: int
-    record: Record
+    metadata: Metadata
 
 
 def export(
@@ -77,14 +75,14 @@ def export(
     dtype: str = "float32",
     force: bool = False,
 ) -> Export:
-    """Writes a model for another runtime, runs the file, and compares. Batch norm is folded; the batch stays free.
+    """Write a model for another runtime, run the file, and compare. Batch norm is folded; the batch stays free.
 
     Args:
-        model: A classifier, or one with num_classes=0 for its features; it stays as it is.
+        model: A classifier, or a model with num_classes=0 for its features; it stays as it is.
         path: The file, with the format's suffix.
-        format: A key of `FORMATS`.
+        format: ``onnx``, ``openvino``, ``torch``, ``aotinductor``, ``torchscript`` or ``litert``.
         size: Side, or height and width, that the file is for, 32 to 8192 pixels; by default the checkpoint's.
-        dynamic: Whether it is right at any height and width instead.
+        dynamic: Whether the file takes any height and width instead.
         pixels: ``nhwc`` or ``nchw`` for a file that takes uint8 images and normalises them itself.
         resize: Whether it resizes and crops them too.
         softmax: Whether it gives probabilities.
@@ -94,9 +92,9 @@ def export(
     Raises:
         UnknownNameError: If there is no such format.
         ArgumentError: If a value is of another type, or options do not fit together, the format or the model.
-        InputError: If the path is taken, has another suffix, or cannot be written to.
+        InputError: If there is a file already and `force` is false, the suffix is another, or nothing can be written.
         MissingExtraError: If a package is missing.
-        WeightsError: If the model's ``pretrained_cfg`` has values that a record cannot hold.
+        WeightsError: If the model's ``pretrained_cfg`` has values that metadata cannot hold.
         EngineError: If the file cannot be made, or computes something else than the model. Nothing is left then.
     """
     target = FORMATS[chosen(format, FORMATS, "format")]
@@ -105,10 +103,27 @@ def export(
     check_flags(dynamic=dynamic, resize=resize, softmax=softmax, force=force)
     interface = interface_of(model, size, dynamic=dynamic, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
     place = checked_path(path, target, force=force)
-    target.check(interface)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ArgumentError("export: the model is on the meta device: expected one with weights, load them first")
-    return written(target, in_eval(model), Record.of(model, interface), place, force=force)
+    target.check_file(interface)
+    check_has_weights(model, "export")
+    model, metadata = in_eval(model), metadata_of(model, interface)
+    device, threads = model.conv_stem.weight.device, torch.get_num_threads()
+    with destination(place, target, force=force) as scratch, runtime_errors(f"export to {target.format}"):
+        draft, final, work = (scratch / name for name in (f"draft{target.suffix}", f"final{target.suffix}", "work"))
+        work.mkdir()
+        built = target.build(model, interface, metadata.images, work)
+        target.save(built, draft, metadata)
+        drawn = list(_drawn_images(model, interface))
+        function = target.load(draft, device, threads)
+        outputs = _outputs(function, drawn)
+        proof = _prove(model, metadata, function, target, drawn, outputs)
+        del function  # a runtime may have the file mapped
+        metadata = dataclasses.replace(metadata, proof=proof)
+        target.save(built, final, metadata)
+        again = _outputs(target.load(final, device, threads), drawn)
+        # On a GPU, PyTorch may be set to choose algorithms by their time, so that two runs round differently.
+        check_same_outputs(again, outputs, target.format, TOLERANCE[dtype] if device.type != "cpu" else 0.0)
+        size_in_bytes = move_into_place(final, place, target)
+    return Export(path=place, format=format, bytes=size_in_bytes, metadata=metadata)
 
 
 def interface_of(
@@ -121,73 +136,27 @@ def interface_of(
     softmax: bool,
     dtype: str = "float32",
 ) -> Interface:
-    """Returns what goes in and comes out, as `export` is asked for it.
+    """Return what goes in and comes out, from the arguments of `export`.
 
     Raises:
         ArgumentError: If a value is of another type, or options do not fit together or the model.
     """
     if size is not None and dynamic:
         raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
-    if pixels is not None and pixels not in get_args(Pixels):
-        raise ArgumentError(f"pixels={quoted(pixels)}: expected {' or '.join(get_args(Pixels))}")
-    if dtype not in list(DTYPES):  # a list, because what is asked for may be no key at all
-        raise ArgumentError(f"dtype={quoted(dtype)}: expected {', '.join(DTYPES)}")
+    for name, value, known in (("pixels", pixels, (None, *get_args(Pixels))), ("dtype", dtype, COMPUTE_DTYPES)):
+        if value not in list(known):  # a list, because the value may be no key of a set
+            raise ArgumentError(f"{name}={quoted(value)}: expected {', '.join(filter(None, known))}")
     if softmax and not model.num_classes:
         raise ArgumentError("softmax: this model gives features: expected a classifier")
     if not model.num_classes and not model.global_pool.pool_type:
         raise ArgumentError("export: this model pools nothing: expected logits or pooled features")
-    sides = None if dynamic else own_size(model) if size is None else _sides(size)
+    sides = None if dynamic else own_size(model) if size is None else checked_size(size)
     return Interface(size=sides, pixels=cast("Pixels | None", pixels), resize=resize, softmax=softmax, dtype=dtype)
-
-
-def _sides(size: Any) -> Size:
-    sides = size if isinstance(size, tuple | list) else (size, size)
-    if len(sides) != 2 or not all(type(side) is int and side <= LARGEST_SIDE for side in sides):
-        raise ArgumentError(
-            f"size={quoted(size)}: expected a side, or height and width, in pixels, of at most {LARGEST_SIDE}"
-        )
-    return sides[0], sides[1]
-
-
-def checked_path(path: str | Path, target: Format, *, force: bool) -> Path:
-    """Checks that a file of a format can be written at a path.
-
-    Raises:
-        ArgumentError: If it is no path.
-        InputError: If it is taken, has another suffix, or cannot be written to.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise ArgumentError(f"path={quoted(path)}: expected a path")
-    place = Path(path)
-    if place.suffix != target.suffix:
-        raise InputError(f"{place}: expected a name that ends in {target.suffix}, for format {target.name}")
-    if target.companions and place.is_symlink():
-        raise InputError(
-            f"{place}: a symbolic link, and {target.name} writes files that lie side by side: name the file itself"
-        )
-    for suffix in (target.suffix, *target.companions):
-        taken = place.with_suffix(suffix)
-        check_destination(taken)
-        if taken.is_dir() or (taken.exists() and not force):
-            raise InputError(f"{taken}: there is something already: name another, or replace a file with --force")
-    return place
-
-
-@contextmanager
-def destination(path: Path, target: Format, *, force: bool) -> Iterator[Path]:
-    """Holds a path for this process alone, and yields an empty folder beside it.
-
-    Raises:
-        InputError: If another process writes it, has written it meanwhile, or the system refuses.
-    """
-    with exclusive(path), scratch_beside(path) as scratch, file_errors(path):
-        checked_path(path, target, force=force)
-        yield scratch
 
 
 @contextmanager
 def runtime_errors(what: str) -> Iterator[None]:
-    """Turns what a runtime raises into an `EngineError`: its kinds of errors are its own, and nobody can list them."""
+    """Turn what a runtime raises into an `EngineError`: its kinds of errors are its own, and nobody can list them."""
     try:
         yield
     except (EffnetZooError, OSError, MemoryError):
@@ -196,156 +165,90 @@ def runtime_errors(what: str) -> Iterator[None]:
         raise EngineError(f"{what} failed: {first_line(error)}: nothing was written") from error
 
 
-def written(target: Format, model: EfficientNet, record: Record, path: Path, *, force: bool) -> Export:
-    """Writes a model's file: see above for how it is proven.
-
-    Args:
-        target: Its format.
-        model: In eval mode.
-        record: What the file says of itself, without a proof.
-        path: Where the file shall be.
-        force: Replace the file if it is there.
-
-    Returns:
-        What was written, with the proof in its record.
-    """
-    device = model.conv_stem.weight.device
-    with destination(path, target, force=force) as scratch, runtime_errors(f"export to {target.name}"):
-        draft, final, work = (scratch / name for name in (f"draft{target.suffix}", f"final{target.suffix}", "work"))
-        work.mkdir()
-        built = target.build(model, record, work)
-        target.save(built, record, draft)
-        images = list(_drawn(model, record.interface))
-        run = target.run(draft, device)
-        outputs = _outputs(run, images, target, device)
-        proof = prove(model, record, run, target, images, outputs)
-        del run  # a runtime may have the file mapped
-        record = dataclasses.replace(record, proof=proof)
-        target.save(built, record, final)
-        again = _outputs(target.run(final, device), images, target, device)
-        # On a GPU, PyTorch may be set to choose algorithms by their time, so that two runs round differently.
-        check_same(again, outputs, target.name, TOLERANCE[record.interface.dtype] if device.type != "cpu" else 0.0)
-        moved = moved_into_place(final, path, target)
-    return Export(path=path, format=target.name, bytes=moved, record=record)
-
-
-def check_same(outputs: Sequence[Tensor], proven: Sequence[Tensor], what: str, tolerance: float = 0.0) -> None:
-    """Checks that the file that is to be published gives the outputs of the file that was proven.
+def check_same_outputs(outputs: Sequence[Tensor], proven: Sequence[Tensor], what: str, tolerance: float = 0.0) -> None:
+    """Check that the file that is to be published gives the outputs of the file that was proven.
 
     Raises:
         EngineError: If it does not.
     """
-    for ours, theirs in zip(outputs, proven, strict=True):
-        if ours.shape != theirs.shape or not relative_error(ours, theirs) <= tolerance:
-            raise EngineError(
-                f"{what}: the file with its proof computes something else than the file that was proven: nothing was "
-                "written"
-            )
+    if not all(error_of(ours, theirs) <= tolerance for ours, theirs in zip(outputs, proven, strict=True)):
+        raise EngineError(
+            f"{what}: the file with its proof computes something else than the file that was proven: nothing was "
+            "written"
+        )
 
 
-def moved_into_place(draft: Path, path: Path, target: Format) -> int:
-    """Moves a file, and those that belong to it, to where they shall be, and returns how many bytes they have."""
-    files = [draft.with_suffix(suffix) for suffix in (*target.companions, target.suffix)]
-    total = 0
-    for file in files:
-        with file.open("rb") as content:
-            os.fsync(content.fileno())  # else a crash of the machine could leave an empty file of the right name
-            total += os.fstat(content.fileno()).st_size
-    if target.companions:
-        path.unlink(missing_ok=True)  # an old graph must not be found beside new weights
-    for file in files:  # the one that people open comes last
-        file.replace(os.path.realpath(path.with_suffix(file.suffix)))
-    return total
-
-
-def _outputs(run: Run, images: Sequence[Tensor], target: Format, device: torch.device) -> list[Tensor]:
-    """Returns what a file computes of batches, on the processor; it is given them where it wants them."""
+def _outputs(function: TensorFunction, batches: Sequence[Tensor]) -> list[Tensor]:
     with torch.inference_mode():
-        return [run(batch.to(device) if target.follows_device else batch).cpu().clone() for batch in images]
+        return [function(batch).cpu().clone() for batch in batches]
 
 
-def prove(
+def _prove(
     model: EfficientNet,
-    record: Record,
-    run: Run,
-    target: Format,
-    images: Sequence[Tensor],
+    metadata: Metadata,
+    function: TensorFunction,
+    target: FileTarget,
+    drawn: Sequence[Tensor],
     outputs: Sequence[Tensor],
 ) -> dict[str, Any]:
-    """Compares what a file computes with the model, on drawn images of every size that matters and on real photos.
+    """Compare what a file computes with the model, on drawn images of every size that matters and on real photos.
 
     Args:
         model: In eval mode.
-        record: What the file says of itself.
-        run: What computes the file's outputs.
-        target: Its format.
-        images: Batches of drawn images.
-        outputs: The file's, of these.
+        metadata: What the file says of itself.
+        function: Runs the file.
+        target: Its target.
+        drawn: Batches of drawn images.
+        outputs: The file's outputs of these.
 
     Returns:
-        ``error`` (the largest relative one), ``sizes`` of the drawn images, ``photos``, ``same_label`` of these and
-        what ``ran`` the file.
+        ``error`` (the largest relative one), ``sizes`` of the drawn images, how many ``photos``, how many of them have
+        the ``same_label``, and the versions of what ``ran`` the file.
 
     Raises:
-        EngineError: If outputs are further off than `TOLERANCE`, in float32 a photo gets another label, or the model's
+        EngineError: If outputs differ by more than `TOLERANCE`, in float32 a photo gets another label, or the model's
             own outputs are not finite.
     """
-    interface = record.interface
-    device = model.conv_stem.weight.device
+    interface, device = metadata.interface, model.conv_stem.weight.device
     plain = model if model.conv_stem.weight.dtype == torch.float32 else copy.deepcopy(model).float()
-    reference = Deployed(plain, interface.computing_in("float32"), record.images).to(device).eval()
-
-    def error_of(batch: Tensor, theirs: Tensor) -> tuple[float, bool]:
-        with torch.inference_mode():
-            ours = reference(batch.to(device)).cpu()
-        if not ours.isfinite().all():
-            raise EngineError(
-                "export: the model's own outputs are not finite: expected weights without NaN: see verify"
-            )
-        if ours.shape != theirs.shape:
-            raise EngineError(f"{target.name}: outputs of shape {tuple(theirs.shape)}: expected {tuple(ours.shape)}")
-        return relative_error(theirs, ours), bool((theirs.argmax(1) == ours.argmax(1)).all())
-
-    errors = [error_of(batch, theirs)[0] for batch, theirs in zip(images, outputs, strict=True)]
-    photos = {
-        name: error_of(image[None], *_outputs(run, [image[None]], target, device))
-        for name, image in _photos(model, record)
-    }
-    error = max([*errors, *(error for error, _ in photos.values())])
-    if not error <= TOLERANCE[interface.dtype]:
-        raise EngineError(
-            f"{target.name}, {interface.dtype}: outputs differ from the model's by a relative {error:.1e}: expected at "
-            f"most {TOLERANCE[interface.dtype]:.0e}; nothing was written"
-        )
-    others = [name for name, (_, same) in photos.items() if not same] if model.num_classes else []
-    if others and interface.dtype == "float32":
-        raise EngineError(
-            f"{target.name}: {', '.join(others)} gets another label than by the model: nothing was written"
-        )
-    return {
+    in_float32 = dataclasses.replace(interface, dtype="float32")
+    reference = Deployed(plain, in_float32, metadata.images).to(device).eval()
+    photos = _photos(model, metadata)
+    batches = [*drawn, *photos.values()]
+    found = [*outputs, *_outputs(function, list(photos.values()))]
+    expected = model_outputs(lambda batch: reference(batch.to(device)), batches, "export")
+    error = max(map(error_of, found, expected))
+    who = f"{target.format}, {interface.dtype}"
+    check_error(error, TOLERANCE[interface.dtype], who, "nothing was written")
+    proof: dict[str, Any] = {
         "error": error,
         "sizes": [list(size) for size in _sizes(model, interface)],
         "photos": len(photos),
-        "same_label": len(photos) - len(others) if model.num_classes else None,
-        "ran": [f"{package} {package_version(package)}" for package in target.packages]
+        "same_label": None,
+        "ran": [f"{package} {version}" for package, version in target.versions().items()]
         or [f"torch {torch.__version__}"],
     }
+    if model.num_classes:
+        pairs = zip(photos, found[len(drawn) :], expected[len(drawn) :], strict=True)
+        others = [name for name, theirs, ours in pairs if not same_labels(theirs, ours).all()]
+        if others and interface.dtype == "float32":
+            raise EngineError(
+                f"{target.format}: {', '.join(others)}: another label than the model's: nothing was written"
+            )
+        proof["same_label"] = len(photos) - len(others)
+    return proof
 
 
-def _sizes(model: EfficientNet, interface: Interface) -> Iterator[Size]:
-    """Yields height and width of images that show a wrong padding, or a wrong crop: odd, even, and neither square."""
+def _sizes(model: EfficientNet, interface: Interface) -> list[Size]:
+    """Return heights and widths of images that show a wrong padding or crop: odd, even, and not square."""
     height, width = interface.size or own_size(model)
     if interface.resize:
-        yield 2 * height + 1, width + 34
-        yield max(height // 2, MIN_SIZE), width
-    elif interface.size:
-        yield interface.size
-    else:
-        yield from ((height, width), (65, 98), (MIN_SIZE + 2, MIN_SIZE + 1))
+        return [(2 * height + 1, width + 34), (max(height // 2, MIN_SIZE), width)]
+    return [interface.size] if interface.size else [(height, width), (65, 98), (MIN_SIZE + 2, MIN_SIZE + 1)]
 
 
-def _drawn(model: EfficientNet, interface: Interface) -> Iterator[Tensor]:
-    """Yields a batch of one and a batch of three of each size."""
+def _drawn_images(model: EfficientNet, interface: Interface) -> Iterator[Tensor]:
+    """Yield a batch of one and a batch of three of each size."""
     for size in _sizes(model, interface):
         for count in (1, 3):
             shape = (count, *interface.image_shape(model.in_chans, size))
@@ -356,32 +259,25 @@ def _drawn(model: EfficientNet, interface: Interface) -> Iterator[Tensor]:
                 yield torch.randn(shape, generator=draw)
 
 
-def _photos(model: EfficientNet, record: Record) -> Iterator[tuple[str, Tensor]]:
-    """Yields the real photos that are installed, as the file takes them; none for other images than theirs."""
-    if record.images is None or model.in_chans != 3:
-        return
+def _photos(model: EfficientNet, metadata: Metadata) -> dict[str, Tensor]:
+    """Return the real photos that are installed, by name, each as a batch; none for a model of other images."""
+    if metadata.images is None or model.in_chans != 3:
+        return {}
     try:
         found = find_photos()
     except (MissingExtraError, InputError):
-        return
-    read = image_reader(record)
-    for name, path in found.items():
-        yield name, read(path)
+        return {}
+    return {name: file_input(path, metadata)[None] for name, path in found.items()}
 
 
-def image_reader(record: Record) -> Callable[[Path], Tensor]:
-    """Returns what reads an image file to what an exported file takes, without batch.
+def file_input(path: Path, metadata: Metadata) -> Tensor:
+    """Return an image file as an exported file takes it, without batch.
 
     Raises:
-        ArgumentError: If nobody knows how images are prepared.
+        ArgumentError: If it is not known how images are prepared.
+        InputError: If the image is missing, unreadable, too large, or not an image.
     """
-    interface, how = record.interface, record.images
-    if how is None:
+    if metadata.images is None:
         raise ArgumentError("how this model's images are prepared is not known: expected it in its pretrained_cfg")
-    if interface.pixels is None:
-        transform = eval_transform(how)
-        return lambda path: transform(open_image(path))
-    read = functools.partial(read_whole, how=how) if interface.resize else Reader(how)
-    if interface.pixels == "nhwc":
-        return lambda path: read(path).permute(1, 2, 0).contiguous()
-    return read
+    pixels = read_pixels(path, metadata.interface, metadata.images)
+    return torch.from_numpy(graph_input([pixels], metadata.interface, metadata.images)[0])

@@ -30,21 +30,23 @@ OPSET = 18
 INPUT = "images"
 
 LIMIT = (1 << 31) - (1 << 20)
-"""Bytes: protobuf, which an ONNX file is, counts them in 31 bits."""
+"""Bytes of an ONNX file at most: it is a protobuf, which counts bytes in 31 bits."""
 
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
-def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | None = None) -> onnx.ModelProto:
-    """A model's graph: ``images`` in, and ``logits``, ``probabilities`` or ``features`` out, with any batch.
+def onnx_model(
+    model: EfficientNet, interface: Interface, preprocessing: Preprocessing | None = None
+) -> onnx.ModelProto:
+    """Return a model's graph, from ``images`` to ``logits``, ``probabilities`` or ``features``, with any batch.
 
-    Nodes are called after the modules they stand for. In float16, weights and maps are, but the means over height and
-    width are taken in float32.
+    Nodes are called after the modules they stand for. In float16, weights and maps are float16, but means over height
+    and width are computed in float32.
 
     Args:
         model: A classifier, on any device; it stays as it is.
         interface: What goes in and comes out.
-        how: The checkpoint's preprocessing, for uint8 images, with the interface's size.
+        preprocessing: The checkpoint's preprocessing, for uint8 images, with the interface's size.
 
     Raises:
         ArgumentError: If ONNX has no such dtype, the file would be too large, or pixels cannot be normalised.
@@ -53,28 +55,32 @@ def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | N
     if interface.dtype not in TYPES:
         raise ArgumentError(f"onnx has no {interface.dtype} that runtimes compute in: expected {' or '.join(TYPES)}")
     folded = optimize(model).cpu().float()
-    if (
-        size := sum(tensor.numel() for tensor in folded.parameters()) * (4 if interface.dtype == "float32" else 2)
-    ) > LIMIT:
+    size = sum(weight.numel() for weight in folded.parameters()) * (4 if interface.dtype == "float32" else 2)
+    if size > LIMIT:
         raise ArgumentError(
             f"onnx: {size / 1e9:.2f} GB of weights: expected at most {LIMIT / 1e9:.2f}, which is what an ONNX file "
             "holds: export in float16, or to another format"
         )
-    return _Writer(folded, interface, how).model()
+    return _Writer(folded, interface, preprocessing).model()
 
 
 class _Writer:
-    """Draws one network, node by node; values are called after the node that gives them."""
+    """Writes one network, node by node. A value has the name of the node that computes it.
 
-    def __init__(self, network: EfficientNet, interface: Interface, how: Preprocessing | None) -> None:
-        self.network, self.interface, self.how = network, interface, how
+    Attributes:
+        half: Whether the network computes in float16.
+        size: Height and width of the map that is written now; None if it is not known.
+    """
+
+    def __init__(self, network: EfficientNet, interface: Interface, preprocessing: Preprocessing | None) -> None:
+        self.network, self.interface, self.preprocessing = network, interface, preprocessing
         self.half = interface.dtype == "float16"
         self.size = interface.size
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
     def model(self) -> onnx.ModelProto:
-        output = self.interface.output_name(self.network)
+        output = self.interface.output_of(self.network.num_classes)
         x = self._prepared(INPUT)
         if self.half:
             x = self.cast(x, "input.half", TensorProto.FLOAT16)
@@ -98,9 +104,8 @@ class _Writer:
 
     def _input(self) -> onnx.ValueInfoProto:
         pixels = self.interface.pixels is not None
-        size = ("height", "width") if self.interface.any_size else self.interface.size
-        channels = self.network.in_chans
-        shape = (*size, channels) if self.interface.pixels == "nhwc" else (channels, *size)  # type: ignore[misc]
+        size: Any = ("height", "width") if self.interface.any_size else self.interface.size
+        shape = self.interface.image_shape(self.network.in_chans, size)
         return helper.make_tensor_value_info(
             INPUT, TensorProto.UINT8 if pixels else TensorProto.FLOAT, ["batch", *shape]
         )
@@ -122,13 +127,16 @@ class _Writer:
         x = self.cast(x, "pixels.float", TensorProto.FLOAT)
         if interface.resize:
             x = self._resized(x)
-        scale, shift = scale_and_shift(self.network, interface, self.how)
-        x = self.node("Mul", [x, self.constant(scale.numpy(), "pixels.scale.values")], "pixels.scale")
-        return self.node("Add", [x, self.constant(shift.numpy(), "pixels.shift.values")], "pixels.shift")
+        scale, shift = (
+            numpy.array(values, numpy.float32)[:, None, None]
+            for values in scale_and_shift(self.preprocessing, self.network.in_chans)
+        )
+        x = self.node("Mul", [x, self.constant(scale, "pixels.scale.values")], "pixels.scale")
+        return self.node("Add", [x, self.constant(shift, "pixels.shift.values")], "pixels.shift")
 
     def _resized(self, x: str) -> str:
-        assert self.how is not None
-        resizing = Resizing.of(self.how)
+        assert self.preprocessing is not None
+        resizing = Resizing.of(self.preprocessing)
 
         def whole(values: Sequence[int], name: str) -> str:
             return self.constant(numpy.array(values, numpy.int64), f"resize.{name}")
@@ -153,7 +161,7 @@ class _Writer:
                 axes=[axis],
             )
             x = self.clip(x, f"resize.{side}.clip", 0.0, 255.0)
-        # Half of what is too much, rounded to even as torchvision's crop does.
+        # The middle is kept: half of the rest is cut off before it, rounded to even as torchvision's crop rounds.
         spare = self.node("Sub", [size, whole(resizing.size, "kept")], "resize.spare")
         half = self.node(
             "Mul", [self.cast(spare, "resize.spare.float", TensorProto.FLOAT), self.number(0.5)], "resize.half"
@@ -180,7 +188,7 @@ class _Writer:
         return x
 
     def _members(self, name: str, kind: type[nn.Module]) -> Iterator[str]:
-        """Yields the names of the modules that a container runs one after the other."""
+        """Yield the names of the modules that a container runs one after the other."""
         module = self._module(name)
         if type(module).forward is not kind.forward:
             raise self._unknown(name, module)
@@ -200,7 +208,7 @@ class _Writer:
         return self.node("Add", [x, shortcut], f"{name}.add") if block.skip else x
 
     def layer(self, name: str, x: str) -> str:
-        """Writes a layer's node or nodes, and returns the name of their output."""
+        """Write the nodes of a layer, and return the name of their output."""
         module = self._module(name)
         for kind, write in _LAYERS.items():
             if isinstance(module, kind) and type(module).forward is kind.forward:
@@ -213,7 +221,7 @@ class _Writer:
         return module
 
     def _check_plain(self, module: nn.Module, name: str) -> None:
-        """Checks that a module computes what its class says."""
+        """Check that a module computes what its class says."""
         if "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks:
             raise EngineError(f"onnx: {name} has a hook, or a forward of its own, which has no translation here")
 
@@ -223,39 +231,30 @@ class _Writer:
     def _conv(self, conv: nn.Conv2d, name: str, x: str) -> str:
         stride, dilation = cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.dilation)
         kernel, padding = cast("tuple[int, int]", conv.kernel_size), cast("tuple[int, int]", conv.padding)
-        before, after = list(padding), list(padding)
-        how: dict[str, Any]
-        if isinstance(conv, SameConv2d) and self.size is None:
-            how = {"auto_pad": "SAME_UPPER"}
-        else:
-            if isinstance(conv, SameConv2d):
-                assert self.size is not None
-                before = [pad - (1 - side % 2) for pad, side in zip(padding, self.size, strict=True)]
-            how = {"pads": before + after}
+        attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": stride, "dilations": dilation}
+        before = list(padding)
+        if isinstance(conv, SameConv2d) and self.size is not None:
+            before = [pad - (1 - side % 2) for pad, side in zip(padding, self.size, strict=True)]
         if self.size is not None:
-            sides = zip(self.size, before, after, dilation, kernel, stride, strict=True)
+            sides = zip(self.size, before, padding, dilation, kernel, stride, strict=True)
             height, width = ((side + b + a - d * (k - 1) - 1) // s + 1 for side, b, a, d, k, s in sides)
             self.size = (height, width)
-        return self.conv(
-            name,
-            x,
-            conv.weight,
-            conv.bias,
-            kernel_shape=kernel,
-            strides=stride,
-            dilations=dilation,
-            group=conv.groups,
-            **how,
-        )
-
-    def conv(self, name: str, x: str, weight: Tensor, bias: Tensor | None, **attributes: Any) -> str:
-        inputs = [x, self.weight(weight, f"{name}.weight")]
-        if bias is not None:
-            inputs.append(self.weight(bias, f"{name}.bias"))
-        return self.node("Conv", inputs, name, **attributes)
+        if isinstance(conv, SameConv2d) and self.size is None:
+            attributes["auto_pad"] = "SAME_UPPER"
+        else:
+            attributes["pads"] = [*before, *padding]
+        return self._weighted("Conv", conv, name, x, group=conv.groups, **attributes)
 
     def _pooled_conv(self, conv: PooledConv2d, name: str, x: str) -> str:
-        return self.conv(name, x, conv.weight, conv.bias, kernel_shape=[1, 1])
+        return self._weighted("Conv", conv, name, x, kernel_shape=[1, 1])
+
+    def _linear(self, linear: nn.Linear, name: str, x: str) -> str:
+        return self._weighted("Gemm", linear, name, x, transB=1)
+
+    def _weighted(self, op: str, layer: nn.Conv2d | nn.Linear, name: str, x: str, **attributes: Any) -> str:
+        weights = {"weight": layer.weight, "bias": layer.bias}
+        inputs = [self.weight(value, f"{name}.{key}") for key, value in weights.items() if value is not None]
+        return self.node(op, [x, *inputs], name, **attributes)
 
     def _squeeze_excite(self, se: SqueezeExcite, name: str, x: str) -> str:  # noqa: ARG002
         gate = self.pooled(x, f"{name}.pool")
@@ -264,7 +263,7 @@ class _Writer:
         return self.node("Mul", [x, gate], f"{name}.scale")
 
     def pooled(self, x: str, name: str) -> str:
-        """Means over height and width, which float16 could not sum."""
+        """Write means over height and width, which float16 could not sum."""
         if not self.half:
             return self.node("GlobalAveragePool", [x], name)
         pooled = self.node("GlobalAveragePool", [self.cast(x, f"{name}.float", TensorProto.FLOAT)], name)
@@ -284,12 +283,6 @@ class _Writer:
             both = self.node("Add", parts, f"{name}.sum")
             parts = [self.node("Mul", [both, self.number(0.5, half=self.half)], f"{name}.mean")]
         return self.node("Flatten", parts, name, axis=1)
-
-    def _linear(self, linear: nn.Linear, name: str, x: str) -> str:
-        inputs = [x, self.weight(linear.weight, f"{name}.weight")]
-        if linear.bias is not None:
-            inputs.append(self.weight(linear.bias, f"{name}.bias"))
-        return self.node("Gemm", inputs, name, transB=1)
 
     def _silu(self, silu: nn.SiLU, name: str, x: str) -> str:  # noqa: ARG002
         return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
@@ -319,7 +312,7 @@ class _Writer:
         return self.node("Clip", [x, self.number(low, half=half), self.number(high, half=half)], name)
 
     def number(self, value: float, *, half: bool = False) -> str:
-        """A scalar, which all who need it share."""
+        """Write a scalar, once for all nodes that use it."""
         name = f"number.{value:g}{'.half' if half else ''}"
         if all(tensor.name != name for tensor in self.tensors):
             self.constant(numpy.array(value, numpy.float16 if half else numpy.float32), name)
@@ -347,4 +340,4 @@ _LAYERS: dict[type[nn.Module], Callable[[_Writer, Any, str, str], str]] = {
     nn.Identity: _Writer._nothing,
     GlobalPool: _Writer._global_pool,
 }
-"""What each kind of layer is in ONNX. A subclass counts as its kind only if it computes the same forward."""
+"""What writes each kind of layer. A subclass is written as its kind only if it has the same forward."""

@@ -7,29 +7,36 @@ slowest thread at each layer. One thread an image keeps the maps in that core's 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-CHUNK = 2
-"""Images a stream takes at a time, if there are enough: weights are read once for both, and maps still fit the cache.
-Measured on B0 and V2-S with chunks of 1, 2 and 4."""
+MOST_IMAGES = 2
+"""Images that a stream takes at a time, if there are enough. Weights are read once for both, and maps still fit into
+the cache. Measured on B0 and V2-S with 1, 2 and 4 images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """So many streams side by side, each of so many threads, that take so many images at a time."""
+class Streams:
+    """Streams side by side.
 
-    streams: int
+    Attributes:
+        count: How many streams.
+        threads: Threads that each stream has.
+        images: Images that each stream takes at a time.
+    """
+
+    count: int
     threads: int
-    chunk: int
+    images: int
 
     @classmethod
-    def of(cls, images: int, threads: int) -> "Plan":
-        """Returns the plan of a batch: one image gets all threads, and a batch of as many images one thread each.
+    def for_batch(cls, batch: int, threads: int) -> "Streams":
+        """Return the streams of a batch: one image gets all threads, a batch of as many images gets one thread each.
 
-        The number of streams divides that of threads. No thread is left over, and there are at most two plans for each
-        divisor, whatever batches come.
+        The number of streams divides the number of threads. So no thread is left over, and there are at most two
+        results for each divisor, whatever batches come.
         """
-        streams = next(number for number in range(min(images, threads), 0, -1) if threads % number == 0)
-        return cls(streams=streams, threads=threads // streams, chunk=CHUNK if images >= CHUNK * streams else 1)
+        count = next(number for number in range(min(batch, threads), 0, -1) if threads % number == 0)
+        images = MOST_IMAGES if batch >= MOST_IMAGES * count else 1
+        return cls(count=count, threads=threads // count, images=images)
 
-    def chunks(self, images: int) -> Iterator[slice]:
-        """Yields the parts of a batch; the last may be smaller."""
-        return (slice(start, min(start + self.chunk, images)) for start in range(0, images, self.chunk))
+    def parts(self, batch: int) -> Iterator[slice]:
+        """Yield the parts of a batch; the last may be smaller."""
+        return (slice(start, min(start + self.images, batch)) for start in range(0, batch, self.images))

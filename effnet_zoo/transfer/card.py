@@ -14,7 +14,7 @@ from huggingface_hub import CardData, EvalResult, ModelCardData, RepoCard
 
 from effnet_zoo import __version__, documents
 from effnet_zoo.arch.checks import is_number
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import variant_of
 from effnet_zoo.errors import ArgumentError, quoted
 from effnet_zoo.zoo import catalogue
@@ -103,7 +103,7 @@ def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
     return Metric(name=plain.get(name, name), value=number, measured=measured, source=source, dataset=dataset.strip())
 
 
-def reported_metrics(package: Package) -> tuple[Metric, ...]:
+def reported_metrics(package: Bundle) -> tuple[Metric, ...]:
     """What the ledger reports of a checkpoint that it has, as long as it is computed as it was reported."""
     for model, checkpoint in catalogue.checkpoints():
         if (
@@ -118,7 +118,7 @@ def reported_metrics(package: Package) -> tuple[Metric, ...]:
     return ()
 
 
-def write(package: Package, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
+def write(package: Bundle, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
     """The text of ``README.md``.
 
     Args:
@@ -185,7 +185,7 @@ def _plain(data: CardData) -> dict[str, Any]:
     return fields
 
 
-def _metadata(package: Package, title: str, metrics: Sequence[Metric], foreign: list[dict[str, Any]]) -> dict[str, Any]:
+def _metadata(package: Bundle, title: str, metrics: Sequence[Metric], foreign: list[dict[str, Any]]) -> dict[str, Any]:
     results = [
         EvalResult(
             task_type="image-classification",
@@ -210,17 +210,17 @@ def _metadata(package: Package, title: str, metrics: Sequence[Metric], foreign: 
     return {**fields, "model-index": [{"name": title, "results": [*ours, *foreign]}]} if ours or foreign else fields
 
 
-def _source(package: Package) -> str:
+def _source(package: Bundle) -> str:
     """Where the weights come from; of a path only the file's name, the rest is the publisher's own affair."""
     place = Path(package.source)
     return str(package.record.get("origin_url") or (place.name if place.exists() else package.source))
 
 
-def _dataset(metric: Metric, package: Package) -> str:
+def _dataset(metric: Metric, package: Bundle) -> str:
     return metric.dataset or (IMAGENET if package.num_classes == 1000 else UNNAMED)
 
 
-def licence_of(package: Package) -> str:
+def licence_of(package: Bundle) -> str:
     """The licence.
 
     Raises:
@@ -235,7 +235,7 @@ def licence_of(package: Package) -> str:
     return str(licence)
 
 
-def _section(package: Package, address: str, metrics: Sequence[Metric]) -> str:
+def _section(package: Bundle, address: str, metrics: Sequence[Metric]) -> str:
     assert package.images is not None
     model, how, arch = variant_of(package.arch), package.images, package.arch
     rows = {

@@ -9,7 +9,7 @@ from typing import Any
 from effnet_zoo import atomic_io
 from effnet_zoo.arch.families import Padding
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.network.options import check_path
@@ -41,7 +41,7 @@ class Images:
     interpolation: str | None = None
     crop_pct: float | None = None
 
-    def of(self, package: Package) -> Preprocessing | None:
+    def of(self, package: Bundle) -> Preprocessing | None:
         """Return the preprocessing of a package, changed as the user says; None if nobody says it.
 
         Raises:
@@ -92,7 +92,7 @@ def convert(
     golden: Path | None = None,
     licence: str | None = None,
     backbone_only: bool = False,
-) -> Package:
+) -> Bundle:
     """Convert weights to a layout, and write them with what belongs to them to a folder.
 
     The logits are compared with those of the source's implementation and of the target's, each where it is installed.
@@ -147,13 +147,13 @@ def layouts_named(name: str) -> list[Layout]:
 
 
 def with_overrides(
-    package: Package,
+    package: Bundle,
     images: Images | None = None,
     padding: Padding | None = None,
     bn_eps: float | None = None,
     labels: tuple[str, ...] | None = None,
     licence: str | None = None,
-) -> Package:
+) -> Bundle:
     """Return a package with what the user knows better.
 
     Raises:
@@ -175,7 +175,7 @@ def with_overrides(
     return package.with_labels(labels)
 
 
-def fitting_layout(package: Package, to: str, layouts: Sequence[Layout]) -> Layout:
+def fitting_layout(package: Bundle, to: str, layouts: Sequence[Layout]) -> Layout:
     """Return the layout that has a package's network.
 
     Raises:

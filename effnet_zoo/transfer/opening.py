@@ -10,7 +10,7 @@ from typing import Any
 
 from effnet_zoo.atomic_io import file_errors, read_text
 from effnet_zoo.checkpoints import config_json, keras, locate, statefile
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import Config
 from effnet_zoo.checkpoints.pretrained_cfg import cfg_of_checkpoint, claims_of
 from effnet_zoo.checkpoints.statefile import StateFile
@@ -55,7 +55,7 @@ def open_package(
     ema: bool = True,
     backbone_only: bool = False,
     cache_dir: str | Path | None = None,
-) -> Package:
+) -> Bundle:
     """Read weights, tell what they are, and check that every tensor of the network is there and no other.
 
     Args:
@@ -80,7 +80,7 @@ def read_package(
     ema: bool = True,
     backbone_only: bool = False,
     cache_dir: str | Path | None = None,
-) -> Package:
+) -> Bundle:
     """Do as `open_package`, and leave the check of the tensors to the caller, who is going to build the network."""
     if not isinstance(place, str | os.PathLike):
         raise ArgumentError(f"{quoted(place)}: expected a path, a repository's name or a checkpoint's, as text")
@@ -125,12 +125,12 @@ def _checkpoint(name: str) -> Checkpoint | None:
 # Where the weights are.
 
 
-def _from_ledger(checkpoint: Checkpoint, options: _Options, cache_dir: str | Path | None) -> Package:
+def _from_ledger(checkpoint: Checkpoint, options: _Options, cache_dir: str | Path | None) -> Bundle:
     model = catalogue.find_variant(checkpoint.variant)
     layout = LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else OURS.name]
     file = _without_unwanted(statefile.read(locate.obtain(locate.of_checkpoint(checkpoint), cache_dir)), options)
     num_classes = 0 if options.backbone_only else checkpoint.num_classes
-    return Package(
+    return Bundle(
         source=checkpoint.name,
         layout=layout.name,
         variant=model.name,
@@ -144,7 +144,7 @@ def _from_ledger(checkpoint: Checkpoint, options: _Options, cache_dir: str | Pat
     )
 
 
-def _from_path(path: Path, options: _Options) -> Package:
+def _from_path(path: Path, options: _Options) -> Bundle:
     file = _in_folder(path) if path.is_dir() else path
     # A config.json lies beside a weight file of any name, and belongs to one of a usual name.
     folder = file.parent if path.is_dir() or file.name in WEIGHT_FILES else None
@@ -169,7 +169,7 @@ def _in_folder(folder: Path) -> Path:
     return found[0]
 
 
-def _from_repository(hub_id: str, options: _Options, cache_dir: str | Path | None) -> Package:
+def _from_repository(hub_id: str, options: _Options, cache_dir: str | Path | None) -> Bundle:
     def fetched(name: str) -> Path | None:
         try:
             return locate.obtain(locate.of_repository(hub_id, name), cache_dir)
@@ -185,7 +185,7 @@ def _from_repository(hub_id: str, options: _Options, cache_dir: str | Path | Non
 # What they are.
 
 
-def _from_file(path: Path, source: str, find: Find, options: _Options) -> Package:
+def _from_file(path: Path, source: str, find: Find, options: _Options) -> Bundle:
     """Read a weight file with the config files beside it, which tell more than its tensors."""
     if keras.is_keras_file(path):
         return _of_keras(path, source, options)
@@ -206,7 +206,7 @@ def _content(path: Path) -> dict[str, Any]:
         raise WeightsError(str(error)) from None
 
 
-def _of_timm(file: StateFile, source: str, config: Config, options: _Options) -> Package:
+def _of_timm(file: StateFile, source: str, config: Config, options: _Options) -> Bundle:
     """Return tensors under our keys with all that timm's ``config.json`` says."""
     variant = config.model.name if config.model else config_json.CUSTOM
     if options.variant not in (None, variant):
@@ -218,7 +218,7 @@ def _of_timm(file: StateFile, source: str, config: Config, options: _Options) ->
     labels = cfg.get("label_names")
     is_named = isinstance(labels, list) and len(labels) == model_options["num_classes"]
     numerics = f"{config.arch.padding} padding, eps {config.arch.bn_eps:g}"
-    return Package(
+    return Bundle(
         source=source,
         variant=variant,
         arch=config.arch,
@@ -232,11 +232,11 @@ def _of_timm(file: StateFile, source: str, config: Config, options: _Options) ->
     )
 
 
-def _of_tensors(file: StateFile, source: str, options: _Options) -> Package:
+def _of_tensors(file: StateFile, source: str, options: _Options) -> Bundle:
     """Return tensors in any layout with all that their keys and shapes tell."""
     identity = identify(file.state, source, among=[options.variant] if options.variant else None)
     layout = identity.layout
-    return Package(
+    return Bundle(
         source=source,
         layout=layout.name,
         variant=identity.name,
@@ -258,7 +258,7 @@ def _of_tensors(file: StateFile, source: str, options: _Options) -> Package:
     )
 
 
-def _with_config_files(package: Package, owner: Layout, config_files: ConfigFiles, find: Find) -> Package:
+def _with_config_files(package: Bundle, owner: Layout, config_files: ConfigFiles, find: Find) -> Bundle:
     """Return a package with what the config files beside its weights say."""
     network = description_of(package)
     if package.layout != owner.name or network is None:
@@ -280,7 +280,7 @@ def _with_config_files(package: Package, owner: Layout, config_files: ConfigFile
     )
 
 
-def _of_keras(path: Path, source: str, options: _Options) -> Package:
+def _of_keras(path: Path, source: str, options: _Options) -> Bundle:
     keras.check_in_child_process(path)
     found = keras.read_keras_file(path, backbone_only=options.backbone_only)
     package = _of_tensors(StateFile(state=found.state, source=source, dropped=found.dropped), source, options)

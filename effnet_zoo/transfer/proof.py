@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.bundle import Package, Proof
+from effnet_zoo.checkpoints.bundle import Bundle, Proof
 from effnet_zoo.checkpoints.statefile import read_safetensors
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts import LAYOUTS, Layout
@@ -28,7 +28,7 @@ from effnet_zoo.numerics import relative_error
 from effnet_zoo.transfer.writing import write_weight_file
 
 
-def prove(package: Package, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
+def prove(package: Bundle, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
     """Compare a model's logits with those of other implementations, and with a golden output.
 
     Args:
@@ -57,7 +57,7 @@ def prove(package: Package, model: EfficientNet, layouts: Iterable[str], golden:
     )
 
 
-def description_of(package: Package) -> NetworkDescription | None:
+def description_of(package: Bundle) -> NetworkDescription | None:
     """Return a package's network as other libraries can be asked for it; None if it is no variant of this package."""
     variant = config_json.variant_of(package.arch)
     if variant is None:
@@ -77,7 +77,7 @@ def random_image(in_chans: int, size: tuple[int, int] = SIZE) -> Tensor:
     return torch.randn((1, in_chans, *size), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def _by_implementation(package: Package, model: EfficientNet, layout: Layout) -> Proof | None:
+def _by_implementation(package: Bundle, model: EfficientNet, layout: Layout) -> Proof | None:
     network = description_of(package)
     if network is None or layout.missing_feature(network.global_pool, network.output_stride):
         return None
@@ -96,7 +96,7 @@ def _by_implementation(package: Package, model: EfficientNet, layout: Layout) ->
     return _compare(package, model, theirs, image, str(reference), reference.tolerance)
 
 
-def _by_golden(package: Package, model: EfficientNet, path: Path) -> Proof:
+def _by_golden(package: Bundle, model: EfficientNet, path: Path) -> Proof:
     try:
         golden = read_safetensors(path)
         image, logits = golden["image"].double(), golden["logits"]
@@ -112,7 +112,7 @@ def _by_golden(package: Package, model: EfficientNet, path: Path) -> Proof:
 
 
 def _compare(
-    package: Package, model: EfficientNet, theirs: Tensor, image: Tensor, against: str, tolerance: float
+    package: Bundle, model: EfficientNet, theirs: Tensor, image: Tensor, against: str, tolerance: float
 ) -> Proof:
     error = relative_error(run_in_float64(model, image), theirs)
     if not error <= tolerance:

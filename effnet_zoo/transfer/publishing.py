@@ -19,7 +19,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFo
 
 from effnet_zoo import atomic_io, registry
 from effnet_zoo.checkpoints import config_json, locate
-from effnet_zoo.checkpoints.bundle import Package, of_model
+from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.checkpoints.hub import explain, retrying
 from effnet_zoo.errors import ConflictError, EffnetZooError, HubError, InputError, LedgerError, WeightsError
 from effnet_zoo.network.model import EfficientNet
@@ -84,7 +84,7 @@ class Push:
 
 
 def save(
-    what: EfficientNet | Package,
+    what: EfficientNet | Bundle,
     folder: str | Path,
     *,
     license: str | None = None,  # noqa: A002  # what the Hub calls it
@@ -124,7 +124,7 @@ def save(
         return _save(package, folder, metrics, dry_run=dry_run)
 
 
-def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run: bool) -> Push:
+def _save(package: Bundle, folder: Path, metrics: Sequence[Metric], *, dry_run: bool) -> Push:
     there = {path.name: path for path in folder.glob("*") if path.is_file()}
     readme = there.get(card.FILENAME)
     existing = card.decode(atomic_io.read_bytes(readme), str(readme)) if readme else None
@@ -151,7 +151,7 @@ def _save(package: Package, folder: Path, metrics: Sequence[Metric], *, dry_run:
 
 
 def push(
-    what: EfficientNet | Package,
+    what: EfficientNet | Bundle,
     repo_id: str,
     *,
     license: str | None = None,  # noqa: A002
@@ -224,10 +224,10 @@ def push(
 
 
 def _package(
-    what: EfficientNet | Package, licence: str | None, classes: Sequence[str] | None, images: Images | None
-) -> Package:
+    what: EfficientNet | Bundle, licence: str | None, classes: Sequence[str] | None, images: Images | None
+) -> Bundle:
     """What is to be published, refused now if something is missing."""
-    package = what if isinstance(what, Package) else of_model(what)
+    package = what if isinstance(what, Bundle) else of_model(what)
     labels = None if classes is None else checked_labels(classes, "classes")
     package = with_overrides(package, images, labels=labels, licence=licence)
     card.licence_of(package)
@@ -235,7 +235,7 @@ def _package(
 
 
 @contextmanager
-def _prepared(package: Package, address: str, metrics: Sequence[Metric], existing: str | None) -> Iterator[Path]:
+def _prepared(package: Bundle, address: str, metrics: Sequence[Metric], existing: str | None) -> Iterator[Path]:
     """A folder with the three files, which timm alone has loaded and computed the same logits with."""
     package = with_proof_noted(package)
     text = card.write(package, address, metrics, existing)
@@ -248,7 +248,7 @@ def _prepared(package: Package, address: str, metrics: Sequence[Metric], existin
         yield folder
 
 
-def _compare(package: Package, folder: Path, create: Any, who: str) -> None:
+def _compare(package: Bundle, folder: Path, create: Any, who: str) -> None:
     loaded = create(f"local-dir:{folder}", pretrained=True).eval().double()
     image = random_image(package.options["in_chans"])
     with torch.inference_mode():
@@ -431,7 +431,7 @@ def _hash_of(file: Any) -> str:
     return str(lfs["sha256"] if isinstance(lfs, dict) else lfs.sha256)
 
 
-def _verify(remote: _Remote, commit: str, sha256: str, package: Package) -> None:
+def _verify(remote: _Remote, commit: str, sha256: str, package: Bundle) -> None:
     """The Hub's hash, and the checkpoint pulled again into an empty cache with its logits.
 
     Raises:
@@ -450,7 +450,7 @@ def _verify(remote: _Remote, commit: str, sha256: str, package: Package) -> None
         _compare(package, pulled.parent, registry.create_model, "effnet_zoo")
 
 
-def ledger_entry(package: Package, repo_id: str, commit: str, sha256: str) -> str | None:
+def ledger_entry(package: Bundle, repo_id: str, commit: str, sha256: str) -> str | None:
     """The entry for ``weights/*.toml``, ready to paste; None for weights that the ledger cannot describe.
 
     It has RGB classifiers that are a variant of the families with the variant's own numerics, and square images.
@@ -486,7 +486,7 @@ def ledger_entry(package: Package, repo_id: str, commit: str, sha256: str) -> st
     return entry
 
 
-def _as_declared(package: Package, model: Model) -> bool:
+def _as_declared(package: Bundle, model: Model) -> bool:
     """Whether a ledger entry, which names only the variant, would build the same network for the same images."""
     options, images = package.options, package.images
     return (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints import config_json, statefile
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.keras import Normalisation, write_keras_file
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.layouts.layout import NetworkDescription
@@ -48,7 +48,7 @@ def write_weight_file(
         statefile.write(path, layout.table.to_theirs(state, arch))
 
 
-def write_folder(package: Package, folder: Path, layout: Layout, network: NetworkDescription | None) -> None:
+def write_folder(package: Bundle, folder: Path, layout: Layout, network: NetworkDescription | None) -> None:
     """Write a package's weights in a layout, and what its library keeps beside them, into a folder.
 
     Raises:
@@ -72,13 +72,13 @@ def write_folder(package: Package, folder: Path, layout: Layout, network: Networ
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def with_proof_noted(package: Package) -> Package:
+def with_proof_noted(package: Bundle) -> Bundle:
     """Return the package with its proof among the notes of its record, which ``config.json`` keeps."""
     notes = [*(package.record.get("notes") or ()), *([str(package.proof)] if package.proof else [])]
     return dataclasses.replace(package, record={**package.record, "notes": list(dict.fromkeys(notes))})
 
 
-def summary(package: Package) -> dict[str, Any]:
+def summary(package: Bundle) -> dict[str, Any]:
     """Return in JSON's types what a package is, and in which layout it was written."""
     to = package.target
     return {

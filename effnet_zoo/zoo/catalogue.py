@@ -29,30 +29,30 @@ class Model:
 
     @property
     def default(self) -> Checkpoint:
-        """The checkpoint that the bare name stands for."""
+        """The checkpoint that the name without a tag stands for."""
         return next(checkpoint for checkpoint in self.checkpoints.values() if checkpoint.default)
 
 
 @functools.cache
 def models() -> dict[str, Model]:
-    """Every model by its timm name, in the order of the family tables.
+    """Return every model by its timm name, in the order of the family tables.
 
     Raises:
         LedgerError: If the ledger names a variant that no family declares, or leaves one out.
     """
-    book = ledger.load()
-    found = {
-        family.timm_prefix + variant.name: Model(
-            name=family.timm_prefix + variant.name,
-            hub_name=family.hub_prefix + variant.name,
-            family=family,
-            spec=variant_spec(family, variant),
-            checkpoints=book.get(family.timm_prefix + variant.name, {}),
-        )
-        for family in FAMILIES
-        for variant in family.variants
-    }
-    for name in book:
+    entries = ledger.load()
+    found: dict[str, Model] = {}
+    for family in FAMILIES:
+        for variant in family.variants:
+            name = family.timm_prefix + variant.name
+            found[name] = Model(
+                name=name,
+                hub_name=family.hub_prefix + variant.name,
+                family=family,
+                spec=variant_spec(family, variant),
+                checkpoints=entries.get(name, {}),
+            )
+    for name in entries:
         if name not in found:
             raise LedgerError(f"the ledger declares {name}, which no family does.{did_you_mean(name, found)}")
     if bare := [name for name, model in found.items() if not model.checkpoints]:
@@ -61,7 +61,7 @@ def models() -> dict[str, Model]:
 
 
 def checkpoints(pattern: str = "*") -> Iterator[tuple[Model, Checkpoint]]:
-    """Every checkpoint whose ``variant.tag``, variant, tag or torch.hub name fits a shell pattern or contains it."""
+    """Yield every checkpoint whose ``variant.tag``, variant, tag or torch.hub name matches or contains a pattern."""
     for model in models().values():
         for checkpoint in model.checkpoints.values():
             names = (checkpoint.name, checkpoint.variant, checkpoint.tag, model.hub_name)
@@ -70,20 +70,16 @@ def checkpoints(pattern: str = "*") -> Iterator[tuple[Model, Checkpoint]]:
 
 
 def check_name(name: str) -> None:
-    """Checks that a name is a text.
-
-    Raises:
-        ArgumentError: If it is not.
-    """
+    """Raise ArgumentError unless a name is a text."""
     if not isinstance(name, str):
         raise ArgumentError(f"name={quoted(name)}: expected a model's name, such as 'effnet_zoo_b0'")
 
 
 def find_variant(name: str) -> Model:
-    """A model by its timm or torch.hub name, or as efficientnet_pytorch writes it (``efficientnet-b0``).
+    """Return a model by its timm or torch.hub name, or as efficientnet_pytorch writes it (``efficientnet-b0``).
 
     Raises:
-        UnknownNameError: Suggesting near names.
+        UnknownNameError: If there is no model of this name; it suggests similar names.
         ArgumentError: If the name is not a text.
     """
     check_name(name)
@@ -99,10 +95,10 @@ def find_variant(name: str) -> Model:
 
 
 def find(name: str) -> tuple[Model, Checkpoint]:
-    """A model and one of its checkpoints by ``name.tag``, or the default one by the bare name.
+    """Return a model and its checkpoint by ``name.tag``, or its default checkpoint by the name alone.
 
     Raises:
-        UnknownNameError: Suggesting near names or tags.
+        UnknownNameError: If there is no model of this name or no such tag; it suggests similar ones.
         ArgumentError: If the name is not a text.
     """
     check_name(name)
@@ -112,10 +108,10 @@ def find(name: str) -> tuple[Model, Checkpoint]:
 
 
 def find_tag(model: Model, tag: str) -> Checkpoint:
-    """A model's checkpoint by its tag.
+    """Return a model's checkpoint by its tag.
 
     Raises:
-        UnknownNameError: Naming the tags there are.
+        UnknownNameError: If the model has no such tag; it lists the tags.
     """
     if tag not in model.checkpoints:
         raise UnknownNameError(

@@ -49,14 +49,14 @@ def _timm_list(name: str) -> list[str]:
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Returns class names in the order of the logits.
+    """Return class names in the order of the logits.
 
     Args:
         path: A text file with a name a line; JSON with a list, with ``{"0": name}``, or with ``{name: 0}`` as
             torchvision's ``class_to_idx``; or an ImageFolder, whose classes are its subfolders in sorted order.
 
     Raises:
-        InputError: If it is none of these, has gaps, or a name is refused by `checked_labels`.
+        InputError: If it has another form, has gaps, or `checked_labels` refuses a name.
         FileError: If it cannot be read, or is not a regular file.
     """
     with atomic_io.file_errors(path):
@@ -69,16 +69,16 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def checked_labels(names: Iterable[str], source: str) -> tuple[str, ...]:
-    """Returns class names without spaces around them.
+    """Return class names without the spaces around them.
 
     Two classes may have the same name: ImageNet has two cranes and two maillots.
 
     Args:
         names: In the order of the logits.
-        source: What to call them in errors.
+        source: Where they come from, for errors.
 
     Raises:
-        InputError: If there are none, one is no text or is empty, or one has a line end or another control character.
+        InputError: If the list is empty, or a name is empty, not text, or has a line end or another control character.
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise InputError(f"{source}: found {quoted(names)}: expected a list of class names")

@@ -11,28 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from effnet_zoo import atomic_io, documents
+from effnet_zoo.arch.checks import is_number, is_whole
 from effnet_zoo.errors import ArgumentError, LedgerError, did_you_mean, quoted
-from effnet_zoo.zoo.preprocessing import (
-    CROP_MODES,
-    INTERPOLATIONS,
-    Preprocessing,
-    is_finite,
-    is_whole,
-)
+from effnet_zoo.zoo.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDER = next(folder for folder in (_PACKAGE / "weights", _PACKAGE.parent / "weights") if folder.is_dir())
 
 LICENCE = "[a-z0-9][a-z0-9.+-]*"
-"""An SPDX identifier in lower case, as the Hub wants it."""
+"""Regular expression of an SPDX identifier in lower case, as the Hub spells licences."""
 
 
 def check_licence(licence: object) -> None:
-    """Checks that a licence is an identifier.
-
-    Raises:
-        ArgumentError: If it is not.
-    """
+    """Raise ArgumentError unless a licence is an SPDX identifier in lower case."""
     if not isinstance(licence, str) or not re.fullmatch(LICENCE, licence):
         raise ArgumentError(f"license {quoted(licence)}: expected an SPDX identifier in lower case, such as apache-2.0")
 
@@ -61,7 +52,7 @@ class Shipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One entry. Field meanings are at the top of the ledger files; exactly one of `hub_id` and `shipped` is set."""
+    """One entry. The top of the ledger files explains the fields; exactly one of `hub_id` and `shipped` is set."""
 
     variant: str
     tag: str
@@ -86,14 +77,14 @@ class Checkpoint:
 
     @property
     def origin(self) -> str:
-        """Where the weights come from, in words."""
+        """The place the weights come from, in words."""
         if self.shipped:
             return f"the distribution {self.shipped.package}"
         return f"{self.hub_id}@{self.revision or 'main'} on the Hugging Face Hub"
 
     @property
     def reported_at_eval_size(self) -> Reported | None:
-        """What is reported for the evaluation size."""
+        """The accuracy reported for the evaluation size; None if there is none."""
         return next((r for r in self.reported if r.size == self.preprocessing.size[0]), None)
 
 
@@ -105,22 +96,25 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def _number(value: Any) -> bool:
-    return is_finite(value) and value > 0
+def _at_least_1(value: Any) -> bool:
+    return is_whole(value, least=1)
+
+
+def _up_to(most: float) -> Callable[[Any], bool]:
+    return lambda value: is_number(value) and 0 < value <= most
 
 
 def _channels(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_number(v) and v < 1 for v in value)
+    return isinstance(value, list) and len(value) == 3 and all(is_number(v) and 0 < v < 1 for v in value)
 
 
 def _reported(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(row, dict)
         and row.keys() == {"size", "top1", "top5"}
-        and is_whole(row["size"])
-        and _number(row["top1"])
-        and _number(row["top5"])
-        and row["top1"] <= row["top5"] <= 100
+        and _at_least_1(row["size"])
+        and _up_to(100)(row["top5"])
+        and _up_to(row["top5"])(row["top1"])
         for row in value
     )
 
@@ -128,10 +122,10 @@ def _reported(value: Any) -> bool:
 Check = tuple[Callable[[Any], bool], str]
 
 _REQUIRED: dict[str, Check] = {
-    "num_classes": (is_whole, "a whole number of at least 1"),
-    "train_size": (is_whole, "a side in pixels"),
-    "eval_size": (is_whole, "a side in pixels"),
-    "crop_pct": (lambda v: _number(v) and v <= 1, "a share above 0 and up to 1"),
+    "num_classes": (_at_least_1, "a whole number of at least 1"),
+    "train_size": (_at_least_1, "a side in pixels"),
+    "eval_size": (_at_least_1, "a side in pixels"),
+    "crop_pct": (_up_to(1), "a share above 0 and up to 1"),
     "crop_mode": (CROP_MODES.__contains__, " or ".join(CROP_MODES)),
     "interpolation": (INTERPOLATIONS.__contains__, " or ".join(INTERPOLATIONS)),
     "mean": (_channels, "three numbers between 0 and 1"),
@@ -153,14 +147,14 @@ _KNOWN = {**_REQUIRED, **_OPTIONAL, **_HUB, **_SHIPPED}
 
 
 def parse(text: str, file: str) -> dict[str, dict[str, Checkpoint]]:
-    """Reads a ledger file's text into checkpoints by variant and tag, in the file's order.
+    """Return the checkpoints of a ledger file's text by variant and tag, in the file's order.
 
     Args:
         text: TOML.
-        file: What to call the file in errors.
+        file: The file's name, for errors.
 
     Raises:
-        LedgerError: Naming file, entry and key, if anything is not as the schema says.
+        LedgerError: If an entry is not as `weights/README.md` says; it names file, entry and key.
     """
     ledger: dict[str, dict[str, Checkpoint]] = {}
     for variant, tags in documents.from_toml(text, dict[str, Any], file, LedgerError).items():
@@ -200,31 +194,27 @@ def _checkpoint(variant: str, tag: str, entry: Mapping[str, Any], file: str) -> 
         )
     except ArgumentError as error:
         raise LedgerError(f"{where}: {error}") from None
+    keys = ("hub_id", "revision", "sha256", "license", "source", "training_data", "recipe")
+    texts: dict[str, Any] = {key: entry.get(key) for key in keys}
     return Checkpoint(
         variant=variant,
         tag=tag,
         default=entry.get("default", False),
-        hub_id=entry.get("hub_id"),
-        revision=entry.get("revision"),
-        sha256=entry.get("sha256"),
         shipped=Shipped(**{key: entry[key] for key in _SHIPPED}) if is_shipped else None,
         num_classes=entry["num_classes"],
         train_size=entry["train_size"],
         preprocessing=preprocessing,
-        license=entry["license"],
-        source=entry["source"],
-        training_data=entry["training_data"],
-        recipe=entry["recipe"],
         reported=tuple(Reported(**row) for row in entry.get("reported", [])),
+        **texts,
     )
 
 
 @functools.cache
 def load() -> dict[str, dict[str, Checkpoint]]:
-    """The whole ledger, by variant and tag.
+    """Return the whole ledger, by variant and tag.
 
     Raises:
-        LedgerError: If a file is not as the schema says, or two files declare the same variant.
+        LedgerError: If an entry is malformed (see `parse`), or two files declare the same variant.
         FileError: If a file cannot be read, or is not UTF-8 text.
     """
     ledger: dict[str, dict[str, Checkpoint]] = {}

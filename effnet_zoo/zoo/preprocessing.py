@@ -1,38 +1,37 @@
 """How an image becomes the input that a checkpoint was trained for."""
 
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from effnet_zoo.arch.checks import is_number, is_whole
 from effnet_zoo.errors import ArgumentError, quoted
 
 CROP_MODES = ("center", "squash")
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
 
 LARGEST_SIDE = 8192
-"""Pixels of an input's side at most, so that a wrong figure does not ask for all of the memory; L2, the largest,
-takes 800."""
+"""Largest side of an input in pixels, so that a wrong number does not use up the memory; L2, the largest, takes 800."""
 SMALLEST_CROP = 0.01
-"""Smallest crop_pct: below, a photo would be resized to a hundred times the input's side before it is cropped."""
+"""Smallest crop_pct, at which a photo is resized to a hundred times the input's side before it is cropped."""
 LARGEST_SCALE = 1e6
-"""Largest mean and std, and 1 over the smallest std: float32 computes with all of them."""
+"""Largest mean and std, and 1 over the smallest std. float32 can compute with all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """How an image becomes the input a checkpoint was trained for.
+    """The steps from an image to the input that a checkpoint was trained for.
 
     Attributes:
         size: (height, width) of the input in pixels.
-        crop_pct: Input size over the size the image is resized to before cropping.
-        crop_mode: ``center`` keeps the aspect and crops the centre, ``squash`` resizes both sides.
-        interpolation: ``bicubic`` or ``bilinear``, antialiased, or ``nearest``.
-        mean: Of each channel scaled to 0..1, RGB.
-        std: Likewise.
+        crop_pct: Size of the input over the size that the image is resized to before it is cropped.
+        crop_mode: ``center`` keeps the aspect ratio and crops the centre, ``squash`` resizes both sides.
+        interpolation: ``bicubic`` or ``bilinear``, both antialiased, or ``nearest``.
+        mean: Mean of each channel, RGB, where values are from 0 to 1.
+        std: Standard deviation of each channel.
 
     Raises:
-        ArgumentError: If a value cannot be computed with: wherever it comes from, it is refused here.
+        ArgumentError: If a value is outside its bounds.
     """
 
     size: tuple[int, int]
@@ -43,35 +42,35 @@ class Preprocessing:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not is_sequence(self.size, 2) or not all(is_whole(side) and side <= LARGEST_SIDE for side in self.size):
+        if not _is_tuple(self.size, _is_side) or len(self.size) != 2:
             raise ArgumentError(f"size {quoted(self.size)}: expected height and width, 1 to {LARGEST_SIDE} pixels")
-        if not is_finite(self.crop_pct) or not SMALLEST_CROP <= self.crop_pct <= 1:
+        if not is_number(self.crop_pct) or not SMALLEST_CROP <= self.crop_pct <= 1:
             raise ArgumentError(f"crop_pct {quoted(self.crop_pct)}: expected a share from {SMALLEST_CROP} to 1")
         for field, known in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
             if getattr(self, field) not in known:
                 raise ArgumentError(f"{field} {quoted(getattr(self, field))}: expected {' or '.join(known)}")
-        if not is_sequence(self.mean) or not all(
-            is_finite(value) and abs(value) <= LARGEST_SCALE for value in self.mean
-        ):
+        if not _is_tuple(self.mean, lambda value: is_number(value) and abs(value) <= LARGEST_SCALE):
             raise ArgumentError(f"mean {quoted(self.mean)}: expected a finite number for each channel")
         low, high = 1 / LARGEST_SCALE, LARGEST_SCALE
-        if not is_sequence(self.std) or not all(is_finite(value) and low <= value <= high for value in self.std):
+        if not _is_tuple(self.std, lambda value: is_number(value) and low <= value <= high):
             raise ArgumentError(f"std {quoted(self.std)}: expected a number from {low:g} to {high:g} for each channel")
         if len(self.mean) != len(self.std):
-            raise ArgumentError(f"mean has {len(self.mean)} channels and std {len(self.std)}: expected as many")
+            raise ArgumentError(f"mean has {len(self.mean)} channels and std {len(self.std)}: expected as many of both")
 
 
 def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
-    """Returns the inference preprocessing that a ``pretrained_cfg`` declares: its evaluation size, not training's.
+    """Return the preprocessing for inference that a ``pretrained_cfg`` declares, at its evaluation size.
 
     Raises:
-        ArgumentError: If a part of it is missing, or cannot be computed with.
+        ArgumentError: If a field is missing or outside its bounds.
     """
     if not isinstance(config, Mapping):
         raise ArgumentError(f"{quoted(config)}: expected a model's pretrained_cfg")
     fields = ("input_size", "crop_pct", "crop_mode", "interpolation", "mean", "std")
     if missing := [field for field in fields if config.get(field) is None]:
-        raise ArgumentError(f"pretrained_cfg without {', '.join(missing)}: expected how images are prepared")
+        raise ArgumentError(
+            f"pretrained_cfg without {', '.join(missing)}: expected a checkpoint's, which says how images are prepared"
+        )
     size = config.get("test_input_size") or config["input_size"]
     for field, value, length in (("input_size", size, 3), ("mean", config["mean"], None), ("std", config["std"], None)):
         if not isinstance(value, list | tuple) or length not in (None, len(value)):
@@ -86,13 +85,22 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
     )
 
 
-def is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def image_fields(preprocessing: Preprocessing, in_chans: int = 3) -> dict[str, Any]:
+    """Return the fields of a ``pretrained_cfg`` that `preprocessing_of` reads, for images of `in_chans` channels."""
+    return {
+        "input_size": [in_chans, *preprocessing.size],
+        "fixed_input_size": False,
+        "interpolation": preprocessing.interpolation,
+        "crop_pct": preprocessing.crop_pct,
+        "crop_mode": preprocessing.crop_mode,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+    }
 
 
-def is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+def _is_side(value: object) -> bool:
+    return is_whole(value, least=1) and value <= LARGEST_SIDE
 
 
-def is_sequence(value: Any, length: int | None = None) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and length in (None, len(value))
+def _is_tuple(values: object, holds: Callable[[object], bool]) -> bool:
+    return isinstance(values, tuple) and len(values) > 0 and all(map(holds, values))

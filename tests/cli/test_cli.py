@@ -190,7 +190,7 @@ def test_selftest_passes_here_and_says_so_as_json(run: Run, monkeypatch: pytest.
 
 def test_selftest_fails_when_a_result_is_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("effnet_zoo.selftest.VARIANTS", ("effnet_zoo_v2_s",))
-    monkeypatch.setattr("effnet_zoo.selftest.measure", lambda case: 1.0)
+    monkeypatch.setattr("effnet_zoo.selftest.case_error", lambda case: 1.0)
     code, out, err = run("selftest", "--device", "cpu")
     assert code == 1
     assert out.count("FAILED") == 18

@@ -9,7 +9,7 @@ import pytest
 
 from effnet_zoo.layouts import LAYOUTS
 from tests.docs.commands import CommandError, command_lines, parse
-from tests.docs.pages import PAGES, ROOT, all_blocks, name_of
+from tests.docs.pages import PAGES, ROOT, all_blocks, blocks, name_of
 from tests.shell import Run
 
 LINES = [(str(block), line) for block in all_blocks("sh") for line in command_lines(block.code)]
@@ -51,6 +51,16 @@ def test_commands_that_need_no_weights_run(line: str, run: Run) -> None:
 def test_a_wrong_command_line_would_be_found(line: str, message: str) -> None:
     with pytest.raises(CommandError, match=message):
         parse(line)
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong"), [("--output", "--outputs"), ("--min-agreement", "--min-agree"), ("--dry-run", "--dry")]
+)
+def test_a_wrong_option_in_a_copy_of_the_readme_would_be_found(option: str, wrong: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace(option, wrong)
+    lines = [line for block in blocks(text, "copy") if block.language == "sh" for line in command_lines(block.code)]
+    with pytest.raises(CommandError, match=f"No such option: {wrong}"):
+        [parse(line) for line in lines]
 
 
 def test_extras_and_layouts_that_commands_name_exist() -> None:

@@ -20,12 +20,18 @@ WITH_CODE = sorted({block.page for block in BLOCKS})
 PAGE_OF = {name_of(page): page for page in PAGES}
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for engines: all pages have the same model, for which the fastest one is looked for once."""
+    return tmp_path_factory.mktemp("home")
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a photo, in which engines are not kept."""
+def folder(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a photo."""
     Image.effect_noise((320, 240), 60).convert("RGB").save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EFFNET_ZOO_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("EFFNET_ZOO_HOME", str(home))
     return tmp_path
 
 
@@ -76,6 +82,15 @@ def test_a_wrong_call_would_be_found(code: str, message: str) -> None:
         checker.check(code)
 
 
+@pytest.mark.parametrize(("right", "wrong"), [("in_chans=", "in_channels="), ("pretrained=", "weights=")])
+def test_a_wrong_keyword_in_a_copy_of_the_readme_would_be_found(right: str, wrong: str) -> None:
+    text = PAGE_OF["README.md"].read_text(encoding="utf-8").replace(right, wrong)
+    code = "".join(block.code for block in blocks(text, "copy") if block.language == "python")
+    checker = Checker()
+    with pytest.raises(CallError, match=wrong.strip("=")):
+        checker.check(code)
+
+
 def test_blocks_are_found_with_their_line_and_what_they_need() -> None:
     text = f"text\n\n```python\na = 1\n```\n\n{NEEDS_NETWORK}\n\n```python\nb = 2\n```\n\n```sh\nls\n```\n"
     found = [(block.line, block.language, block.code, block.needs_network) for block in blocks(text, "page")]
@@ -116,21 +131,34 @@ def rows() -> list[tuple[str, str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("library", "old", "new"), rows(), ids=[old for _, old, _ in rows()])
-def test_old_and_new_calls_fit_their_signatures(library: str, old: str, new: str) -> None:
-    both = {"images": Instance(torch.Tensor)}
-    checker = Checker({**old_names(library), **both})
-    checker.check(old.strip("`"))
-    assert checker.checked
-    if "(" not in new:
-        return
-    checker = Checker({**both, "model": Instance(effnet_zoo.EfficientNet)})
+def new_names() -> Checker:
+    """Return a checker that knows the imports of the FAQ."""
+    tensors = dict.fromkeys(("images", "logits"), Instance(torch.Tensor))
+    checker = Checker({"model": Instance(effnet_zoo.EfficientNet), **tensors})
     for block in BLOCKS:
         if block.page == "docs/faq.md":
             checker.check(block.code)
-    before = checker.checked
-    checker.check(new.strip("`"))
-    assert checker.checked > before
+    return checker
+
+
+@pytest.mark.parametrize(("library", "old", "new"), rows(), ids=[old for _, old, _ in rows()])
+def test_old_and_new_calls_fit_their_signatures(library: str, old: str, new: str) -> None:
+    checker = Checker({**old_names(library), "images": Instance(torch.Tensor)})
+    checker.check(old.strip("`"))
+    assert checker.checked
+    if "(" in new:
+        checker = new_names()
+        before = checker.checked
+        checker.check(new.strip("`"))
+        assert checker.checked > before
+
+
+def test_calls_within_answers_fit_their_signatures() -> None:
+    answers = re.sub(r"(?m)^\|.*$", "", PAGE_OF["docs/faq.md"].read_text(encoding="utf-8"))
+    calls = re.findall(r"`([A-Za-z][\w.]*\([^`]*\))`", answers)
+    assert len(calls) > 2
+    for call in calls:
+        new_names().check(call)
 
 
 def test_the_faq_has_calls_of_four_libraries() -> None:

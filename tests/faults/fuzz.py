@@ -22,7 +22,7 @@ from effnet_zoo.arch.notation import decode_block, decode_blocks, decode_rows
 from effnet_zoo.checkpoints import config_json, statefile
 from effnet_zoo.errors import EffnetZooError
 from effnet_zoo.images.reader import Reader
-from effnet_zoo.runtime.record import Record
+from effnet_zoo.runtime.metadata import Metadata
 from effnet_zoo.zoo import ledger
 from effnet_zoo.zoo.class_names import read_labels
 from tests.faults import mutants
@@ -71,7 +71,7 @@ def cases() -> dict[str, Case]:
         "rows": lambda draw, _: decode_rows(mutants.tree(mutants.ROWS, draw), stem=24),
         "ledger": lambda draw, _: ledger.parse(mutants.toml_of(toml, draw), "ledger.toml"),
         "config.json": lambda draw, path: config_json.read(mutants.write(path, mutants.json_of(saved, draw))),
-        "record": lambda draw, _: Record.from_json(mutants.json_of(record, draw), "file.onnx"),
+        "record": lambda draw, _: Metadata.from_json(mutants.json_of(record, draw), "file.onnx"),
         "labels": label_file,
         "safetensors": safetensors,
         "pickle": lambda draw, path: statefile.read(mutants.write(path, mutants.binary(draw.choice(pickles), draw))),

@@ -210,11 +210,11 @@ def config_text() -> str:
 def record_text() -> str:
     """Returns the record of an exported file."""
     from effnet_zoo.registry import create_classifier
+    from effnet_zoo.runtime.deployed import metadata_of
     from effnet_zoo.runtime.interface import Interface
-    from effnet_zoo.runtime.record import Record
 
     model = create_classifier("effnet_zoo_lite0", num_classes=3, device="cpu")
-    return Record.of(model, Interface(size=(224, 256), pixels="nhwc")).to_json()
+    return metadata_of(model, Interface(size=(224, 256), pixels="nhwc")).to_json()
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from effnet_zoo import ArchSpec, create_model, documents
-from effnet_zoo.checkpoints import config_json, pretrained_cfg
+from effnet_zoo.checkpoints import config_json
 from effnet_zoo.errors import LONGEST_MESSAGE, EffnetZooError, InputError, LedgerError, WeightsError
 from effnet_zoo.zoo import ledger
 from effnet_zoo.zoo.class_names import read_labels
+from effnet_zoo.zoo.preprocessing import image_fields
 
 ODD: list[Any] = [None, True, False, 0, -1, 3, 2**63, 10**400, 1e308, 0.5, "", "x", "\0", "é" * 300, [], [[]], {}]
 ODD += [{"a": 1}, [1, 2, 3], ["a"], [None, {}], {"stages": 5}, {"": {"": []}}]
@@ -86,7 +87,7 @@ def configs() -> list[Any]:
     """A variant's config.json, that of a network of one's own, and one as timm wrote them first."""
     checkpoint = ledger.load()["effnet_zoo_b0"]["in1k"]
     cfg = {
-        **pretrained_cfg.image_fields(checkpoint.preprocessing),
+        **image_fields(checkpoint.preprocessing),
         "tag": "in1k",
         "license": "mit",
         "notes": ["a"],

@@ -100,8 +100,9 @@ def _child(kind: str, order: dict[str, Any]) -> None:
 def _write(path: str, pause: float, options: dict[str, bool]) -> None:
     """Writes rows as the command does, in a pace of so many seconds a batch."""
     from effnet_zoo.errors import EffnetZooError
-    from effnet_zoo.images.paths import digest
-    from effnet_zoo.predict import results as module
+    from effnet_zoo.images.finding import digest
+    from effnet_zoo.predict import formats
+    from effnet_zoo.predict.results import reserved
     from tests.predict.test_results import FACTS, row
 
     def in_pieces(lines: Any, text: str) -> None:
@@ -110,16 +111,16 @@ def _write(path: str, pause: float, options: dict[str, bool]) -> None:
             lines._file.write(data[start : start + 16])
             time.sleep(pause / 20)
 
-    def joined_slowly(parquet: Any, join: Any = module._Parquet._join) -> None:
+    def joined_slowly(parquet: Any, join: Any = formats._Parquet._join) -> None:
         join(parquet)
         time.sleep(30 * pause)
 
     # A kill between two of the system's calls is rare: here it meets half a line, and parts that are joined already.
-    vars(module).update(_PART_ROWS=PART_ROWS)
-    module._Lines._put = in_pieces  # type: ignore[assignment, method-assign]
-    module._Parquet._join = joined_slowly  # type: ignore[assignment, method-assign]
+    vars(formats).update(_PART_ROWS=PART_ROWS)
+    formats._Lines._put = in_pieces  # type: ignore[assignment, method-assign]
+    formats._Parquet._join = joined_slowly  # type: ignore[assignment, method-assign]
     try:
-        with module.reserved(Path(path), **options) as output, output.rows(FACTS) as results:
+        with reserved(Path(path), **options) as output, output.rows(FACTS) as results:
             left = [name for name in names() if digest(name) not in results.done]
             for start in range(0, len(left), 5):
                 time.sleep(pause)
@@ -131,8 +132,8 @@ def _write(path: str, pause: float, options: dict[str, bool]) -> None:
 
 def _command(arguments: list[str]) -> None:
     from effnet_zoo.cli import main as command
-    from effnet_zoo.predict import results
+    from effnet_zoo.predict import formats
 
-    results._PART_ROWS = PART_ROWS
+    formats._PART_ROWS = PART_ROWS
     sys.argv = ["effnet-zoo", *arguments]
     command()

@@ -13,7 +13,7 @@ from effnet_zoo.errors import ArgumentError
 from effnet_zoo.network.devices import devices
 from effnet_zoo.network.model import EfficientNetFeatures
 from effnet_zoo.numerics import randomise, relative_error, settle, shallow
-from effnet_zoo.selftest import TOLERANCE
+from effnet_zoo.selftest import ERROR_LIMITS
 from effnet_zoo.zoo import catalogue
 
 NAMES = list(catalogue.models())
@@ -57,7 +57,7 @@ def test_float32_of_whole_networks_loses_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize("device", devices())
-@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("dtype", list(ERROR_LIMITS))
 def test_dtypes_on_every_device(device: str, dtype: torch.dtype) -> None:
     model = network()
     optimized = optimize(model.to(device), dtype)
@@ -66,7 +66,7 @@ def test_dtypes_on_every_device(device: str, dtype: torch.dtype) -> None:
         outputs = optimized(images().to(device, dtype))
         expected = model.cpu().double()(images().double())
     assert outputs.device.type == device
-    assert relative_error(outputs, expected) <= TOLERANCE[dtype]
+    assert relative_error(outputs, expected) <= ERROR_LIMITS[dtype]
 
 
 def test_the_original_stays_as_it_is() -> None:

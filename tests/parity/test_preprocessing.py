@@ -19,7 +19,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor
 
 from effnet_zoo import atomic_io, eval_transform
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.parity.photos import GOLDEN, PHOTOS

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from effnet_zoo import EfficientNet, atomic_io, eval_transform
 from effnet_zoo.checkpoints import locate
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.zoo import catalogue
 from tests.parity import common

@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from effnet_zoo import EfficientNet, eval_transform
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import WeightsError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.layouts.layout import NetworkDescription
@@ -417,11 +417,11 @@ def test_an_image_that_is_not_square_cannot_be_cropped_by_transformers(b0: Path,
     assert not (tmp_path / "b").exists()
 
 
-def with_images(source: Path, out: Path, how: Preprocessing) -> Package:
+def with_images(source: Path, out: Path, how: Preprocessing) -> Bundle:
     """Convert to transformers with images prepared in a way that not all options express."""
 
     class Given(Images):
-        def of(self, package: Package) -> Preprocessing:
+        def of(self, package: Bundle) -> Preprocessing:
             return how
 
     with patch("effnet_zoo.transfer.conversion.prove", return_value=None):  # proven above, and slow

@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effnet_zoo.errors import EffnetZooError, FileError, InputError
-from effnet_zoo.images.paths import digest, path_text
-from effnet_zoo.predict import results as module
-from effnet_zoo.predict.results import Column, Facts, Row, Rows, reserved
+from effnet_zoo.images.finding import digest, path_text
+from effnet_zoo.predict import formats
+from effnet_zoo.predict.formats import Rows
+from effnet_zoo.predict.results import reserved
+from effnet_zoo.predict.tables import Column, Facts, Row
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -228,7 +230,9 @@ def test_a_run_killed_while_it_replaces_an_output_mixes_nothing(
 
     other = msgspec.structs.replace(FACTS, model="b1")
     with pytest.raises(KeyboardInterrupt), open_rows(path, other, force=True) as rows, monkeypatch.context() as patch:  # noqa: PT012
-        patch.setattr({"_create": type(rows), "unlink": Path, "rmtree": shutil}.get(killed_in, module), killed_in, kill)
+        patch.setattr(
+            {"_create": type(rows), "unlink": Path, "rmtree": shutil}.get(killed_in, formats), killed_in, kill
+        )
         rows.write([row("new.jpg")])
         raise KeyboardInterrupt  # there may be nothing to remove
     for facts, name in ((other, "new.jpg"), (FACTS, "old.jpg")):
@@ -276,7 +280,7 @@ def test_rows_made_otherwise_are_not_continued(suffix: str, tmp_path: Path) -> N
         run_json.write_text(content)
         refused(message)
     run_json.unlink()
-    refused(f"without out.{suffix}.run.json nobody knows how it was made: use --force")
+    refused(f"out.{suffix}.run.json is missing, which says how it was made: use --force")
     with open_rows(path, force=True) as rows:
         assert not rows.done
     assert rows_of(path) == []
@@ -337,7 +341,7 @@ def test_a_record_that_is_no_row_is_named_with_what_was_expected(line: bytes, me
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_line_without_end_takes_bounded_memory(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_zoo.predict.results._LONGEST_ROW", 1000)
+    monkeypatch.setattr("effnet_zoo.predict.formats._LONGEST_ROW", 1000)
     path = tmp_path / f"out.{suffix}"
     with open_rows(path):
         pass

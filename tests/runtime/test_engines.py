@@ -1,13 +1,10 @@
-"""Engines: the model's outputs whatever runs it, in any batch; artefacts found again; the fastest chosen."""
+"""Engines: the outputs of the model whatever runs it, in any batch, thread and process; and their refusals."""
 
 import copy
-import dataclasses
 import importlib.util
 import os
 import pickle
-import shutil
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -19,62 +16,33 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch.nn.utils import prune
 
 from effnet_zoo import EfficientNet, engine, eval_transform, optimize, preprocessing_of
 from effnet_zoo.cli import batch
-from effnet_zoo.errors import ArgumentError, EngineError, FileError, InputError, MissingExtraError, UnknownNameError
-from effnet_zoo.images.transform import open_image
+from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
+from effnet_zoo.images.decoding import open_image
 from effnet_zoo.network.devices import devices
 from effnet_zoo.network.model import EfficientNetFeatures
-from effnet_zoo.numerics import randomise, relative_error, shallow
-from effnet_zoo.runtime import artefacts
+from effnet_zoo.numerics import relative_error
 from effnet_zoo.runtime import engine as engine_module
-from effnet_zoo.runtime.backends import BACKENDS, Backend
-from effnet_zoo.runtime.interface import DTYPES, Size
-from effnet_zoo.runtime.sessions import Run, package_version
+from effnet_zoo.runtime.interface import COMPUTE_DTYPES
+from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.target import package_version
 from effnet_zoo.zoo import catalogue
 from tests.parity.photos import PHOTOS
+from tests.runtime.engines import (
+    EVERY,
+    IN_EVERY_DTYPE,
+    LITE0,
+    RUNTIMES,
+    SIZE,
+    images,
+    network,
+    runs_here,
+)
 
-LITE0 = "effnet_zoo_lite0.pypi_in1k"
-SIZE = (65, 98)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EFFNET_ZOO_HOME", str(tmp_path))
-    return tmp_path / "engines"
-
-
-def network(name: str = "effnet_zoo_b0", seed: int = 0, **options: Any) -> EfficientNet:
-    model = EfficientNet(shallow(catalogue.models()[name].spec), **{"num_classes": 7, **options})
-    randomise(model, seed=seed)
-    return model.eval()
-
-
-def images(count: int, size: Size = SIZE, channels: int = 3) -> Tensor:
-    return torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(count))
-
-
-def runs_here(backend: str, dtype: str = "float32", device: str = "cpu") -> None:
-    """Skip, with the reason, what this machine cannot run."""
-    try:
-        BACKENDS[backend].check(device, dtype)
-    except (ArgumentError, MissingExtraError) as error:
-        pytest.skip(str(error))
-
-
-EVERY = [pytest.param(name, marks=[pytest.mark.slow] * backend.patient) for name, backend in BACKENDS.items()]
-IN_EVERY_DTYPE = [
-    pytest.param(name, dtype, marks=[pytest.mark.slow] * backend.patient)
-    for name, backend in BACKENDS.items()
-    for dtype in backend.dtypes
-]
-RUNTIMES = ["onnxruntime", "openvino"]
-
-
-# outputs
+pytestmark = pytest.mark.usefixtures("home")
 
 
 @pytest.mark.parametrize("backend", EVERY)
@@ -140,9 +108,6 @@ def test_a_name_is_loaded_with_its_weights() -> None:
     assert relative_error(run(images(1, (224, 224))), expected) < 1e-5
 
 
-# refusals
-
-
 @pytest.mark.parametrize("backend", ["eager", *RUNTIMES])
 def test_another_size_is_refused_if_one_was_given(backend: str) -> None:
     runs_here(backend)
@@ -191,9 +156,9 @@ def test_wrong_arguments_are_refused_by_name() -> None:
     with pytest.raises(ArgumentError, match="expected a classifier .* found EfficientNetFeatures"):
         engine(EfficientNetFeatures(catalogue.models()["effnet_zoo_b0"].spec, device="meta"))  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="engine onnxruntime has no bfloat16: expected float32"):
-        BACKENDS["onnxruntime"].check("cpu", "bfloat16")
+        ENGINES["onnxruntime"].check_engine("cpu", "bfloat16")
     with pytest.raises(ArgumentError, match="engine openvino runs on cpu, and the model is on cuda"):
-        BACKENDS["openvino"].check("cuda", "float32")
+        ENGINES["openvino"].check_engine("cuda", "float32")
 
 
 @pytest.mark.parametrize("backend", RUNTIMES)
@@ -212,57 +177,7 @@ def test_a_module_of_another_distribution_counts(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(metadata, "version", version)
     assert package_version("onnxruntime") == importlib.import_module("onnxruntime").__version__
     assert engine(network(), "onnxruntime")(images(2)).shape == (2, 7)
-    assert engine(network(), size=SIZE).backend in BACKENDS
-
-
-def test_auto_passes_over_a_package_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Backend, device: str, dtype: str) -> None:
-        raise EngineError("openvino does not start")
-
-    monkeypatch.setattr(type(BACKENDS["openvino"]), "check", fail)
-    assert "openvino" not in {backend.name for backend in engine_module._candidates("cpu", "float32")}
-
-
-class Fake(Backend):
-    """Runs the model and says how long that takes on a clock of its own; its artefact is a file with a word."""
-
-    name = "fake"
-    filename = "model.fake"
-
-    def __init__(self, clock: list[float], *, name: str = "fake", seconds: float = 1.0, factor: float = 1.0) -> None:
-        self.name, self.clock, self.seconds, self.factor = name, clock, seconds, factor  # type: ignore[misc]
-        self.exported: list[tuple[Size, str]] = []
-        self.loaded: list[str] = []
-        self.before: Callable[[], Any] = lambda: None
-
-    def export(self, model: EfficientNet, size: Size, dtype: str, folder: Path) -> None:
-        self.exported.append((size, dtype))
-        (folder / self.filename).write_text("whole")
-
-    def load(self, model: EfficientNet, dtype: str, folder: Path, threads: int) -> Run:
-        self.loaded.append((folder / self.filename).read_text())
-
-        def run(some: Tensor) -> Tensor:
-            self.before()
-            self.clock[0] += self.seconds
-            return model(some) * self.factor
-
-        return run
-
-
-@pytest.fixture
-def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Fake]]:
-    """Put backends of given seconds a call, and what they multiply outputs with, in the place of all others."""
-    clock = [0.0]
-    monkeypatch.setattr("effnet_zoo.runtime.engine.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("effnet_zoo.runtime.engine.time.sleep", lambda seconds: None)
-
-    def install(**ways: tuple[float, float]) -> dict[str, Fake]:
-        made = {name: Fake(clock, name=name, seconds=way[0], factor=way[1]) for name, way in ways.items()}
-        monkeypatch.setattr(engine, "BACKENDS", made)
-        return made
-
-    return install
+    assert engine(network(), size=SIZE).backend in ENGINES
 
 
 def test_an_engine_that_computes_something_else_is_refused(fakes: Callable[..., Any], home: Path) -> None:
@@ -271,7 +186,7 @@ def test_an_engine_that_computes_something_else_is_refused(fakes: Callable[..., 
     for attempt in (1, 2):
         with pytest.raises(EngineError, match=r"wrong, float32: outputs differ from the model's by a relative 1.0e-02"):
             run(images(2))
-        assert len(backend.exported) == attempt
+        assert len(backend.built) == attempt
         assert list(home.iterdir()) == []  # nothing wrong is found again
 
 
@@ -290,7 +205,7 @@ def test_a_good_engine_survives_whatever_image(wrong: float, fakes: Callable[...
     run = engine(network(), "fake", size=SIZE)
     assert not run(images(2) * wrong).isfinite().all()
     assert run(images(2)).isfinite().all()
-    assert len(backend.exported) == len(list(home.iterdir())) == 1
+    assert len(backend.built) == len(list(home.iterdir())) == 1
 
 
 def test_a_classifier_of_zeros_is_compared_absolutely(fakes: Callable[..., Any]) -> None:
@@ -320,12 +235,9 @@ def test_a_runtimes_own_error_is_one_of_ours(fakes: Callable[..., Any], monkeypa
     def fail(*arguments: Any) -> None:
         raise RuntimeError("no kernel for this\nand a long dump")
 
-    monkeypatch.setattr(fakes(fake=(1, 1))["fake"], "export", fail)
+    monkeypatch.setattr(fakes(fake=(1, 1))["fake"], "build_engine", fail)
     with pytest.raises(EngineError, match=r"^engine fake cannot run this model: no kernel for this: try another"):
         engine(network(), "fake", size=SIZE)
-
-
-# the model it was made of
 
 
 def test_the_callers_model_stays_as_it_is(fakes: Callable[..., Any]) -> None:
@@ -360,9 +272,6 @@ def test_training_the_model_later_does_not_change_the_engine(backend: str) -> No
             assert relative_error(run(images(2, size)), kept(images(2, size))) < 1e-5
 
 
-# processes and threads
-
-
 @pytest.mark.parametrize("backend", ["eager", *RUNTIMES])
 def test_an_engine_is_pickled_and_copied(backend: str) -> None:
     runs_here(backend)
@@ -379,7 +288,7 @@ def test_a_forked_process_makes_the_engine_anew_or_says_why_not(
     backend = fakes(fake=(1, 1))["fake"]
     run = engine(network(), "fake", size=SIZE)
     expected = run(images(2))
-    monkeypatch.setattr(engine, "_first_process", os.getpid())
+    monkeypatch.setattr(engine_module, "_first_process", os.getpid())
     monkeypatch.setattr(os, "getpid", lambda: -1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     for attempt in (lambda: run(images(2)), lambda: engine(network(), "fake")):
@@ -393,7 +302,7 @@ def test_a_forked_process_makes_the_engine_anew_or_says_why_not(
 FORKED = """
 import multiprocessing, sys, torch
 from effnet_zoo import engine
-from tests.runtime.test_engines import images, network
+from tests.runtime.engines import images, network
 torch.set_num_threads(2)
 run = engine(network(), sys.argv[1])
 expected = run(images(4))
@@ -447,191 +356,10 @@ def test_threads_compute_at_the_same_time(fakes: Callable[..., Any]) -> None:
         assert len(list(pool.map(run, [images(2)] * 2))) == 2
 
 
-# artefacts
-
-
-def test_an_artefact_is_made_once_for_a_size_and_found_again(fakes: Callable[..., Any]) -> None:
-    backend = fakes(fake=(1, 1))["fake"]
-    run = engine(network(), "fake")
-    for size in (SIZE, (64, 64), SIZE):
-        run(images(2, size))
-    engine(network(), "fake", size=64)(images(2, (64, 64)))
-    assert backend.exported == [(SIZE, "float32"), ((64, 64), "float32")]
-
-
-def test_whatever_changes_outputs_makes_another_artefact(fakes: Callable[..., Any]) -> None:
-    backend = fakes(fake=(1, 1))["fake"]
-    symmetric = EfficientNet(dataclasses.replace(network().arch, padding="symmetric"), num_classes=7)
-    symmetric.load_state_dict(network().state_dict())
-    moved = network()
-    moved.bn1.register_buffer("running_mean", torch.ones_like(moved.bn1.weight))
-    pooled = network(global_pool="max")
-    for number, model in enumerate([network(), network(seed=1), symmetric, moved, pooled], start=1):
-        engine(model, "fake", size=SIZE)
-        engine(model, "fake", size=SIZE)
-        assert len(backend.exported) == number
-
-
-@pytest.mark.parametrize("backend", RUNTIMES)
-def test_a_warm_start_exports_nothing_unless_the_artefact_is_damaged(
-    backend: str, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs_here(backend)
-    expected = engine(network(), backend)(images(3))
-
-    def fail(*arguments: Any) -> None:
-        raise AssertionError("exported again")
-
-    with monkeypatch.context() as warm:
-        warm.setattr(type(BACKENDS[backend]), "export", fail)
-        assert torch.equal(engine(network(), backend)(images(3)), expected)
-    (path,) = home.rglob(BACKENDS[backend].filename)
-    path.write_bytes(path.read_bytes()[:1000])
-    assert torch.equal(engine(network(), backend)(images(3)), expected)
-    assert path.stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: (folder / "record.json").unlink(),
-        lambda folder: (folder / "record.json").write_text("[" * 100_000),
-        lambda folder: (folder / "model.fake").write_text("planted"),
-        lambda folder: (folder / "model.fake").unlink(),
-        lambda folder: (folder / "more").write_text("planted"),
-        lambda folder: (folder / "more").mkdir(),
-        lambda folder: (folder / "model.fake").rename(folder / "m") and (folder / "model.fake").symlink_to("m"),
-    ],
-)
-def test_an_artefact_that_is_not_as_recorded_is_never_loaded(
-    damage: Callable[[Path], Any], fakes: Callable[..., Any], home: Path
-) -> None:
-    backend = fakes(fake=(1, 1))["fake"]
-    engine(network(), "fake", size=SIZE)
-    (folder,) = home.iterdir()
-    damage(folder)
-    engine(network(), "fake", size=SIZE)
-    assert backend.loaded == ["whole", "whole"]
-    assert len(backend.exported) == 2
-    assert sorted(path.name for path in home.rglob("*")) == [folder.name, "model.fake", "record.json"]
-
-
-def test_a_compiled_program_that_somebody_planted_does_not_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def compiled(network: Any, images: Any, path: str, threads: int) -> None:
-        Path(path).write_bytes(b"ours")
-
-    ran: list[bytes] = []
-    monkeypatch.setattr("effnet_zoo.runtime.backends.run_in_child", lambda _, *given, **more: compiled(*given))
-    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: ran.append(Path(path).read_bytes()))
-    engine(network(), "inductor", size=SIZE)
-    (path,) = home.rglob("model.pt2")
-    path.write_bytes(b"theirs")
-    engine(network(), "inductor", size=SIZE)
-    assert ran == [b"ours", b"ours"]
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="this system has other permissions")
-def test_a_cache_that_others_can_write_is_refused_with_the_fix(fakes: Callable[..., Any], home: Path) -> None:
-    fakes(fake=(1, 1))
-    before = os.umask(0)
-    try:
-        engine(network(), "fake", size=SIZE)
-        assert stat.S_IMODE(home.stat().st_mode) == 0o700
-    finally:
-        os.umask(before)
-    home.chmod(0o770)
-    with pytest.raises(FileError, match=r"others can write to it .*`chmod 700 .*EFFNET_ZOO_HOME"):
-        engine(network(), "fake", size=SIZE)
-
-
-@pytest.mark.parametrize("home_text", ["~nobody-of-this-name", "{file}/below"])
-def test_only_engines_that_keep_something_need_the_cache(
-    home_text: str, fakes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("EFFNET_ZOO_HOME", home_text.format(file=tmp_path / "file"))
-    assert engine(network(), "eager")(images(1)).shape == (1, 7)
-    fakes(fake=(1, 1), other=(2, 1))
-    for backend in ("fake", "auto"):
-        with pytest.raises(FileError, match=r"the cache of engines: .*EFFNET_ZOO_HOME.*engine\(backend='eager'\)"):
-            engine(network(), backend, size=SIZE)
-    monkeypatch.setattr(engine, "BACKENDS", {"eager": BACKENDS["eager"]})
-    assert engine(network()).backend == "eager"
-
-
-@pytest.mark.parametrize("backend", RUNTIMES)
-def test_an_artefact_never_changes(backend: str, home: Path) -> None:
-    runs_here(backend)
-
-    def files() -> dict[Path, tuple[int, bytes]]:
-        return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in home.rglob("*") if path.is_file()}
-
-    run = engine(network(), backend, size=SIZE)
-    published = files()
-    for count in (1, 4, 7):
-        run(images(count))
-    assert files() == published
-
-
-def test_of_several_that_make_an_artefact_at_once_one_does(
-    fakes: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, home: Path
-) -> None:
-    backend = fakes(fake=(1, 1))["fake"]
-    export, started = backend.export, threading.Barrier(4)
-
-    def make(_: int) -> Any:
-        started.wait(60)
-        return engine(network(), "fake", size=SIZE)
-
-    monkeypatch.setattr(backend, "export", lambda *given: (threading.Event().wait(0.2), export(*given)))
-    with ThreadPoolExecutor(4) as pool:
-        assert len(list(pool.map(make, range(4)))) == 4
-    assert len(backend.exported) == 1
-    assert len(list(home.iterdir())) == 1
-
-
-AT_ONCE = """
-import torch
-from effnet_zoo import engine
-from tests.runtime.test_engines import images, network
-run = engine(network(), "openvino")
-for count in (1, 2, 4, 8):
-    run(images(count))
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_start_at_once_share_an_engine(home: Path) -> None:
-    runs_here("openvino")
-    root = Path(__file__).parents[2]
-    for _ in range(2):  # cold, then warm
-        started = [subprocess.Popen([sys.executable, "-W", "ignore", "-c", AT_ONCE], cwd=root) for _ in range(4)]
-        assert [process.wait(300) for process in started] == [0] * 4
-    assert len(list(home.iterdir())) == 1
-
-
-def test_the_key_of_an_artefact_names_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = artefacts.key({})
-    if Path("/proc/cpuinfo").exists():
-        assert len(artefacts.processor()) > 3
-    monkeypatch.setattr(artefacts, "processor", lambda: ["another"])
-    assert artefacts.key({}) != here
-
-
-def test_weights_lie_in_memory_once_for_any_number_of_threads() -> None:
-    runs_here("onnxruntime")
-    maps = Path("/proc/self/maps")
-    if not maps.exists():
-        pytest.skip("this system does not list what is mapped")
-    run = engine(network(), "onnxruntime", size=SIZE)
-    run(images(1)), run(images(8))
-    assert "model.bin" in maps.read_text()
-
-
 FREED_IN_TURN = """
 import gc, os, signal, sys
 from effnet_zoo import engine
-from tests.runtime.test_engines import images, network
+from tests.runtime.engines import images, network
 signal.signal(signal.SIGUSR1, lambda *given: None)
 a, b = (engine(network(), "openvino") for _ in range(2))
 a(images(4)), b(images(4))
@@ -650,69 +378,9 @@ def test_a_signal_after_two_engines_are_gone_is_survived() -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-# the fastest
-
-
-def test_auto_takes_the_fastest_and_remembers_it(fakes: Callable[..., Any]) -> None:
-    ways = fakes(slow=(3, 1), fast=(1, 1), middle=(2, 1))
-    assert engine(network(), size=SIZE, batch=3).backend == "fast"
-    clock = ways["fast"].clock[0]
-    assert engine(network(seed=1), size=SIZE, batch=3).backend == "fast"  # speed does not depend on weights
-    assert ways["fast"].clock[0] == clock
-    ways["fast"].seconds = 9
-    assert engine(network(), size=SIZE, batch=4).backend == "middle"
-    assert engine(network(), size=(64, 64), batch=3).backend == "middle"
-    assert engine(network("effnet_zoo_lite0"), size=SIZE, batch=3).backend == "middle"
-
-
-def test_auto_forgets_what_is_no_longer_there(fakes: Callable[..., Any]) -> None:
-    fakes(slow=(3, 1), fast=(1, 1))
-    assert engine(network(), size=SIZE).backend == "fast"
-    fakes(slow=(3, 1), other=(2, 1))
-    assert engine(network(), size=SIZE).backend == "other"
-
-
-def test_auto_passes_over_who_computes_something_else(fakes: Callable[..., Any]) -> None:
-    fakes(wrong=(1, 2), right=(3, 1))
-    assert engine(network(), size=SIZE).backend == "right"
-    fakes(wrong=(1, 2), wronger=(1, 3))
-    with pytest.raises(EngineError, match="wrong, float32.*; engine wronger, float32"):
-        engine(network(), size=SIZE)
-
-
-def test_auto_does_not_wait_for_a_compiler() -> None:
-    assert "inductor" not in {backend.name for backend in engine_module._candidates("cpu", "float32")}
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"backend": 3}', '{"backend": "gone"}'])
-def test_a_damaged_memory_is_measured_anew(content: str, fakes: Callable[..., Any], home: Path) -> None:
-    fakes(slow=(3, 1), fast=(1, 1))
-    engine(network(), size=SIZE)
-    (path,) = home.glob("*.json")
-    path.write_text(content)
-    assert engine(network(), size=SIZE).backend == "fast"
-    assert artefacts.recalled(path.stem) == "fast"
-
-
 def test_the_command_names_the_engines_there_are() -> None:
-    assert ["auto", *BACKENDS] == list(batch.ENGINES)
-    assert list(DTYPES) == list(batch.DTYPES)
-
-
-def test_the_cache_may_be_deleted_while_an_engine_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setenv("EFFNET_ZOO_HOME", str(tmp_path))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        run = engine(EfficientNet.from_name("effnet_zoo_lite0", num_classes=3), "onnxruntime", size=64)
-        images = torch.randn(5, 3, 64, 64)
-        expected = run(images)
-        shutil.rmtree(tmp_path / "engines")
-        # One image has all threads: another session, of the same file.
-        assert (run(images[:1]) - expected[:1]).abs().max() < 1e-4
-    finally:
-        torch.set_num_threads(before)
+    assert {"auto", *ENGINES} == set(batch.ENGINES)
+    assert list(COMPUTE_DTYPES) == list(batch.DTYPES)
 
 
 def test_a_model_that_torch_cannot_copy_is_refused_with_the_mend() -> None:

@@ -1,6 +1,5 @@
-"""Int8: what is rounded and what is not, figures that are true, and nothing written where labels change."""
+"""Quantized files: figures that are true, and nothing written where labels change."""
 
-import inspect
 import json
 import logging
 import re
@@ -14,175 +13,26 @@ import onnxruntime.quantization
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from effnet_zoo import EfficientNet, optimize, quantize
 from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
-from effnet_zoo.images.photos import write_jpegs
-from effnet_zoo.images.transform import eval_transform, open_image
-from effnet_zoo.numerics import damp, randomise, relative_error, settle, shallow
+from effnet_zoo.images.decoding import open_image
+from effnet_zoo.images.transform import eval_transform
+from effnet_zoo.numerics import relative_error
 from effnet_zoo.predict.prediction import predict
 from effnet_zoo.registry import create_classifier
+from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.exported import Exported
-from effnet_zoo.runtime.formats import write_onnx
-from effnet_zoo.runtime.int8 import quantization, rounding
-from effnet_zoo.runtime.int8.calibration import Images
-from effnet_zoo.runtime.int8.recipes import RECIPES, front_layers, gate_layers, groups, layers
-from effnet_zoo.runtime.int8.rounding import LEVELS, observe, round_weights, simulated, to_uint8
-from effnet_zoo.runtime.interface import Deployed, Interface
-from effnet_zoo.runtime.record import Record
-from effnet_zoo.runtime.sessions import RUNTIMES
-from effnet_zoo.zoo import catalogue
+from effnet_zoo.runtime.int8 import quantization
+from effnet_zoo.runtime.int8.recipes import layers
+from effnet_zoo.runtime.int8.rounding import LEVELS, observe, round_weights, simulated
+from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.runtime.targets.onnx import Onnx
 from effnet_zoo.zoo.preprocessing import preprocessing_of
+from tests.runtime.int8 import LITE0, SIZE, network
 from tests.shell import Run
-
-LITE0 = "effnet_zoo_lite0.pypi_in1k"
-SIZE = 64
-
-
-def network(name: str = "effnet_zoo_b0") -> EfficientNet:
-    """A shallow variant with drawn weights, ten classes and preprocessing of its own."""
-    model = EfficientNet(shallow(catalogue.models()[name].spec), num_classes=10)
-    settle(damp(randomise(model, seed=0)), drawn(8))
-    how = {"input_size": (3, SIZE, SIZE), "test_input_size": None, "num_classes": 10}
-    model.pretrained_cfg = {**EfficientNet.from_name(name).pretrained_cfg, **how}
-    return model
-
-
-def drawn(count: int, size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
-    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(count))
-
-
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Photos cut to calibrate with, 100, and 200 others to compare on."""
-    root = tmp_path_factory.mktemp("quantize")
-    places = root / "calib", root / "eval"
-    for place in places:
-        place.mkdir()
-    for number, path in enumerate(write_jpegs(root, width=500, height=375, count=300)):
-        path.rename(places[number % 3 > 0] / path.name)
-    return places
-
-
-@pytest.fixture
-def once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One turn each of what is timed, and one runtime: for what is not about times."""
-    monkeypatch.setattr(quantization, "ROUNDS", 1)
-    monkeypatch.delitem(RUNTIMES, "openvino")
-
-
-@pytest.fixture(scope="session")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty small images, for what is not about what they show."""
-    folder = tmp_path_factory.mktemp("few")
-    draw = numpy.random.default_rng(0)
-    for number in range(30):
-        Image.fromarray(draw.integers(0, 256, (SIZE, SIZE, 3), dtype=numpy.uint8)).save(folder / f"{number}.png")
-    return folder
-
-
-# which layers
-
-
-def test_recipes_spare_the_front_and_the_head() -> None:
-    model = EfficientNet.from_name("effnet_zoo_b0")
-    every = list(layers(model))
-    assert RECIPES["int8"].quantized(model) == every
-    assert list(front_layers(model, 4)) == [
-        "conv_stem",
-        *(f"blocks.0.0.{name}" for name in ("conv_dw", "se.conv_reduce", "se.conv_expand", "conv_pw")),
-        *(f"blocks.1.0.{name}" for name in ("conv_pw", "conv_dw", "se.conv_reduce", "se.conv_expand", "conv_pwl")),
-    ]
-    blocks = {".".join(name.split(".")[:3]) for name in front_layers(model, 8)}
-    assert blocks == {"conv_stem", "blocks.0.0", "blocks.1.0", "blocks.1.1", "blocks.2.0"}
-    assert set(every) - set(RECIPES["front-8-head"].quantized(model)) == {
-        *front_layers(model, 8),
-        "conv_head",
-        "classifier",
-    }
-    assert len(list(gate_layers(model))) == 2 * 16
-
-
-def test_every_layer_is_in_one_group() -> None:
-    model = EfficientNet.from_name("effnet_zoo_v2_b0")
-    found = groups(model, layers(model))
-    assert set(found) == {"stem", "squeeze-excite", "head", "classifier", *(f"stage {number}" for number in range(6))}
-    assert sorted(name for names in found.values() for name in names) == sorted(layers(model))
-
-
-# rounding
-
-
-@pytest.mark.parametrize("name", ["effnet_zoo_b0", "effnet_zoo_lite0", "effnet_zoo_v2_s"])
-def test_rounded_weights_lie_on_grids_of_their_largest(name: str) -> None:
-    folded = optimize(network(name))
-    before = {key: layer.weight.clone() for key, layer in layers(folded).items()}
-    round_weights(folded, observe(Deployed(folded, Interface(), None), drawn(16).split(4)))
-    for key, layer in layers(folded).items():
-        flat, was = layer.weight.flatten(1), before[key].flatten(1)
-        assert torch.allclose(flat.abs().amax(1), was.abs().amax(1), rtol=1e-6)
-        steps = flat / (was.abs().amax(1, keepdim=True) / LEVELS)
-        assert (steps - steps.round()).abs().max() < 1e-3
-        assert not torch.equal(steps.round(), (was / (was.abs().amax(1, keepdim=True) / LEVELS)).round())
-
-
-def test_errors_made_up_for_cost_less_than_rounding_to_the_nearest(folders: tuple[Path, Path]) -> None:
-    model = EfficientNet.from_pretrained(LITE0).eval()
-    transform = eval_transform(preprocessing_of(model.pretrained_cfg))
-    calibration, some = (
-        torch.stack([transform(open_image(path)) for path in sorted(folder.iterdir())[:24]]) for folder in folders
-    )
-    folded, nearest = optimize(model), optimize(model)
-    for layer in layers(nearest).values():
-        scale = layer.weight.abs().flatten(1).amax(1).clamp_min(1e-12) / LEVELS
-        scale = scale.view(-1, *[1] * (layer.weight.dim() - 1))
-        layer.weight.copy_((layer.weight / scale).round() * scale)
-    round_weights(folded, observe(Deployed(folded, Interface(), None), calibration.split(1)))
-    with torch.inference_mode():
-        ours, theirs = (relative_error(one(some), model(some)) for one in (folded, nearest))
-    assert ours < 0.6 * theirs
-
-
-@pytest.mark.parametrize("size", [(64, 64), (65, 98)])
-def test_moments_are_those_of_what_the_convolution_multiplies(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rounding, "POSITIONS", 1_000_000)
-    # Of a layer's outputs w.x the mean square is w'Mw, whatever its kernel, padding and groups.
-    folded = optimize(network("effnet_zoo_v2_s"))
-    some = drawn(2, size)
-    seen = observe(Deployed(folded, Interface(), None), [some])
-    means: dict[str, Tensor] = {}
-    found = layers(folded)
-    for key, layer in found.items():
-
-        def note(module: nn.Module, _: Any, output: Tensor, key: str = key) -> None:
-            assert isinstance(module, nn.Conv2d | nn.Linear)
-            assert module.bias is not None
-            outputs = output.transpose(0, 1).flatten(1) - module.bias[:, None]
-            means[key] = outputs.double().square().mean(1)
-
-        layer.register_forward_hook(note)
-    with torch.inference_mode():
-        folded(some)
-    for key, layer in found.items():
-        one = seen[key]
-        assert one.moments is not None
-        weight = layer.weight.detach().double().flatten(1).view(one.moments.shape[0], -1, one.moments.shape[1])
-        squares = ((weight @ (one.moments / one.count)) * weight).sum(2).flatten()
-        assert torch.allclose(squares, means[key], rtol=1e-4), key
-
-
-def test_zero_stays_zero_in_uint8() -> None:
-    x = torch.tensor([-1.0, -0.3, 0.0, 0.7, 2.0])
-    rounded = to_uint8(x, -1.0, 2.0)
-    assert rounded[2] == 0
-    assert (rounded - x).abs().max() <= 3.0 / 255
-    assert to_uint8(torch.zeros(3), 0.0, 0.0).abs().max() == 0
-
-
-# the file
 
 
 def test_the_file_computes_what_was_simulated(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -237,7 +87,7 @@ def test_lite0_keeps_its_labels_in_a_quarter_of_the_size(folders: tuple[Path, Pa
     both = [list(predict(one, photos, topk=1)) for one in (model, Exported(path))]
     same = [a.guesses[0].index == b.guesses[0].index for a, b in zip(*both, strict=True)]
     assert abs(sum(same) / len(same) - figures["agreement"]) < 0.015
-    assert Exported(path).record == done.record
+    assert Exported(path).metadata == done.metadata
     assert all(cost < figures["error"] for cost in figures["groups"].values())
 
 
@@ -284,9 +134,6 @@ def test_pixels_are_taken_as_in_export(pixels: Any, softmax: bool, tmp_path: Pat
     assert sum(a.guesses[0].index == b.guesses[0].index for a, b in zip(*both, strict=True)) >= 14
 
 
-# refusals
-
-
 def worse(quantized: tuple[dict[str, Any], dict[str, Tensor]], agreement: float) -> Any:
     figures, outputs = quantized
     return {**figures, "agreement": agreement}, outputs
@@ -295,11 +142,11 @@ def worse(quantized: tuple[dict[str, Any], dict[str, Tensor]], agreement: float)
 def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
     tmp_path: Path, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tell = quantization._Subject.quantized
+    tell = quantization._Trial.measured
     agreements = {"int8": 0.5, "front-4": 0.97, "front-8": 0.99, "front-8-head": 1.0}
     monkeypatch.setattr(
-        quantization._Subject,
-        "quantized",
+        quantization._Trial,
+        "measured",
         lambda self, recipe, path: worse(tell(self, recipe, path), agreements[recipe.name]),
     )
     model, path = network("effnet_zoo_lite0"), tmp_path / "it.onnx"
@@ -313,7 +160,7 @@ def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
         ("front-4", False),
         ("front-8", True),
     ]
-    assert Exported(path).record.quantization["recipe"] == "front-8"
+    assert Exported(path).metadata.quantization["recipe"] == "front-8"
     assert [file.name for file in tmp_path.iterdir()] == ["it.onnx"]
 
 
@@ -323,7 +170,7 @@ def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
         ({"recipe": "front"}, UnknownNameError, "unknown recipe 'front'.*Did you mean 'front-"),
         ({"min_agreement": 98}, ArgumentError, "min_agreement=98: expected more than 0 and at most 1"),
         ({"classes": ["a"]}, ArgumentError, "1 classes of images for 10 outputs"),
-        ({"size": 16}, ArgumentError, "size 16x16: expected at least 32x32"),
+        ({"size": 16}, ArgumentError, "size=16: expected a side, or height and width, of 32 to 8192"),
     ],
 )
 def test_what_does_not_fit_is_refused(
@@ -347,7 +194,7 @@ def test_what_does_not_fit_is_refused(
         ({"classes": "0123456789"}, ArgumentError, "classes='0123456789': expected a list of names"),
         ({"classes": list(range(10))}, ArgumentError, r"classes=\[0, 1.*: expected a list of names"),
         ({"size": 64.0}, ArgumentError, r"size=64\.0: expected a side"),
-        ({"pixels": 3}, ArgumentError, "pixels=3: expected nhwc or nchw"),
+        ({"pixels": 3}, ArgumentError, "pixels=3: expected nhwc, nchw"),
         ({"search": "no"}, ArgumentError, "search='no': expected True or False"),
         ({"force": None}, ArgumentError, "force=None: expected True or False"),
     ],
@@ -369,7 +216,7 @@ def test_a_file_may_have_any_name_and_loggers_are_left_alone(
     path = tmp_path / "float32.onnx"  # as the float32 file is called that it is compared with
     (done,) = quantize(network("effnet_zoo_lite0"), path, few, recipe="int8", min_agreement=0.01, images=8)
     assert done.path == path
-    assert Exported(path).record == done.record
+    assert Exported(path).metadata == done.metadata
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert (filters, caplog.records) == ([], [])  # the quantizer warns by the root logger, which is everybody's
 
@@ -386,7 +233,7 @@ def test_what_a_runtime_raises_is_an_error_of_this_package(
         patch.setattr(onnxruntime.quantization, "quantize_static", fails)
         with pytest.raises(EngineError, match=message):
             quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
-    monkeypatch.setitem(RUNTIMES, "onnxruntime", lambda file, threads: fails)
+    monkeypatch.setattr(Onnx, "open_session", lambda self, file, threads: fails)
     with pytest.raises(EngineError, match=message):
         quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", few, images=8)
     assert list(tmp_path.iterdir()) == []
@@ -396,14 +243,16 @@ def test_what_a_runtime_raises_is_an_error_of_this_package(
 def test_the_file_that_is_published_is_the_one_that_was_compared(
     few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiled(graph: Any, record: Record, path: Path) -> None:
+    save = Onnx.save
+
+    def spoiled(self: Onnx, graph: Any, path: Path, metadata: Metadata | None = None) -> None:
         bias = next(tensor for tensor in graph.graph.initializer if tensor.name == "classifier.bias")
         values = onnx.numpy_helper.to_array(bias).copy()
         values[0] += 1e-3
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
-        write_onnx(graph, record, path)
+        save(self, graph, path, metadata)
 
-    monkeypatch.setattr(quantization, "write_onnx", spoiled)
+    monkeypatch.setattr(Onnx, "save", spoiled)
     with pytest.raises(
         EngineError, match="quantize, .*: the file with its proof computes something else than the file"
     ):
@@ -418,15 +267,6 @@ def test_weights_that_are_no_numbers_are_not_quantized(few: Path, tmp_path: Path
     with pytest.raises(EngineError, match="quantize: the model's own outputs are not finite"):
         quantize(model, tmp_path / "it.onnx", few, images=8)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_images_are_held_once(few: Path) -> None:
-    found = Images.of(few, None, lambda path: torch.zeros(3, 100, 100), most=30, classes=None)
-    single = list(found.batches(found.calibration, 1))
-    assert [batch.data_ptr() for batch in single] == [image.data_ptr() for image in found.calibration.values()]
-    batches = found.batches(found.comparison, 8)
-    assert next(batches).shape == (8, 3, 100, 100)
-    assert inspect.isgenerator(batches)  # no batch is made before it is asked for
 
 
 def test_folders_that_say_nothing_are_refused(tmp_path: Path, folders: tuple[Path, Path]) -> None:
@@ -446,17 +286,6 @@ def test_folders_that_say_nothing_are_refused(tmp_path: Path, folders: tuple[Pat
     assert not out.exists()
 
 
-def test_images_are_split_so_that_none_is_used_twice(folders: tuple[Path, Path]) -> None:
-    broken = folders[0] / "broken.jpg"
-    broken.write_text("not an image")
-    try:
-        found = Images.of(folders[0], None, lambda path: torch.zeros(open_image(path).size), most=30, classes=None)
-    finally:
-        broken.unlink()
-    assert (len(found.calibration), len(found.comparison), found.unreadable) == (20, 80, 1)
-    assert not set(found.calibration) & set(found.comparison)
-
-
 def test_a_model_without_classes_or_preprocessing_is_refused(tmp_path: Path, folders: tuple[Path, Path]) -> None:
     with pytest.raises(ArgumentError, match="expected a classifier of this package"):
         quantize(EfficientNet.from_name("effnet_zoo_lite0", num_classes=0), tmp_path / "it.onnx", folders[0])
@@ -469,12 +298,9 @@ def test_a_model_without_classes_or_preprocessing_is_refused(tmp_path: Path, fol
 def test_a_missing_quantizer_names_the_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folders: tuple[Path, Path]
 ) -> None:
-    monkeypatch.setattr(type(quantization.ONNX), "packages", ("onnx", "no_such_runtime"))
+    monkeypatch.setattr(Onnx, "packages", ("onnx", "no_such_runtime"))
     with pytest.raises(MissingExtraError, match=r"needs no_such_runtime, .* pip install 'effnet-zoo\[onnxruntime\]'"):
         quantize(network("effnet_zoo_lite0"), tmp_path / "it.onnx", folders[0])
-
-
-# the command
 
 
 @pytest.mark.slow

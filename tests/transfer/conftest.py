@@ -8,8 +8,8 @@ from unittest.mock import patch
 
 import pytest
 
-from effnet_zoo.checkpoints import pretrained_cfg
 from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.preprocessing import image_fields
 from tests.transfer.states import TORCH, weights, write
 
 
@@ -42,7 +42,7 @@ def folder(files: dict[str, Path], tmp_path: Path) -> Callable[..., str]:
         path.mkdir()
         (path / "model.safetensors").symlink_to(files["effnet_zoo"])
         how = catalogue.find("effnet_zoo_b0")[1].preprocessing
-        cfg = {**pretrained_cfg.image_fields(how), "num_classes": 5}
+        cfg = {**image_fields(how), "num_classes": 5}
         given = {"architecture": "tf_efficientnet_b0", "num_classes": 5, "pretrained_cfg": cfg, **content}
         (path / "config.json").write_text(json.dumps(given))
         return str(path)

@@ -13,7 +13,7 @@ from timm.models import save_for_hf
 
 from effnet_zoo import create_model
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.bundle import Package
+from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import ArgumentError, EffnetZooError, WeightsError
 from effnet_zoo.numerics import randomise, relative_error
 from effnet_zoo.transfer.conversion import convert, fitting_layout, with_overrides
@@ -76,7 +76,7 @@ def test_the_dtype_of_each_tensor_survives(tmp_path: Path, dtype: torch.dtype) -
 @pytest.mark.parametrize(("layout", "name"), [(layout, name) for layout, name in NETWORKS if layout == "effnetv2_port"])
 def test_a_network_that_is_no_variant_finds_its_way_back_by_its_tensors(layout: str, name: str) -> None:
     arch = dataclasses.replace(TORCH[layout].archs()[name], image_size=300, drop_rate=0.5)
-    package = Package(source="a folder", variant=config_json.CUSTOM, arch=arch, options={}, state={})
+    package = Bundle(source="a folder", variant=config_json.CUSTOM, arch=arch, options={}, state={})
     fitting_layout(package, layout, [TORCH[layout]])
     with pytest.raises(WeightsError, match="a folder is effnet_zoo_custom, which torchvision does not have: it has ef"):
         fitting_layout(package, "torchvision", [TORCH["torchvision"]])

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 import effnet_zoo
 from effnet_zoo import ArchSpec, EfficientNet, Images
-from effnet_zoo.checkpoints.bundle import Package, of_model
+from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES
 from effnet_zoo.checkpoints.provenance import known_of
 from effnet_zoo.errors import ArgumentError, EffnetZooError, HubError, InputError, WeightsError
 from effnet_zoo.numerics import randomise, relative_error
+from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.record import Record
 from effnet_zoo.transfer.card import BEGIN, END, Metric, parse_metric, reported_metrics
 from effnet_zoo.transfer.publishing import ledger_entry
 from effnet_zoo.zoo import ledger
@@ -541,13 +541,13 @@ CHANGED: dict[str, Callable[[EfficientNet], EfficientNet]] = {
 def test_unchanged_weights_keep_what_is_said_of_them(lite0: EfficientNet, how: str) -> None:
     model = UNCHANGED[how](lite0)
     assert known_of(model).claims == CLAIMED
-    assert Record.of(model.float(), Interface()).provenance == (CLAIMED if how != "in float16" else {})
+    assert metadata_of(model.float(), Interface()).provenance == (CLAIMED if how != "in float16" else {})
 
 
 @pytest.mark.parametrize("how", CHANGED)
 def test_changed_and_random_weights_inherit_no_claim(lite0: EfficientNet, how: str) -> None:
     model = CHANGED[how](lite0)
-    record = Record.of(model, Interface())
+    record = metadata_of(model, Interface())
     assert (record.model, record.provenance) == ("effnet_zoo_lite0", {})
     package = of_model(model)
     assert package.record == {}
@@ -593,7 +593,7 @@ def test_a_file_of_ones_own_inherits_nothing_and_push_asks(lite0: EfficientNet, 
     kept = {key: value for key, value in model.pretrained_cfg.items() if key not in ("file", "state_dict")}
     assert not kept.keys() & {*CLAIMS, *PLACES}
     assert kept["architecture"] == "effnet_zoo_lite0"
-    assert Record.of(model, Interface()).provenance == {}
+    assert metadata_of(model, Interface()).provenance == {}
     with pytest.raises(WeightsError, match="how its images are to be prepared is not in the file"):
         effnet_zoo.save(model, "nowhere", license="mit", dry_run=True)
     with pytest.raises(ArgumentError, match="no licence is known"):
@@ -652,7 +652,7 @@ def test_class_names_of_somebody_elses_repository_end_with_its_weights(folder: P
 
 def test_a_reported_figure_is_of_the_checkpoint_as_it_was_reported() -> None:
     model, checkpoint = effnet_zoo.find_checkpoint("effnet_zoo_b0.in1k")
-    as_reported = Package(
+    as_reported = Bundle(
         source=checkpoint.name,
         variant=model.name,
         arch=model.spec,

@@ -218,7 +218,7 @@ def test_what_is_pulled_to_a_folder_is_a_mirror_for_machines_without_a_network(r
 def test_a_pull_that_fails_says_one_line_and_leaves_no_copy(run: Shell, tmp_path: Path) -> None:
     home = {"EFFNET_ZOO_HOME": str(tmp_path / "home")}
     script = run.hub.fault("GET", "/model.safetensors", Flip(), server="cdn", times=None)
-    assert "twice another file" in run("pull", B0.name, "--to", tmp_path / "stick", **home).complaint()
+    assert "both times not the file" in run("pull", B0.name, "--to", tmp_path / "stick", **home).complaint()
     assert script.hits == 2
     assert not (tmp_path / "stick").exists()
     run.hub.faults.clear()

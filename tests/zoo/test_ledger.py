@@ -20,17 +20,20 @@ from effnet_zoo.zoo.ledger import Checkpoint, parse
 ENTRIES = list(catalogue.checkpoints())
 BY_TIMM_NAME = {f"tf_{model.hub_name}.{checkpoint.tag}": checkpoint for model, checkpoint in ENTRIES}
 OURS_ALONE = "tf_efficientnet_lite0.pypi_in1k"
-SHARED = sorted(BY_TIMM_NAME.keys() - {OURS_ALONE})
+TIMMS = {name for name in timm.list_models("tf_efficientnet*", pretrained=True) if "_cc_" not in name}
+SHARED = sorted(BY_TIMM_NAME.keys() & TIMMS)
+MODELS_OF_TIMM = [model for model in catalogue.models().values() if timm.is_model(f"tf_{model.hub_name}")]
 
 
 # -- Against timm -------------------------------------------------------------------------------------------------
 
 
-def test_every_public_checkpoint_is_in_the_ledger_and_no_other() -> None:
-    listed = {name for name in timm.list_models("tf_efficientnet*", pretrained=True) if "_cc_" not in name}
-    assert BY_TIMM_NAME.keys() == listed | {OURS_ALONE}
-    assert OURS_ALONE not in listed
-    assert len(ENTRIES) == len(BY_TIMM_NAME) == 62
+def test_every_public_checkpoint_is_in_the_ledger() -> None:
+    assert len(MODELS_OF_TIMM) >= 26
+    assert len(TIMMS) >= 61
+    assert BY_TIMM_NAME.keys() >= TIMMS
+    assert OURS_ALONE in BY_TIMM_NAME.keys() - TIMMS
+    assert len(ENTRIES) == len(BY_TIMM_NAME)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -74,7 +77,7 @@ def test_what_is_registered_is_the_config(checkpoint: Checkpoint) -> None:
     assert get_pretrained_cfg(checkpoint.name) == timm_config(checkpoint)
 
 
-@pytest.mark.parametrize("model", list(catalogue.models().values()), ids=list(catalogue.models()))
+@pytest.mark.parametrize("model", MODELS_OF_TIMM, ids=[model.name for model in MODELS_OF_TIMM])
 def test_the_default_tag_is_timm_s(model: Model) -> None:
     tag = get_pretrained_cfg(f"tf_{model.hub_name}").tag
     assert model.default.tag == tag
@@ -131,6 +134,8 @@ def test_reported_accuracies_are_plausible_and_only_of_imagenet_1k(checkpoint: C
     sizes = [row.size for row in checkpoint.reported]
     assert len(sizes) == len(set(sizes))
     if checkpoint.num_classes == 1000 and not checkpoint.shipped:
+        if f"tf_{catalogue.find_variant(checkpoint.variant).hub_name}.{checkpoint.tag}" not in SHARED:
+            return  # nobody may have published a figure
         assert checkpoint.reported_at_eval_size is not None
         assert checkpoint.reported_at_eval_size.size == checkpoint.preprocessing.size[0]
     else:
@@ -338,7 +343,7 @@ def write_whole_ledger(folder: Path, without: str = "") -> None:
 def test_a_whole_ledger_in_another_folder_is_read(folder: Path) -> None:
     write_whole_ledger(folder)
     (folder / "README.md").write_text("[not] an = entry", encoding="utf-8")
-    assert len(catalogue.models()) == 26
+    assert len(catalogue.models()) == sum(len(family.variants) for family in FAMILIES)
     assert {checkpoint.name for _, checkpoint in catalogue.checkpoints()} == {f"{n}.in1k" for n in catalogue.models()}
 
 

@@ -1,4 +1,4 @@
-"""The images to calibrate with and to compare on: never the same ones, and as many as there are, no more."""
+"""The images that int8 is calibrated with, and other images that it is compared on."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.errors import InputError
-from effnet_zoo.images.reader import Skipped, find_images
+from effnet_zoo.images.finding import Skipped, find_images
 
 FEWEST = 8
-"""Images on each side below which nothing can be said."""
+"""Images to calibrate with, and to compare on, at least: fewer say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Files, each with what was read of it: a tensor as the quantized file takes it, without batch.
+    """Image files, each with a tensor as the quantized file takes it, without batch.
 
     Attributes:
-        calibration: Those that ranges and rounding are taken from.
-        comparison: Those that float32 and int8 are compared on.
-        labels: The class of each of the latter, if they are known.
-        unreadable: How many files were left out.
+        calibration: Images that ranges and rounding are computed from.
+        comparison: Images that float32 and int8 are compared on.
+        labels: The class of each image to compare on; None if unknown.
+        unreadable: How many files could not be read.
     """
 
     calibration: Mapping[Path, Tensor]
@@ -41,23 +41,23 @@ class Images:
         most: int,
         classes: Sequence[str] | None,
     ) -> "Images":
-        """Those of a folder, or two; of one, a part that is not calibrated with is compared on.
+        """Read the images of one folder, or of two.
 
         Args:
-            calib: A folder of images.
-            evaluation: Another, for the comparison.
-            read: A file to such a tensor.
-            most: Images to calibrate with, at most; four times as many are compared on.
-            classes: Names of the folders below that images to compare on lie in, in the order of the outputs.
+            calib: A folder of images to calibrate with.
+            evaluation: A folder of images to compare on; None takes a part of the first folder.
+            read: A function from a file to its tensor.
+            most: Images to calibrate with, at most. Four times as many are compared on.
+            classes: Names of the folders that the images to compare on lie in, in the order of the outputs.
 
         Raises:
-            InputError: If there are too few that can be read, the folders share files, or a folder is of no class.
+            InputError: If too few images can be read, the folders share files, or a folder is not a class.
         """
         root = calib if evaluation is None else evaluation
         skipped = Skipped()
         calibration, bad = _readable(calib, read, most if evaluation else most * 5, skipped)
         if evaluation is None:
-            # A fifth at least to calibrate with, of few images a half.
+            # At least a fifth is for calibration, and half of few images.
             count = min(most, max(FEWEST, len(calibration) // 5, min(len(calibration) // 2, most // 2)))
             every = list(calibration.items())
             calibration, comparison = dict(every[:count]), dict(every[count:])
@@ -80,7 +80,7 @@ class Images:
 
     @staticmethod
     def batches(part: Mapping[Path, Tensor], size: int) -> Iterator[Tensor]:
-        """Yields one part in batches, each made when it is asked for; of one where images are of several sizes."""
+        """Yield images in batches, each made when it is asked for. Images of several sizes come one by one."""
         images = list(part.values())
         if len({image.shape for image in images}) > 1:
             size = 1
@@ -92,7 +92,7 @@ class Images:
 def _readable(
     folder: Path, read: Callable[[Path], Tensor], most: int, skipped: Skipped
 ) -> tuple[dict[Path, Tensor], int]:
-    """Up to so many readable images of a folder, in an order drawn once and for all, and how many others were met."""
+    """Return at most `most` readable images of a folder, in a fixed random order, and how many were unreadable."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images")
     paths = sorted(find_images([str(folder)], skipped=skipped))

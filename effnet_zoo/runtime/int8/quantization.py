@@ -1,17 +1,15 @@
-"""A model to int8: rounded, written by ONNX Runtime's quantizer, compared on images it was not made with."""
+"""A model to int8: rounded, written by ONNX Runtime's quantizer, compared on images that it was not made with."""
 
 import dataclasses
-import importlib
 import importlib.util
 import itertools
-import statistics as numbers
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -21,29 +19,24 @@ from effnet_zoo.network.folding import in_eval, optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_flags, chosen
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.export import (
-    check_same,
-    checked_path,
-    destination,
-    image_reader,
-    interface_of,
-    moved_into_place,
-    runtime_errors,
-)
-from effnet_zoo.runtime.formats import FORMATS, write_onnx
+from effnet_zoo.runtime.agreement import error_of, model_outputs, same_labels
+from effnet_zoo.runtime.deployed import Deployed, metadata_of
+from effnet_zoo.runtime.destination import checked_path, destination, move_into_place
+from effnet_zoo.runtime.export import check_same_outputs, file_input, interface_of, runtime_errors
 from effnet_zoo.runtime.int8.calibration import FEWEST, Images
 from effnet_zoo.runtime.int8.recipes import RECIPES, Recipe, groups, layers
 from effnet_zoo.runtime.int8.rounding import Statistics, observe, round_weights, simulated
-from effnet_zoo.runtime.interface import Deployed, Size
-from effnet_zoo.runtime.record import Record
-from effnet_zoo.runtime.sessions import RUNTIMES, Run
+from effnet_zoo.runtime.interface import Size
+from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.runtime.targets import FORMATS, ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors
 
 ONNX = FORMATS["onnx"]
 
 DEFAULT_RECIPE = "front-8"
 
 PROBED = 64
-"""Images that a layer group's cost is told by."""
+"""Images that the cost of a layer group is measured on."""
 
 BATCH = 8
 """Images a run, of the comparison and of what is timed."""
@@ -54,22 +47,22 @@ ROUNDS = 15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """What a recipe came to.
+    """What a recipe led to.
 
     Attributes:
         recipe: Its name.
         path: Where the file is; None if it was not written.
-        record: What the file says of itself, with all the figures in its `quantization`.
+        metadata: What the file says of itself, with all figures in its `quantization`.
     """
 
     recipe: str
     path: Path | None
-    record: Record
+    metadata: Metadata
 
     @property
     def figures(self) -> dict[str, Any]:
-        """``agreement``, ``error``, ``accuracy``, ``bytes``, ``milliseconds``, ``groups`` and the rest."""
-        return dict(self.record.quantization)
+        """``agreement``, ``error``, ``accuracy``, ``bytes``, ``milliseconds``, ``groups`` and others."""
+        return dict(self.metadata.quantization)
 
 
 def quantize(
@@ -91,40 +84,42 @@ def quantize(
 ) -> list[Quantized]:
     """Write a model's convolutions in int8, if that agrees with float32 often enough.
 
-    Weights are int8 with a scale an output channel, rounded so that the layer's outputs on real images change least;
-    what goes into each convolution is uint8 in a range taken from the calibration images; the rest stays float32.
+    Weights are int8 with a scale for each output channel, rounded so that the layer's outputs on real images change
+    least. The inputs of each convolution are uint8 in a range taken from the calibration images. The rest stays
+    float32.
 
     Args:
         model: A classifier; it stays as it is.
         path: The ``.onnx`` file, which keeps int8 weights as ``DequantizeLinear`` nodes that runtimes fuse.
-        calib: A folder of images to calibrate with; without `evaluation`, those left over are compared on.
+        calib: A folder of images to calibrate with. Without `evaluation`, the rest of them are compared on.
         evaluation: A folder of other images to compare on.
-        classes: Names of the folders below, in the order of the outputs, if the images to compare on lie in some: their
-            accuracy is then told too.
+        classes: Names of the folders below, in the order of the outputs, if the images to compare on lie in folders by
+            class: their accuracy is then measured too.
         min_agreement: The part of these images, 0 to 1, that must get float32's label.
         recipe: A key of `RECIPES`.
-        search: Whether to try all recipes in their order until one agrees, instead.
-        images: How many to calibrate with, at most.
+        search: Whether to try all recipes in their order until one agrees.
+        images: How many images to calibrate with, at most.
         size: Side, or height and width; by default the checkpoint's.
         pixels: See `effnet_zoo.export`.
         softmax: See `effnet_zoo.export`.
         force: Replace the file if it is there.
-        progress: Told what is being done.
+        progress: Called with a line that says what is done now.
 
     Returns:
-        What each recipe that was tried came to; only the last can have been written.
+        One result for each recipe that was tried; only the last can have been written.
 
     Raises:
         UnknownNameError: If there is no such recipe.
-        ArgumentError: If a value is of another type, the model gives no classes, nobody knows how its images are
-            prepared, or values do not fit.
-        InputError: If the path is taken or cannot be written to, or there are too few images that can be read.
+        ArgumentError: If a value is of another type, the model has no classes, it is not known how its images are
+            prepared, or values do not fit together.
+        InputError: If there is a file already and `force` is false, nothing can be written, or there are too few
+            readable images.
         MissingExtraError: If a package is missing.
         EngineError: If a runtime fails, or outputs are not finite. Nothing is written then.
     """
     chosen(recipe, RECIPES, "recipe")
     check_flags(search=search, softmax=softmax, force=force)
-    if not _is_number(min_agreement) or not 0 < min_agreement <= 1:
+    if type(min_agreement) not in (int, float) or not 0 < min_agreement <= 1:
         raise ArgumentError(f"min_agreement={quoted(min_agreement)}: expected more than 0 and at most 1")
     if type(images) is not int or images < FEWEST:
         raise ArgumentError(f"images={quoted(images)}: expected how many to calibrate with, at least {FEWEST}")
@@ -139,110 +134,107 @@ def quantize(
             )
     place = checked_path(path, ONNX, force=force)
     ONNX.check_installed()
-    interface = interface_of(model, size, pixels=pixels, softmax=softmax)
-    record = Record.of(model, interface)
-    if record.images is None or model.in_chans != 3:
+    metadata = metadata_of(model, interface_of(model, size, pixels=pixels, softmax=softmax))
+    if metadata.images is None or model.in_chans != 3:
         raise ArgumentError("quantize: how this model's images are prepared is not known: expected its pretrained_cfg")
     selected = Images.of(
         Path(calib),
         Path(evaluation) if evaluation else None,
-        image_reader(record),
+        lambda file: file_input(file, metadata),
         most=images,
         classes=classes,
     )
-    recipes = list(RECIPES.values()) if search else [RECIPES[recipe]]
-    done: list[Quantized] = []
+    results: list[Quantized] = []
     with destination(place, ONNX, force=force) as scratch:
-        subject = _Subject.of(in_eval(model), record, selected, progress)
-        for one in recipes:
+        trial = _Trial.of(in_eval(model), metadata, selected, progress)
+        for one in RECIPES.values() if search else [RECIPES[recipe]]:
             progress(f"recipe {one.name}: {one.help}")
-            done.append(_tried(subject, one, scratch, place, min_agreement))
-            if done[-1].path:
+            results.append(_tried(trial, one, scratch, place, min_agreement))
+            if results[-1].path:
                 break
-    return done
+    return results
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _tried(trial: "_Trial", recipe: Recipe, scratch: Path, place: Path, min_agreement: float) -> Quantized:
+    """Write a recipe's file if it agrees. The file that is published gives what was compared; see `runtime.export`."""
+    import onnx
 
-
-def _tried(subject: "_Subject", recipe: Recipe, scratch: Path, place: Path, min_agreement: float) -> Quantized:
-    """Writes a recipe's file if it agrees; what is published gives what was compared, see `export.core`."""
     draft, final = scratch / "int8.onnx", scratch / "final.onnx"
-    figures, outputs = subject.quantized(recipe, draft)
-    record = dataclasses.replace(
-        subject.record, quantization={**figures, "min_agreement": min_agreement, "recipe": recipe.name}
-    )
+    figures, outputs = trial.measured(recipe, draft)
+    quantization = {**figures, "min_agreement": min_agreement, "recipe": recipe.name}
+    metadata = dataclasses.replace(trial.metadata, quantization=quantization)
     if figures["agreement"] < min_agreement:
-        return Quantized(recipe=recipe.name, path=None, record=record)
+        return Quantized(recipe=recipe.name, path=None, metadata=metadata)
     with runtime_errors("quantize"):
-        write_onnx(importlib.import_module("onnx").load(draft), record, final)
-        first = next(subject.comparison())
-        for name, run in _runs(final).items():
-            check_same([run(first)], [outputs[name][: len(first)]], f"quantize, {name}")
-    moved_into_place(final, place, ONNX)
-    return Quantized(recipe=recipe.name, path=place, record=record)
+        ONNX.save(onnx.load(draft), final, metadata)
+        first = next(trial.comparison())
+        for name, function in _functions(final).items():
+            check_same_outputs([function(first)], [outputs[name][: len(first)]], f"quantize, {name}")
+    move_into_place(final, place, ONNX)
+    return Quantized(recipe=recipe.name, path=place, metadata=metadata)
 
 
-def _runs(file: Path) -> dict[str, Run]:
-    """Returns what runs a file, by the name of each runtime that is installed."""
+def _functions(file: Path) -> dict[str, TensorFunction]:
+    """Return what runs a file, by the name of each runtime that is installed."""
     threads = torch.get_num_threads()
-    return {name: make(file, threads) for name, make in RUNTIMES.items() if importlib.util.find_spec(name)}
+    return {
+        name: on_tensors(target.open_session(file, threads))
+        for name, target in ONNX_RUNTIMES.items()
+        if importlib.util.find_spec(name)
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Subject:
-    """A model with all that does not depend on the recipe.
+class _Trial:
+    """A model with everything that does not depend on the recipe.
 
     Attributes:
         model: As it was given, in eval mode.
-        record: What its file will say.
-        images: Those to calibrate with and to compare on.
-        float_graph: Its graph in float32.
+        metadata: What its file will say.
+        images: The images to calibrate with and to compare on.
+        float_graph: Its graph in float32, serialized.
         rounded: The folded model behind its interface, its weights on their int8 grids.
-        statistics: What its layers' inputs were.
+        statistics: What the inputs of its layers were.
         expected: The model's outputs for the images to compare on, (n, classes).
     """
 
     model: EfficientNet
-    record: Record
+    metadata: Metadata
     images: Images
-    float_graph: Any
+    float_graph: bytes
     rounded: Deployed
     statistics: dict[str, Statistics]
     expected: Tensor
 
     @classmethod
-    def of(cls, model: EfficientNet, record: Record, images: Images, progress: Callable[[str], None]) -> "_Subject":
-        interface = record.interface
-        writer = importlib.import_module("effnet_zoo.runtime.graph")
+    def of(cls, model: EfficientNet, metadata: Metadata, images: Images, progress: Callable[[str], None]) -> "_Trial":
+        from effnet_zoo.runtime.graph import onnx_model
+
+        interface = metadata.interface
         progress(f"{len(images.calibration)} images to calibrate with, {len(images.comparison)} to compare on")
         folded = optimize(model).cpu().float()
-        plain = Deployed(folded, interface, record.images).eval()
+        plain = Deployed(folded, interface, metadata.images).eval()
         progress("rounding weights by what goes into each layer")
         seen = observe(plain, images.batches(images.calibration, 1))
-        with torch.inference_mode():
-            expected = torch.cat([plain(batch) for batch in images.batches(images.comparison, BATCH)])
-        if not expected.isfinite().all():
-            raise EngineError("quantize: the model's own outputs are not finite: expected weights without NaN")
-        rounded = Deployed(optimize(folded), interface, record.images).eval()
+        expected = torch.cat(model_outputs(plain, images.batches(images.comparison, BATCH), "quantize"))
+        rounded = Deployed(optimize(folded), interface, metadata.images).eval()
         round_weights(rounded.model, seen)
         return cls(
             model=model,
-            record=record,
+            metadata=metadata,
             images=images,
-            float_graph=writer.onnx_model(model, interface, record.images),
+            float_graph=onnx_model(model, interface, metadata.images).SerializeToString(),
             rounded=rounded,
             statistics=seen,
             expected=expected,
         )
 
     def comparison(self) -> Iterator[Tensor]:
-        """Yields the images to compare on, in batches, each made when it is asked for."""
+        """Yield the images to compare on, in batches, each made when it is asked for."""
         return self.images.batches(self.images.comparison, BATCH)
 
-    def quantized(self, recipe: Recipe, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Writes a recipe's file into a folder of its own, and returns what it came to.
+    def measured(self, recipe: Recipe, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Write a recipe's file into a folder of its own, and measure it.
 
         Returns:
             The figures, and the file's outputs for the images to compare on by runtime.
@@ -250,26 +242,29 @@ class _Subject:
         Raises:
             EngineError: If a runtime fails, or a figure is not finite, because outputs are not.
         """
+        from effnet_zoo.runtime.int8.writing import write_int8
+
         names = recipe.quantized(self.model)
-        mixed = self._mixed(names)
         ranges = {name: (self.statistics[name].low, self.statistics[name].high) for name in names}
         float_path = path.with_name("float32.onnx")
-        float_path.write_bytes(self.float_graph.SerializeToString())
+        float_path.write_bytes(self.float_graph)
         with runtime_errors("quantize"), torch.inference_mode():
-            write_int8(mixed, ranges, self.record, next(self.images.batches(self.images.calibration, 1)), path)
-            runs = {"float32": _runs(float_path), "int8": _runs(path)}
-            given = {name: torch.cat([run(batch) for batch in self.comparison()]) for name, run in runs["int8"].items()}
-            milliseconds = _timed(runs, self._timing_batch())
-        errors = {name: relative_error(outputs, self.expected) for name, outputs in given.items()}
-        labels = self.expected.argmax(1)
-        same = {name: (outputs.argmax(1) == labels).float().mean().item() for name, outputs in given.items()}
+            image = next(iter(self.images.calibration.values()))
+            write_int8(self._mixed(names), ranges, self.metadata, image, path)
+            functions = {"float32": _functions(float_path), "int8": _functions(path)}
+            outputs = {
+                name: torch.cat([function(batch) for batch in self.comparison()])
+                for name, function in functions["int8"].items()
+            }
+            milliseconds = _timed(functions, self._timing_batch())
+        same = {name: same_labels(found, self.expected).float().mean().item() for name, found in outputs.items()}
         worst = min(same, key=same.__getitem__)
         sizes = {"float32": float_path.stat().st_size, "int8": path.stat().st_size}
-        fastest = {kind: min(milliseconds[kind].values()) for kind in milliseconds}
+        fastest = {kind: min(by_runtime.values()) for kind, by_runtime in milliseconds.items()}
         figures = {
             "agreement": same[worst],
-            "error": max(errors.values()),
-            "accuracy": self._accuracy(given[worst]),
+            "error": max(error_of(found, self.expected) for found in outputs.values()),
+            "accuracy": self._accuracy(outputs[worst]),
             "calibrated_on": len(self.images.calibration),
             "compared_on": len(self.expected),
             "unreadable": self.images.unreadable,
@@ -282,10 +277,10 @@ class _Subject:
             "layers": {"int8": len(names), "all": len(layers(self.model))},
         }
         check_finite(figures, "quantize: figures", EngineError)  # else outputs are not
-        return figures, given
+        return figures, outputs
 
     def _mixed(self, names: Sequence[str]) -> EfficientNet:
-        """The folded model with rounded weights in some layers, and its own in the others."""
+        """Return the folded model with rounded weights in some layers, and its own in the others."""
         mixed = optimize(self.model).cpu().float()
         ours, rounded = layers(mixed), layers(self.rounded.model)
         with torch.no_grad():
@@ -294,12 +289,12 @@ class _Subject:
         return mixed
 
     def _groups(self, names: Sequence[str]) -> dict[str, float]:
-        """Returns what each group costs alone, in relative error of the outputs, the most costly first."""
+        """Return what each group of layers costs alone, in relative error of the outputs, the most costly first."""
         some = list(itertools.islice(self.comparison(), max(1, PROBED // BATCH)))
         expected = self.expected[: sum(map(len, some))]
         costs = {}
         for group, members in groups(self.model, names).items():
-            alone = Deployed(self._mixed(members), self.record.interface, self.record.images).eval()
+            alone = Deployed(self._mixed(members), self.metadata.interface, self.metadata.images).eval()
             with torch.inference_mode(), simulated(alone.model, members, self.statistics):
                 costs[group] = relative_error(torch.cat([alone(batch) for batch in some]), expected)
         return dict(sorted(costs.items(), key=lambda item: -item[1]))
@@ -316,69 +311,15 @@ class _Subject:
         return first.repeat(-(-BATCH // len(first)), *[1] * (first.dim() - 1))[:BATCH]
 
 
-def write_int8(
-    model: EfficientNet, ranges: Mapping[str, tuple[float, float]], record: Record, example: Tensor, path: Path
-) -> None:
-    """Writes a model's graph with some layers' weights and inputs in int8, by ONNX Runtime's quantizer.
-
-    Args:
-        model: Its weights, in these layers, on int8 grids of their largest.
-        ranges: Of the inputs of these layers.
-        record: What goes in and comes out.
-        example: Images, which the quantizer wants to see run.
-        path: The file, in a folder of its own.
-    """
-    quantization = importlib.import_module("onnxruntime.quantization")
-    onnx = importlib.import_module("onnx")
-    writer = importlib.import_module("effnet_zoo.runtime.graph")
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            self.left = iter([{writer.INPUT: example.contiguous().numpy()}])
-
-        def get_next(self) -> dict[str, Any] | None:
-            return next(self.left, None)
-
-    graph = writer.onnx_model(model, record.interface, record.images)
-    overrides: dict[str, list[dict[str, Any]]] = {}
-    for node in graph.graph.node:
-        if node.name in ranges:
-            low, high = ranges[node.name]
-            for known in overrides.get(node.input[0], []):  # what two layers read is rounded once, for both
-                low, high = min(low, float(known["rmin"])), max(high, float(known["rmax"]))
-            overrides[node.input[0]] = [{"rmin": numpy.float32(low), "rmax": numpy.float32(high)}]
-    source = path.with_name("source.onnx")
-    # Else it warns, by the root logger, that it misses a pre-processing, which a folded graph does not need.
-    onnx.helper.set_model_props(graph, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    onnx.save(graph, source)
-    quantization.quantize_static(
-        str(source),
-        str(path),
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "Gemm"],
-        nodes_to_quantize=list(ranges),
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        extra_options={
-            # What comes out stays float, so that activations and sums are computed in it.
-            "OpTypesToExcludeOutputQuantization": ["Conv", "Gemm"],
-            "QuantizeBias": False,  # in int32 they would take three times the room, with scales of their own
-            "TensorQuantOverrides": overrides,
-        },
-    )
-
-
-def _timed(runs: Mapping[str, Mapping[str, Run]], images: Tensor) -> dict[str, dict[str, float]]:
-    """Returns medians in milliseconds a batch by kind and runtime, everyone having its turn in each round."""
-    seconds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in by} for kind, by in runs.items()}
+def _timed(functions: Mapping[str, Mapping[str, TensorFunction]], images: Tensor) -> dict[str, dict[str, float]]:
+    """Return medians in milliseconds a batch by kind and runtime; each has its turn in each round."""
+    seconds: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in by} for kind, by in functions.items()}
     for turn in range(ROUNDS + 1):
-        for kind, by in runs.items():
-            for name, run in by.items():
-                run(images)  # threads of the runtime before spin for a while
+        for kind, by_runtime in functions.items():
+            for name, function in by_runtime.items():
+                function(images)  # threads of the runtime before spin for a while
                 start = time.perf_counter()
-                run(images)
+                function(images)
                 if turn:
                     seconds[kind][name].append(time.perf_counter() - start)
-    return {kind: {name: 1000 * numbers.median(taken) for name, taken in by.items()} for kind, by in seconds.items()}
+    return {kind: {name: 1000 * statistics.median(taken) for name, taken in by.items()} for kind, by in seconds.items()}

@@ -1,8 +1,8 @@
-"""Which layers become int8: recipes from all of them to fewer, and the groups that are named when one costs too much.
+"""Which layers become int8: recipes from all layers to fewer, and the groups of layers whose cost is measured.
 
-Between the convolutions everything stays in float in every recipe: activations, the sigmoid of squeeze-excite and its
-product, residual sums, pooling. A runtime does these on the way out of a convolution, so int8 would not make them
-faster, and SiLU and the gate are where int8 EfficientNets lose their accuracy.
+In every recipe, everything between the convolutions stays in float: activations, the sigmoid of squeeze-excite and its
+product, residual sums, pooling. A runtime computes these when it writes a convolution's outputs, so int8 would not make
+them faster. SiLU and the gate are also where int8 EfficientNets lose their accuracy.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,15 +19,15 @@ Layers = dict[str, nn.Conv2d | nn.Linear]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """What stays in float besides what always does.
+    """Which layers stay in float.
 
     Attributes:
-        name: What it is called.
-        help: What it is, in words.
-        front: The stride at which int8 begins, 0 for everywhere: layers on larger maps have hardly any weights, but
-            their errors pass through all the rest.
-        head: Whether int8 ends before the head's convolution and the classifier, which have a third of a small
-            network's weights.
+        name: The recipe's name.
+        help: A description for people.
+        front: The stride at which int8 begins, 0 for the first layer. Layers on larger maps have hardly any weights,
+            but their errors pass through all other layers.
+        head: Whether the head's convolution and the classifier stay in float. They have a third of a small network's
+            weights.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Recipe:
     head: bool = False
 
     def quantized(self, model: EfficientNet) -> list[str]:
-        """Names of the layers that become int8."""
+        """Return the names of the layers that become int8."""
         kept = {*front_layers(model, self.front), *(("conv_head", "classifier") if self.head else ())}
         return [name for name in layers(model) if name not in kept]
 
@@ -50,20 +50,20 @@ RECIPES = {
         Recipe(name="front-8-head", help="the same, and head and classifier in float", front=8, head=True),
     )
 }
-"""By name, the smallest and fastest first: the order in which a search tries them.
+"""Recipes by name, the smallest and fastest file first. A search tries them in this order.
 
-Squeeze-excite's two convolutions are never spared: alone they cost least of all groups (B0 on digits, 0.01 of 0.13),
-and a sixth of its weights are theirs.
+Squeeze-excite's two convolutions always become int8: of all groups they cost least (B0 on digits, 0.01 of 0.13), and
+they have a sixth of its weights.
 """
 
 
 def layers(model: nn.Module) -> Layers:
-    """Every convolution and the classifier, by name, in the order of the network."""
+    """Return every convolution and the classifier, by name, in the order of the network."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
 
 
 def front_layers(model: EfficientNet, until: int) -> Iterator[str]:
-    """Layers of the blocks, stem included, whose input is of a smaller stride than `until`."""
+    """Yield the names of the stem's and the blocks' layers whose input has a smaller stride than `until`."""
     stride = 1
     for name, part in [("conv_stem", model.conv_stem), *_blocks(model)]:
         if stride >= until:
@@ -80,12 +80,12 @@ def _blocks(model: EfficientNet) -> Iterator[tuple[str, nn.Module]]:
 
 
 def gate_layers(model: nn.Module) -> Iterator[str]:
-    """The convolutions of squeeze-excite."""
+    """Yield the names of the convolutions of squeeze-excite."""
     return (name for name, layer in layers(model).items() if isinstance(layer, PooledConv2d))
 
 
 def groups(model: EfficientNet, names: Iterable[str]) -> dict[str, list[str]]:
-    """Layers by the part of the network they belong to: stem, each stage, squeeze-excite, head, classifier."""
+    """Return layers by the part of the network: stem, each stage, squeeze-excite, head, classifier."""
     gates, found = set(gate_layers(model)), dict[str, list[str]]()
     for name in names:
         if name in gates:

@@ -1,7 +1,8 @@
-"""Weights rounded to int8 one by one, each rounding error made up for by the weights that are still to be rounded.
+"""Weights rounded to int8 one by one. The weights that are rounded later make up for each rounding error.
 
-That is GPTQ (arXiv:2210.17323): what counts is not the error of a weight but that of the layer's output on real images,
-which the second moments of its inputs tell. Rounding to the nearest loses three times as much in EfficientNet-Lite0.
+This is GPTQ (arXiv:2210.17323). It makes the error of the layer's output on real images small, not the error of each
+weight. The second moments of the layer's inputs give that error. Rounding each weight to the nearest number loses three
+times as much in EfficientNet-Lite0.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,29 +16,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effnet_zoo.network.layers import SameConv2d
+from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.int8.recipes import layers
-from effnet_zoo.runtime.interface import Deployed
 
 LEVELS = 127
-"""Of int8, on each side of zero."""
+"""Levels of int8 on each side of zero."""
 
 DAMPING = 0.01
-"""Added to the moments' diagonal, as a part of its mean: moments of few images are not to be trusted to the last."""
-
+"""Share of the mean of the moments' diagonal that is added to it, because moments of few images are not exact."""
 
 POSITIONS = 196
-"""Of a map, at most, that moments are taken from: neighbours say much the same, another image says more."""
+"""Positions of a map that moments are computed from, at most. Neighbours are alike; other images tell more."""
 
 
 @dataclass(slots=True)
 class Statistics:
-    """What a layer's inputs were: their range, and their second moments (groups, inputs, inputs), float64.
+    """Statistics of a layer's inputs.
 
     Attributes:
-        low: The smallest, at most 0.
-        high: The largest, at least 0.
-        moments: Sums of products.
-        count: Of how many.
+        low: The smallest input, or 0 if all are larger.
+        high: The largest input, or 0 if all are smaller.
+        moments: Sums of the products of two inputs, float64 (groups, inputs, inputs); None before the first batch.
+        count: How many products each sum has.
     """
 
     low: float = 0.0
@@ -46,7 +46,7 @@ class Statistics:
     count: int = 0
 
     def see(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> None:
-        """Take the inputs of one run into account."""
+        """Add the inputs of one run."""
         self.low, self.high = min(self.low, x.amin().item()), max(self.high, x.amax().item())
         rows = _rows(layer, x)
         rows = rows[:, :: -(-rows.shape[1] // POSITIONS)]
@@ -56,7 +56,7 @@ class Statistics:
 
 
 def to_uint8(x: Tensor, low: float, high: float) -> Tensor:
-    """Values rounded to 256 steps of a range, zero among them, as `QuantizeLinear` and back."""
+    """Return values rounded to 256 steps of a range, as `QuantizeLinear` and `DequantizeLinear` do. Zero is a step."""
     scale = max(high - low, 1e-12) / 255
     zero = round(-low / scale)
     return (((x / scale + zero).round_().clamp_(0, 255)) - zero) * scale
@@ -64,10 +64,10 @@ def to_uint8(x: Tensor, low: float, high: float) -> Tensor:
 
 @torch.inference_mode()
 def observe(deployed: Deployed, batches: Iterable[Tensor]) -> dict[str, Statistics]:
-    """Run images through a folded model, and note what goes into each layer, by its name in the model.
+    """Run images through a folded model, and return statistics of each layer's inputs, by the layer's name.
 
-    Ranges are those of the extremes: cutting off what is rare, which lessens the squared error, cost the classifier
-    more than it gained elsewhere.
+    Ranges reach to the extremes. Cutting off rare values makes the squared error smaller, but cost more in the
+    classifier than it gained elsewhere.
     """
     found = {name: Statistics() for name in layers(deployed.model)}
 
@@ -82,7 +82,7 @@ def observe(deployed: Deployed, batches: Iterable[Tensor]) -> dict[str, Statisti
 
 @torch.no_grad()
 def round_weights(model: nn.Module, statistics: Mapping[str, Statistics]) -> None:
-    """Replace each layer's weights by multiples of a 127th of its output channel's largest, which itself stays."""
+    """Replace weights by multiples of a 127th of the largest weight of their output channel, which stays the same."""
     for name, layer in layers(model).items():
         moments = statistics[name].moments
         assert moments is not None
@@ -91,7 +91,7 @@ def round_weights(model: nn.Module, statistics: Mapping[str, Statistics]) -> Non
 
 @contextmanager
 def simulated(model: nn.Module, names: Iterable[str], statistics: Mapping[str, Statistics]) -> Iterator[None]:
-    """Let the inputs of some layers be rounded to uint8, as the quantized file rounds them."""
+    """Round the inputs of some layers to uint8, as the quantized file does, while the block runs."""
 
     def rounded(name: str, _: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
         return (to_uint8(given[0], statistics[name].low, statistics[name].high),)
@@ -102,7 +102,7 @@ def simulated(model: nn.Module, names: Iterable[str], statistics: Mapping[str, S
 
 @contextmanager
 def _hooked(model: nn.Module, names: Iterable[str], hook: Callable[..., Any]) -> Iterator[None]:
-    """Let `hook` see, and perhaps replace, what goes into layers: it gets the name, the layer and its arguments."""
+    """Call `hook` with name, layer and arguments before these layers run. What it returns replaces the arguments."""
     found = layers(model)
     hooks = [found[name].register_forward_pre_hook(partial(hook, name)) for name in names]
     try:
@@ -113,7 +113,7 @@ def _hooked(model: nn.Module, names: Iterable[str], hook: Callable[..., Any]) ->
 
 
 def _rows(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    """What a layer multiplies its weights with, (groups, rows, inputs), for each output position a row."""
+    """Return what a layer multiplies its weights with, (groups, rows, inputs), one row for each output position."""
     if isinstance(layer, nn.Linear):
         return x[None]
     if layer.kernel_size == (1, 1) and layer.stride == (1, 1):
@@ -132,7 +132,7 @@ def _rows(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
 
 
 def _rounded(weight: Tensor, moments: Tensor) -> Tensor:
-    """A weight (outputs, inputs / groups, ...) rounded for inputs of these moments (groups, inputs, inputs)."""
+    """Return a weight (outputs, inputs / groups, ...) rounded for inputs with moments (groups, inputs, inputs)."""
     groups, size, _ = moments.shape
     left = weight.double().reshape(groups, -1, size).clone()
     scale = left.abs().amax(2).clamp_min(1e-12) / LEVELS
@@ -146,7 +146,7 @@ def _rounded(weight: Tensor, moments: Tensor) -> Tensor:
     for column in range(size):
         value = left[:, :, column]
         rounded = (value / scale).round().clamp(-LEVELS, LEVELS)
-        # The largest keeps its value: a reader takes the scale from it.
+        # The largest weight keeps its value, because the quantizer computes the scale from it.
         rounded = torch.where(keeps[:, :, column], LEVELS * sign[:, :, column], rounded) * scale
         result[:, :, column] = rounded
         error = (value - rounded) / factor[:, column, column, None]

@@ -1,0 +1,74 @@
+"""What runs a model on image files: an exported file, or an `EfficientNet` that torch or an engine computes."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy
+from numpy.typing import NDArray
+
+from effnet_zoo.images.transform import Pixels
+from effnet_zoo.zoo.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from effnet_zoo.network.model import EfficientNet
+
+Run = Callable[["Tensor"], "Tensor"]
+"""A function of float32 images (n, channels, height, width), on the model's device, that gives outputs (n, outputs)."""
+
+Outputs = NDArray[numpy.float32]
+"""Outputs of one image (outputs,), or of several (n, outputs)."""
+
+
+class Runnable(Protocol):
+    """Reads image files, and computes logits or features of them. Nothing of it needs torch.
+
+    Attributes:
+        num_classes: How many classes; 0 for features.
+        head_hidden_size: How many features an image has.
+        pretrained_cfg: Preprocessing and class names, as timm names them.
+        preprocessing: How images are prepared.
+        fingerprint: SHA-256, in hex, that stands for the weights.
+        dtype: The name of the dtype that is computed in.
+    """
+
+    num_classes: int
+    head_hidden_size: int
+    pretrained_cfg: dict[str, Any]
+    preprocessing: Preprocessing
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+
+    def read(self, path: Path, *, orientation: bool = True) -> Pixels:
+        """Return an image file as uint8 (height, width, channels).
+
+        Raises:
+            InputError: If the file is missing, unreadable, too large, or not an image.
+        """
+        ...
+
+    def __call__(self, pixels: Sequence[Pixels]) -> Outputs:
+        """Return the outputs, float32 (n, outputs), of n images."""
+        ...
+
+
+def as_runnable(model: "EfficientNet | Runnable", run: "Run | None" = None) -> Runnable:
+    """Return an exported model as it is, and an `EfficientNet` with what computes it.
+
+    Args:
+        model: The model.
+        run: What computes the outputs of an `EfficientNet`; itself by default.
+
+    Raises:
+        ArgumentError: If the model is neither of both, its preprocessing does not fit it, or `run` is not a function.
+    """
+    if callable(getattr(model, "read", None)):
+        return cast("Runnable", model)
+    from effnet_zoo.predict.torch_model import TorchModel
+
+    return TorchModel(cast("EfficientNet", model), run)

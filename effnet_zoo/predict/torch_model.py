@@ -1,0 +1,65 @@
+"""An `EfficientNet` as a `Runnable`, computed by torch or by an engine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from effnet_zoo.checkpoints.statefile import fingerprint
+from effnet_zoo.errors import ArgumentError, quoted
+from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.transform import Pixels, normalised_tensor
+from effnet_zoo.network.folding import in_eval
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.predict.runnable import Outputs, Run
+from effnet_zoo.zoo.preprocessing import preprocessing_of
+
+
+class TorchModel:
+    """Runs an `EfficientNet` on image files.
+
+    Args:
+        model: The model, on any device and in any dtype. It is run in eval mode, whatever mode it is in.
+        run: What computes its outputs instead, for instance an engine.
+
+    Raises:
+        ArgumentError: If the model is not an `EfficientNet`, its preprocessing is of another number of channels, or
+            `run` is not a function.
+    """
+
+    def __init__(self, model: EfficientNet, run: Run | None) -> None:
+        if not isinstance(model, EfficientNet):
+            raise ArgumentError(f"{type(model).__name__}: expected a classifier of this package, or an exported one")
+        if run is not None and not callable(run):
+            raise ArgumentError(f"run={quoted(run)}: expected a function of images, such as an engine")
+        self.model = model
+        self.num_classes, self.head_hidden_size = model.num_classes, model.head_hidden_size
+        self.pretrained_cfg = model.pretrained_cfg
+        self.preprocessing = preprocessing_of(model.pretrained_cfg)
+        channels = len(self.preprocessing.mean)
+        if channels != model.in_chans or channels not in (1, 3):
+            raise ArgumentError(
+                f"a model of {model.in_chans} channels whose images have {channels}: expected 1 or 3 of both"
+            )
+        weight = model.conv_stem.weight
+        self._device = weight.device
+        # Engines take float32, whatever they compute in.
+        self._taken = weight.dtype if run is None else torch.float32
+        self.dtype = str(getattr(run, "dtype", weight.dtype)).removeprefix("torch.")
+        self._run = run or (in_eval(model) if any(module.training for module in model.modules()) else model)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 that stands for the weights, computed when it is asked for."""
+        return fingerprint(self.model.state_dict())
+
+    def read(self, path: Path, *, orientation: bool = True) -> Pixels:
+        """Return an image file as uint8 (height, width, channels), resized and cropped."""
+        return Reader(self.preprocessing, orientation)(path)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Sequence[Pixels]) -> Outputs:
+        """Return the outputs, float32 (n, outputs), of n images."""
+        images = normalised_tensor(pixels, self.preprocessing, device=self._device, dtype=self._taken)
+        outputs: Outputs = self._run(images).to("cpu", torch.float32).numpy()
+        return outputs

@@ -1,0 +1,169 @@
+"""Where engines keep what took time: files by the hash of everything they were made of, and which engine was fastest.
+
+What lies here is run. The cache is its owner's alone. Each folder in it has the SHA-256 of its files, compared before
+anything reads them. A folder appears whole and never changes; a wrong one is made again.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from effnet_zoo import __version__
+from effnet_zoo.atomic_io import (
+    check_destination,
+    exclusive,
+    file_errors,
+    folder_written_whole,
+    private_folder,
+    read_text,
+    scratch_beside,
+    sha256,
+    user_path,
+    write_text,
+)
+from effnet_zoo.checkpoints.cache import HOME
+from effnet_zoo.documents import from_json
+from effnet_zoo.errors import EffnetZooError, FileError
+
+HASHES = "record.json"
+"""The file that has the hashes of the other files in its folder."""
+
+WAIT = 3600.0
+"""Seconds to wait for another process that makes the same files: as long as the slowest may take, see `child`."""
+
+_ABOUT_PROCESSOR = (
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features"),
+    *("isa", "uarch"),
+)
+"""Lines of Linux' /proc/cpuinfo that name a processor, on x86, ARM and RISC-V; others change, such as its frequency."""
+
+
+class _Hashes(msgspec.Struct, forbid_unknown_fields=True):
+    files: dict[str, str]
+
+
+class _Fastest(msgspec.Struct):
+    backend: str
+
+
+def engines_folder() -> Path:
+    """Return ``$EFFNET_ZOO_HOME/engines``, or ``effnet-zoo/engines`` in the user's cache folder.
+
+    Raises:
+        FileError: If a variable names a user who does not exist.
+    """
+    if home := os.environ.get(HOME):
+        return user_path(home, HOME) / "engines"
+    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "effnet-zoo" / "engines"
+
+
+def cache_key(ingredients: Mapping[str, Any]) -> str:
+    """Return a name for what is made of JSON values, and of this package, torch and the processor."""
+    everything = {**ingredients, "effnet_zoo": __version__, "torch": torch.__version__, "processor": processor()}
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@functools.cache
+def processor() -> list[str]:
+    """Return what names this machine's processor: its model and what it can do."""
+    lines = []
+    with suppress(OSError, UnicodeDecodeError):  # only Linux has the file
+        first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
+        lines = [line for line in first.splitlines() if line.partition(":")[0].strip() in _ABOUT_PROCESSOR]
+    return [platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability(), *lines]
+
+
+def cached_files(key: str, write: Callable[[Path], None]) -> Path:
+    """Return the folder of a key. Its files are written if they are not there, or are not as their hashes say.
+
+    Of several processes one writes them, and the others wait.
+
+    Args:
+        key: What `cache_key` returned.
+        write: Writes files into the empty folder that it is given, and no folders.
+
+    Raises:
+        FileError: If other users can write to the cache, or the system refuses to write there.
+    """
+    with _place_of(key) as place:
+        if _is_sound(place):
+            return place
+        with exclusive(place, WAIT):
+            if not _is_sound(place):
+                _discard(place)
+                with folder_written_whole(place) as draft:
+                    write(draft)
+                    hashes = {path.name: sha256(path) for path in draft.iterdir()}
+                    (draft / HASHES).write_bytes(msgspec.json.encode(_Hashes(hashes)))
+        return place
+
+
+def discard_files(key: str) -> None:
+    """Remove the folder of a key, if it is there. A process that has mapped its files keeps them."""
+    with _place_of(key) as place:
+        _discard(place)
+
+
+def recall_fastest(key: str) -> str | None:
+    """Return the engine that was remembered for a key; None if there is none.
+
+    Raises:
+        FileError: If other users can write to the cache, or nothing can be remembered there.
+    """
+    with _place_of(f"{key}.json") as place:
+        if not place.exists():
+            check_destination(place)
+            return None
+        with suppress(EffnetZooError):  # damaged: it is measured again
+            return from_json(read_text(place), _Fastest, str(place), FileError).backend
+    return None
+
+
+def remember_fastest(key: str, engine: str, seconds: Mapping[str, float]) -> None:
+    """Note which engine was fastest, and how many seconds a batch took in each.
+
+    Raises:
+        FileError: If the system refuses.
+    """
+    with _place_of(f"{key}.json") as place:
+        write_text(place, json.dumps({"backend": engine, "seconds": dict(seconds)}, indent=1) + "\n")
+
+
+@contextmanager
+def _place_of(name: str) -> Iterator[Path]:
+    try:
+        yield private_folder(engines_folder()) / name
+    except FileError as error:
+        raise FileError(
+            f"the cache of engines: {error}; {HOME} names another folder, and engine(backend='eager') needs none"
+        ) from error
+
+
+def _discard(place: Path) -> None:
+    with scratch_beside(place) as beside, file_errors(place), suppress(FileNotFoundError):
+        place.rename(beside / "discarded")
+
+
+def _is_sound(place: Path) -> bool:
+    """Return whether a folder holds the files whose hashes it has, and no others."""
+    with suppress(EffnetZooError, OSError):
+        if place.is_symlink():
+            return False
+        hashes = from_json(read_text(place / HASHES), _Hashes, str(place), FileError).files
+        found = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(place)}
+        return (
+            all(found.values())
+            and found.keys() == {HASHES, *hashes}
+            and all(sha256(place / name) == digest for name, digest in hashes.items())
+        )
+    return False

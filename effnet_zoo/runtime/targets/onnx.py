@@ -1,0 +1,149 @@
+"""ONNX files, and ONNX Runtime, which runs them on the processor. Running a file imports no torch."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effnet_zoo.errors import WeightsError, first_line
+from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import KEY, Metadata
+from effnet_zoo.runtime.streams import Streams
+from effnet_zoo.runtime.targets.target import ArrayFunction, DataTarget, Declaration, TensorFunction, on_tensors
+from effnet_zoo.zoo.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    from effnet_zoo.network.model import EfficientNet
+
+
+class Onnx(DataTarget):
+    """ONNX, with short operator lists and padding inside each Conv."""
+
+    engine = "onnxruntime"
+    format = "onnx"
+    help = "an ONNX graph of a dozen operators"
+    suffix = ".onnx"
+    packages = ("onnxruntime", "onnx")
+    extra = "onnxruntime"
+    file_dtypes = ("float32", "float16")
+
+    def build(
+        self,
+        model: "EfficientNet",
+        interface: Interface,
+        preprocessing: Preprocessing | None,
+        folder: Path,  # noqa: ARG002
+    ) -> Any:
+        import onnx
+
+        from effnet_zoo.runtime.graph import onnx_model
+
+        proto = onnx_model(model, interface, preprocessing)
+        onnx.checker.check_model(proto, full_check=True)
+        return proto
+
+    def save(self, built: Any, path: Path, metadata: Metadata | None = None) -> None:
+        if metadata:
+            from onnx import helper
+
+            # Licence and origin also have names of their own, which other readers look for.
+            plain = {key: metadata.provenance[key] for key in ("license", "origin_url") if metadata.provenance.get(key)}
+            helper.set_model_props(built, {KEY: metadata.to_json(), **plain})
+        path.write_bytes(built.SerializeToString())
+
+    def open_session(self, path: Path, threads: int, dtype: str = "float32") -> ArrayFunction:  # noqa: ARG002
+        return onnxruntime_session(path, threads)
+
+    def declaration(self, path: Path) -> Declaration:
+        import onnxruntime
+
+        try:
+            session = onnxruntime.InferenceSession(str(path), _unoptimized(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime's own kinds, which have no base
+            raise WeightsError(f"{path}: not an ONNX file that ONNX Runtime reads: {first_line(error)}") from None
+        images, outputs = (
+            tuple(side if isinstance(side, int) else None for side in ends[0].shape)
+            for ends in (session.get_inputs(), session.get_outputs())
+        )
+        text = session.get_modelmeta().custom_metadata_map.get(KEY)
+        return Declaration(metadata=text, images=images, outputs=outputs)
+
+    def build_engine(self, model: "EfficientNet", interface: Interface, path: Path) -> None:
+        """Write the graph as ONNX Runtime runs it on this processor, and its weights into a ``.bin`` beside it.
+
+        Sessions map the ``.bin`` into memory. The weights of a B5, 122 MB, are there once, for any number of sessions
+        and processes. Without it each session took 140 to 270 MB of its own.
+        """
+        import onnxruntime
+
+        from effnet_zoo.runtime.graph import onnx_model
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.optimized_model_filepath = str(path)
+        options.log_severity_level = 3  # it warns that the file is for this processor alone
+        prefix = "session.optimized_model_external_initializers_"
+        options.add_session_config_entry(f"{prefix}file_name", path.with_suffix(".bin").name)
+        options.add_session_config_entry(f"{prefix}min_size_in_bytes", "1024")
+        graph = onnx_model(model, interface).SerializeToString()
+        onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def load_engine(self, model: "EfficientNet", path: Path, *, threads: int, dtype: str) -> TensorFunction:  # noqa: ARG002
+        return on_tensors(onnxruntime_session(path, threads, optimized=True))
+
+
+def onnxruntime_session(file: Path | bytes, threads: int, *, optimized: bool = False) -> ArrayFunction:
+    """Return a function that runs an ONNX file in ONNX Runtime.
+
+    Args:
+        file: The file, or its content.
+        threads: How many threads to compute with.
+        optimized: Whether the graph is already optimized for this processor.
+    """
+    import numpy
+    import onnxruntime
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="effnet_zoo-onnxruntime")
+    sessions: dict[int, Any] = {}
+    lock = threading.Lock()
+
+    def session(threads: int) -> Any:
+        with lock:
+            if threads not in sessions:
+                options = _unoptimized() if optimized else onnxruntime.SessionOptions()
+                options.intra_op_num_threads = threads
+                source = file if isinstance(file, bytes) else str(file)
+                sessions[threads] = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            return sessions[threads]
+
+    name = session(1).get_inputs()[0].name  # so that a damaged file is found here
+
+    def outputs_of(images: "NDArray[Any]") -> "NDArray[numpy.float32]":
+        streams = Streams.for_batch(len(images), threads)
+        one = session(streams.threads)  # one session serves any number of streams
+        if streams.count == 1:
+            outputs: NDArray[numpy.float32] = one.run(None, {name: images})[0]
+            return outputs
+        parts = list(streams.parts(len(images)))
+        found: list[Any] = [None] * len(parts)
+        left = iter(enumerate(parts))
+
+        def stream(_: int) -> None:
+            for number, part in left:
+                found[number] = one.run(None, {name: images[part]})[0]
+
+        list(pool.map(stream, range(streams.count)))
+        return numpy.concatenate(found)
+
+    return outputs_of
+
+
+def _unoptimized() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options

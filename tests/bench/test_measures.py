@@ -1,0 +1,323 @@
+"""What each measure compares, and the figures it gives."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from effnet_zoo.bench import agreement, deployment, files, forward, machine, profile, report, training
+from effnet_zoo.bench.forward import Logits, forward_contestant, forward_contestants, time_forward
+from effnet_zoo.bench.networks import Task, library_network, plain_network
+from effnet_zoo.bench.referee import Contestant, Pace, clocked
+from effnet_zoo.bench.report import full_table
+from effnet_zoo.bench.training import Training, saved_bytes
+from effnet_zoo.errors import InputError, MissingExtraError, UnknownNameError
+from effnet_zoo.images.photos import CHECKPOINT, find_photos, write_jpegs
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.numerics import shallow
+from effnet_zoo.zoo import catalogue
+from tests.bench.fakes import measurement
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """A shallow B0 with small images."""
+    model = catalogue.find_variant("effnet_zoo_b0")
+    return Task(model=dataclasses.replace(model, spec=shallow(model.spec)), size=48, batch=3)
+
+
+def fake(task: Task, name: str, change: Callable[[Tensor], Tensor] = lambda logits: logits) -> Contestant:
+    def build(task: Task) -> Logits:
+        model = plain_network(task.model.spec, task.state).eval()
+        return lambda images: change(model(images))
+
+    return forward_contestant(task, name, build, f"note of {name}")
+
+
+def compared(task: Task, everyone: Sequence[Contestant]) -> dict[str, Any]:
+    return forward.compare_forward(task, everyone, rounds=0, sample=clocked).as_data({})
+
+
+def test_only_who_computes_the_same_logits_is_timed(task: Task) -> None:
+    everyone = [
+        fake(task, "timm same"),
+        fake(task, "timm other", lambda logits: logits * 1.01),
+        fake(task, "timm short", lambda logits: logits[:, :10]),
+        fake(task, "timm broken", lambda logits: logits * float("nan")),
+    ]
+    found = compared(task, everyone)
+    assert set(found["results"]) == {"timm same"}
+    assert found["results"]["timm same"]["error"] < 1e-5
+    assert found["notes"] == {"timm same": "note of timm same"}
+    assert set(found["refused"]) == {"timm other", "timm short", "timm broken"}
+    assert found["refused"]["timm other"] == "logits off by a relative 1.0e-02, more than 1e-03: not timed"
+    half = dataclasses.replace(task, dtype="bfloat16")
+    assert set(compared(half, everyone)["results"]) == {"timm same", "timm other"}  # bfloat16 may be off by more
+
+
+def test_every_library_here_computes_the_same() -> None:
+    model = catalogue.find_variant("effnet_zoo_b0")
+    task = Task(model=model, size=64, batch=2)
+    everyone = forward_contestants(task)
+    found = compared(task, everyone)
+    assert found["refused"] == {}
+    assert set(found["results"]) | set(found["absent"]) == {one.name for one in everyone}
+    assert {"effnet_zoo", "effnet_zoo optimized", "timm", "timm channels_last", "torchvision"} <= set(found["results"])
+
+
+def test_a_library_without_the_variant_is_absent() -> None:
+    model = catalogue.find_variant("effnet_zoo_lite0")
+    task = Task(model=model, size=64, batch=2)
+    torchvision = next(one for one in forward_contestants(task) if one.name == "torchvision")
+    assert compared(task, [torchvision])["absent"] == {"torchvision": "torchvision has no efficientnet_lite0"}
+    with pytest.raises(UnknownNameError, match="torchvision has no efficientnet_lite0"):
+        library_network("torchvision", task)
+
+
+def test_a_forward_is_a_share_of_the_ceiling(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "ceiling", lambda device: {"float32": 2e9, "copy": 1e9})
+    everyone = [fake(task, name) for name in ("timm", "timm peer", "effnet_zoo")]
+    found = time_forward(task, [*everyone, fake(task, "timm wrong", lambda logits: -logits)], rounds=2)
+    assert set(found["results"]) == {"timm", "timm peer", "effnet_zoo"}
+    for result in found["results"].values():
+        assert 2 <= result["calls"] <= 6  # one a turn at least
+        assert result["images_per_second"] == pytest.approx(3 / result["seconds"])
+        macs = task.model.spec.macs(size=48)
+        assert result["of_ceiling"] == pytest.approx(2 * macs * 3 / result["seconds"] / 2e9)
+    assert found["ratios"]["timm"]["timm"] == 1
+    assert "timm wrong" in found["refused"]
+
+
+def test_the_ceiling_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SHAPES", ((64, 32, 64),))
+    monkeypatch.setattr(machine, "COPIED", 1 << 12)
+    machine.ceiling.cache_clear()
+    found = machine.measure_ceiling("cpu")["results"]
+    machine.ceiling.cache_clear()
+    assert {name: list(result) for name, result in found.items()} == {
+        "float32": ["operations_per_second"],
+        "bfloat16": ["operations_per_second"],
+        "copy": ["bytes_per_second"],
+    }
+    assert all(value > 0 for result in found.values() for value in result.values())
+
+
+def test_a_profile_sorts_operations_by_kind(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {name: profile.kind_of(f"aten::{name}") for name in ("mkldnn_convolution", "silu_", "mul", "empty")}
+    assert kinds == {
+        "mkldnn_convolution": "convolution",
+        "silu_": "activation",
+        "mul": "gate and skip",
+        "empty": "others",
+    }
+    monkeypatch.setattr(profile, "PASSES", 1)
+    everyone = [fake(task, "timm"), fake(task, "timm wrong", lambda logits: -logits)]
+    found = profile.profile_forward(task, everyone)
+    assert set(found["results"]) == {"timm"}
+    assert set(found["refused"]) == {"timm wrong"}
+    spent = found["results"]["timm"]["kinds"]
+    assert list(spent) == [*profile.KINDS, "others"]
+    assert spent["convolution"] > 0 < spent["batch norm"]
+    table = full_table(measurement("profile", found))
+    assert table.headings == ("ms a batch", "B0, 48 px, batch 3: timm")
+    assert [row[0] for row in table.rows] == [*profile.KINDS, "others", "all"]
+
+
+def test_saved_bytes_are_exact() -> None:
+    layer = nn.Sequential(nn.Linear(3, 5), nn.ReLU())
+    images = torch.randn(2, 3)
+    assert saved_bytes(layer, lambda: layer(images)) == 4 * (2 * 3 + 2 * 5)  # the input, and what ReLU gave
+    whole = torch.randn(100, requires_grad=True)
+    assert saved_bytes(layer, lambda: (whole * whole).sum()) == 4 * 100  # once, though saved twice
+    assert saved_bytes(layer, lambda: (whole[:2] * whole[2:4]).sum()) == 4 * 100  # views keep all of it
+    norm = nn.BatchNorm1d(3)
+    assert saved_bytes(norm, lambda: norm(images)) == 4 * (2 * 3 + 2 * 3)  # the input, and both statistics
+
+
+def test_only_who_has_the_same_gradient_is_trained(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(library: str, task: Task) -> EfficientNet:
+        if library == "absent":
+            raise ModuleNotFoundError("No module named 'absent'")
+        arch = dataclasses.replace(task.model.spec, drop_rate=0.0, drop_path_rate=0.0)
+        model = EfficientNet(dataclasses.replace(arch, bn_eps=0.1) if library == "off" else arch)
+        model.load_state_dict(task.state)
+        return model
+
+    monkeypatch.setattr(training, "library_network", build)
+    monkeypatch.setattr(training, "arch_of", lambda library, model: model.spec)
+    everyone = {
+        "timm": Training(),
+        "effnet_zoo": Training(),
+        "effnet_zoo checkpointed": Training(checkpointed=True),
+        "timm channels_last": Training(channels_last=True),
+        "off": Training(),
+        "absent": Training(),
+    }
+    found = training.time_training(dataclasses.replace(task, batch=2), rounds=1, trainings=everyone)
+    assert set(found["results"]) == {"timm", "effnet_zoo", "effnet_zoo checkpointed", "timm channels_last"}
+    saved = {name: result["saved_bytes"] for name, result in found["results"].items()}
+    assert saved["effnet_zoo checkpointed"] < saved["effnet_zoo"] == saved["timm"]
+    assert found["refused"]["off"].startswith("gradient off by a relative ")
+    assert found["absent"] == {"absent": "No module named 'absent'"}
+    assert set(found["ratios"]) == {"timm", f"best peer ({report.best_peer(measurement('training', found))})"}
+
+
+def test_jpegs_are_distinct_and_as_large_as_asked(tmp_path: Path) -> None:
+    paths = write_jpegs(tmp_path / "set", width=80, height=60, count=8)
+    assert [path.name for path in paths] == sorted(path.name for path in (tmp_path / "set" / "photos").iterdir())
+    assert len({path.read_bytes() for path in paths}) == 8
+    for path in paths:
+        with Image.open(path) as image:
+            assert (image.size, image.format, image.mode) == ((80, 60), "JPEG", "RGB")
+
+
+def test_photos_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"chelsea.png", "coffee.png", "grace_hopper.jpg"} <= set(find_photos())
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'effnet-zoo\[bench\]'"):
+        find_photos()
+
+
+def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "PACE", Pace(rest=0.0, warm=False, calls=1))
+    monkeypatch.setitem(files.SETS, "web", dataclasses.replace(files.SETS["web"], count=2))
+    calls: list[str] = []
+
+    def passes(name: str, labels: Sequence[int]) -> Callable[[], Callable[[], list[int]]]:
+        def run() -> list[int]:
+            calls.append(name)
+            return list(labels)
+
+        return lambda: run
+
+    def absent() -> Callable[[], list[int]]:
+        raise MissingExtraError("not installed")
+
+    found = files.time_files(
+        "web",
+        rounds=3,
+        workers=1,
+        builders={
+            "timm": passes("timm", [1, 2]),
+            "effnet_zoo": passes("effnet_zoo", [1, 2]),
+            "effnet_zoo engine x": passes("x", [1, 3]),
+            "effnet_zoo engine y": absent,
+        },
+    )
+    assert found["case"]["files"] == 2
+    assert set(found["results"]) == {"timm", "effnet_zoo"}
+    assert found["refused"] == {
+        "effnet_zoo engine x": "another label than the first contestant's for 1 of 2 files: not timed"
+    }
+    assert found["absent"] == {"effnet_zoo engine y": "not installed"}
+    assert (calls.count("timm"), calls.count("effnet_zoo"), calls.count("x")) == (4, 4, 1)
+
+
+def test_timm_and_this_package_label_real_files_alike(tmp_path: Path) -> None:
+    paths = write_jpegs(tmp_path, width=300, height=240, count=6)
+    builders = files.pass_builders(tmp_path, paths, 1)
+    assert next(iter(builders)) == "timm"
+    assert "effnet_zoo engine openvino" in builders
+    labels = builders["timm"]()()
+    assert len(labels) == 6
+    assert builders["timm channels_last"]()() == builders["effnet_zoo"]()() == labels
+    with pytest.raises(InputError, match="nosuch.jpg"):
+        files.predict_pass(EfficientNet.from_pretrained(CHECKPOINT), [tmp_path / "nosuch.jpg"], 1, run=None)
+
+
+def test_deployment_compares_files_on_photos_that_none_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "CALIBRATION", 4)
+    monkeypatch.setattr(deployment, "COMPARISON", 8)
+    given: list[int] = []
+
+    def kind(change: float, size: int, name: str = "torch") -> deployment.DeployedKind:
+        def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
+            given.append(len(list(calibration.iterdir())))
+            return folder, size
+
+        def open_file(path: Path) -> Logits:
+            assert path.is_dir()
+            model = EfficientNet.from_pretrained(CHECKPOINT).eval()
+            return lambda images: model(images) * change
+
+        return deployment.DeployedKind(write=write, runtimes={name: open_file, "again": open_file})
+
+    def failing(error: Exception) -> deployment.DeployedKind:
+        def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
+            raise error
+
+        return deployment.DeployedKind(write=write, runtimes={"torch": lambda path: lambda images: images})
+
+    found = deployment.time_deployed(
+        {
+            "a, float32": kind(1, 10),
+            "b, int8": kind(-1, 3),
+            "openvino": failing(MissingExtraError("pip install 'effnet-zoo[openvino]'")),
+            "float8": failing(InputError("no such dtype")),
+        },
+        rounds=1,
+    )
+    assert given == [4, 4]  # each is written once, for both of its runtimes
+    same, off = found["results"]["a, float32 in torch"], found["results"]["b, int8 in torch"]
+    assert (same["same_label"], same["photos"], same["error"], same["file_bytes"]) == (8, 8, 0.0, 10)
+    assert (off["same_label"], off["error"]) == (0, pytest.approx(2.0))
+    ((rival, ratios),) = found["ratios"].items()
+    assert ratios[rival.removeprefix("fastest float32 (").removesuffix(")")] == 1.0
+    assert found["absent"] == {"openvino in torch": "pip install 'effnet-zoo[openvino]'"}
+    assert found["refused"] == {"float8 in torch": "no such dtype"}
+
+
+def test_deployment_has_every_format_and_recipe() -> None:
+    names = set(deployment.deployed_kinds(compiled=False))
+    assert names == {
+        *(
+            f"{name}, {dtype}"
+            for name in ("onnx", "openvino", "torch", "torchscript")
+            for dtype in ("float32", "float16")
+        ),
+        "litert, float32",
+        *(f"int8, {recipe}" for recipe in ("int8", "front-4", "front-8", "front-8-head")),
+    }
+    assert set(deployment.deployed_kinds(compiled=True)) - names == {"aotinductor, float32", "aotinductor, float16"}
+
+
+def test_agreement_counts_photos_and_names_those_that_differ() -> None:
+    def build(change: Callable[[Tensor], Tensor]) -> Callable[[EfficientNet], Callable[[Tensor], Tensor]]:
+        return lambda model: lambda images: change(model(images))
+
+    def spoil_first(logits: Tensor) -> Tensor:
+        logits = logits.clone()
+        logits[0] = -logits[0]
+        return logits
+
+    def absent(model: EfficientNet) -> Callable[[Tensor], Tensor]:
+        raise MissingExtraError("pip install 'effnet-zoo[openvino]'")
+
+    def refused(model: EfficientNet) -> Callable[[Tensor], Tensor]:
+        raise InputError("no such dtype")
+
+    found = agreement.count_agreement(
+        {
+            ("same", "float32"): build(lambda logits: logits),
+            ("off", "bfloat16"): build(spoil_first),
+            ("openvino", "float32"): absent,
+            ("openvino", "float16"): refused,
+        }
+    )
+    photos = found["case"]["photos"]
+    assert photos == list(find_photos())
+    same, off = found["results"]["same, float32"], found["results"]["off, bfloat16"]
+    assert (same["same_label"], same["photos"], same["others"], same["error"]) == (len(photos), len(photos), {}, 0.0)
+    assert (off["same_label"], list(off["others"])) == (len(photos) - 1, photos[:1])
+    first, second = off["others"][photos[0]]
+    assert 1 > first >= second > 0
+    assert off["error"] > 0.1
+    assert found["absent"] == {"openvino, float32": "pip install 'effnet-zoo[openvino]'"}
+    assert found["refused"] == {"openvino, float16": "no such dtype"}
+    assert f"not {photos[0]} ({first:.1%} to {second:.1%})" in str(full_table(measurement("agreement", found)).rows)
