@@ -1,4 +1,4 @@
-"""Weights to a Hub repository or a folder: one commit, verified before and after, and nothing lost on the way."""
+"""Publish weights to a Hub repository or a folder: one commit, checked before and after."""
 
 import dataclasses
 import re
@@ -13,8 +13,9 @@ from typing import Any
 import timm
 import torch
 
-from effnet_zoo import atomic_io, registry
-from effnet_zoo.checkpoints import config_json, locate
+from effnet_zoo import atomic_io
+from effnet_zoo import registry as _registers_with_timm  # noqa: F401  # timm loads what is published
+from effnet_zoo.checkpoints import config_json, creation, locate
 from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.errors import HubError, InputError, WeightsError
 from effnet_zoo.network.model import EfficientNet
@@ -39,16 +40,16 @@ LOADERS_TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """What a push did, or would do.
+    """The result of a push, or of a dry run.
 
     Attributes:
         repo_id: The repository, or the folder.
-        changes: File by file.
+        changes: What happens to each file.
         readme: The card's text.
-        sha256: Of ``model.safetensors``.
-        commit: The commit that has it; None for a folder and a dry run.
-        pull_request: Its address, if one was opened.
-        ledger: The ledger's entry for it; None where there is none.
+        sha256: SHA-256 of ``model.safetensors``, in hex.
+        commit: The commit that has the files. None for a folder and for a dry run.
+        pull_request: The address of the pull request, if one was opened.
+        ledger: The entry for the ledger. None if the ledger cannot describe the weights.
     """
 
     repo_id: str
@@ -77,21 +78,21 @@ def save(
 ) -> Push:
     """Write weights, ``config.json`` and card to a folder that timm loads with ``local-dir:``.
 
-    What the folder holds besides stays, but for weight files of earlier pushes; each file is replaced whole. Nothing is
-    removed from the folder that the weights come from.
+    Weight files of earlier pushes are removed from the folder, unless the weights come from it. All other files stay.
+    Each file is replaced whole.
 
     Args:
         what: See `push`.
-        folder: Where to.
+        folder: The folder to write to.
         license: See `push`.
         classes: See `push`.
         images: See `push`.
         metrics: See `push`.
-        dry_run: Only say what would happen.
+        dry_run: Return what would happen, and change nothing.
 
     Raises:
         ArgumentError: If there is no licence.
-        WeightsError: If nobody said how images are prepared, or timm computes something else.
+        WeightsError: If it is not known how images are prepared, or timm computes other logits.
         InputError: If `folder` is a file, or cannot be written to.
     """
     check_path("folder", folder)
@@ -116,7 +117,7 @@ def _save(bundle: Bundle, folder: Path, metrics: Sequence[Metric], *, dry_run: b
         is_source = Path(bundle.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
         changes = changes_between(prepared, hashes, None if is_source else STALE_HERE)
         if not dry_run:
-            with ExitStack() as drafts:  # all are there before the first takes its place
+            with ExitStack() as drafts:  # all files are written before the first takes its place
                 for change in changes:
                     if change.what in ("add", "update"):
                         draft = drafts.enter_context(atomic_io.written_whole(folder / change.path))
@@ -147,30 +148,30 @@ def push(
     dry_run: bool = False,
     token: str | None = None,
 ) -> Push:
-    """Publish weights, ``config.json`` and card in one commit, and check that what the Hub has is what was meant.
+    """Publish weights, ``config.json`` and card in one commit, and check what the Hub has afterwards.
 
-    Nothing is committed if the repository has it all already, or if somebody else changed it meanwhile.
+    Nothing is committed if the repository already has these files, or if somebody else changes it at the same time.
 
     Args:
-        what: A model of this bundle's as it is now, or what `effnet_zoo.open_package` has read.
-        repo_id: ``owner/name``; created if there is none.
-        license: Of the weights, as an SPDX identifier in lower case; required unless it is known. What came with a
-            checkpoint, its licence, origin, tag and description, is known as long as its weights are unchanged.
-        classes: Class names in the order of the logits; by default those that came with the weights.
-        images: How images are prepared, where that did not come with the weights.
-        metrics: Figures for the card.
-        private: Whether a repository that is created is private.
-        revision: The branch, created if there is none; by default the main one.
+        what: A model of this package with its present weights, or the result of `effnet_zoo.open_package`.
+        repo_id: ``owner/name``. A repository that does not exist is created.
+        license: The licence of the weights, as an SPDX identifier in lower case. It is required if it is not known.
+            The licence, origin, tag and description of a checkpoint are known while its weights are unchanged.
+        classes: Class names in the order of the logits. By default, those that came with the weights.
+        images: How images are prepared, if that did not come with the weights.
+        metrics: Accuracies for the card.
+        private: Create the repository as a private one.
+        revision: The branch. It is created if it does not exist. By default, the main branch.
         create_pr: Open a pull request instead of changing the branch.
-        message: Of the commit.
-        dry_run: Only say what would happen.
-        token: Instead of the one that ``hf auth login`` has stored.
+        message: The message of the commit.
+        dry_run: Return what would happen, and change nothing.
+        token: A token for the Hub. By default, the one that ``hf auth login`` has stored.
 
     Raises:
         ArgumentError: If there is no licence.
-        WeightsError: If nobody said how images are prepared, or timm computes something else.
-        HubError: If the Hub refuses or cannot be reached, or has something else afterwards.
-        ConflictError: If somebody else changed the repository meanwhile.
+        WeightsError: If it is not known how images are prepared, or timm computes other logits.
+        HubError: If the Hub refuses, cannot be reached, or has other files afterwards.
+        ConflictError: If somebody else changed the repository at the same time.
     """
     bundle = _bundle_of(what, license, classes, images)
     branch = Branch(repo_id, revision, token)
@@ -208,7 +209,7 @@ def push(
 def _bundle_of(
     what: EfficientNet | Bundle, licence: str | None, classes: Sequence[str] | None, images: Images | None
 ) -> Bundle:
-    """What is to be published, refused now if something is missing."""
+    """Return what is to be published. Something that is missing is refused here."""
     bundle = what if isinstance(what, Bundle) else of_model(what)
     labels = None if classes is None else checked_labels(classes, "classes")
     bundle = with_overrides(bundle, images, labels=labels, licence=licence)
@@ -226,7 +227,7 @@ def _card_of(branch: Branch, state: BranchState) -> str | None:
 
 @contextmanager
 def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None) -> Iterator[Path]:
-    """A folder with the three files, which timm alone has loaded and computed the same logits with."""
+    """Yield a folder with the three files. timm has loaded them and computed the same logits."""
     bundle = with_proof_noted(bundle)
     text = card.write(bundle, address, metrics, existing)
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as name:
@@ -248,14 +249,14 @@ def _compare(bundle: Bundle, folder: Path, create: Any, who: str) -> None:
 
 
 def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
-    """The Hub's hash, and the checkpoint pulled again into an empty cache with its logits.
+    """Compare the Hub's hash, and the logits of the checkpoint after it is downloaded into an empty cache.
 
     Raises:
-        HubError: If the Hub has something else.
-        WeightsError: If the logits are others.
+        HubError: If the Hub has another file.
+        WeightsError: If the logits differ.
     """
-    if (told := branch.hash_of(locate.FILENAME, commit)) != sha256:
-        raise HubError(f"the Hub has another {locate.FILENAME}: expected sha256 {sha256}, got {told}")
+    if (stated := branch.hash_of(locate.FILENAME, commit)) != sha256:
+        raise HubError(f"the Hub has another {locate.FILENAME}: expected sha256 {sha256}, got {stated}")
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as cache:
         pulled = branch.download(locate.FILENAME, commit, cache)
         if (got := atomic_io.sha256(pulled)) != sha256:
@@ -263,4 +264,4 @@ def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
                 f"the Hub has {locate.FILENAME} right, but sends another: expected sha256 {sha256}, got {got}"
             )
         branch.download(config_json.FILENAME, commit, cache)
-        _compare(bundle, pulled.parent, registry.create_model, "effnet_zoo")
+        _compare(bundle, pulled.parent, creation.create_model, "effnet_zoo")
