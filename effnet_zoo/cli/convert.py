@@ -42,7 +42,7 @@ def convert(
     from effnet_zoo.transfer import conversion
     from effnet_zoo.transfer.writing import summary as summary_of
 
-    package = conversion.convert(
+    bundle = conversion.convert(
         place,
         out,
         to=to,
@@ -56,14 +56,14 @@ def convert(
         licence=weights.licence,
         backbone_only=backbone_only,
     )
-    summary = {**summary_of(package), "out": str(out)}
+    summary = {**summary_of(bundle), "out": str(out)}
     if as_json:
         print_json(summary)
         return
-    typer.echo(f"{package.source}: {package.variant} in the layout of {package.layout}, {package.num_classes} classes")
-    for assumption in package.assumed:
+    typer.echo(f"{bundle.source}: {bundle.variant} in the layout of {bundle.layout}, {bundle.num_classes} classes")
+    for assumption in bundle.assumed:
         typer.echo(f"assumed: {assumption}")
-    for key, reason in package.dropped.items():
+    for key, reason in bundle.dropped.items():
         typer.echo(f"left out: {key} ({reason})")
-    typer.echo(f"proof: {package.proof or 'none: no other implementation of it is installed, and no --golden given'}")
+    typer.echo(f"proof: {bundle.proof or 'none: no other implementation of it is installed, and no --golden given'}")
     typer.echo(f"wrote {out}: {summary['loads_with'].replace('DIR', str(out))}")

@@ -119,8 +119,8 @@ class WeightOptions:
         from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
-        package = open_package(place, variant=self.variant, ema=not self.no_ema)
-        return with_overrides(package, self.images(), labels=self.labels())
+        bundle = open_package(place, variant=self.variant, ema=not self.no_ema)
+        return with_overrides(bundle, self.images(), labels=self.labels())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +173,8 @@ class ConversionOptions(WeightOptions):
         from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
-        package = open_package(place, variant=self.variant, ema=not self.no_ema)
-        return with_overrides(package, self.images(), self.checked_padding(), self.bn_eps, self.labels(), self.licence)
+        bundle = open_package(place, variant=self.variant, ema=not self.no_ema)
+        return with_overrides(bundle, self.images(), self.checked_padding(), self.bn_eps, self.labels(), self.licence)
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -59,14 +59,14 @@ def push(
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     metrics = [parse_metric(text, measured=True) for text in measured or []]
     metrics += [parse_metric(text, measured=False) for text in reported or []]
-    package = weights.open(place)
-    metrics = metrics or list(reported_metrics(package))
+    bundle = weights.open(place)
+    metrics = metrics or list(reported_metrics(bundle))
     if to is not None:
-        done = publishing.save(package, to, metrics=metrics, dry_run=dry_run)
+        done = publishing.save(bundle, to, metrics=metrics, dry_run=dry_run)
     else:
         assert repo_id is not None
         done = publishing.push(
-            package,
+            bundle,
             repo_id,
             metrics=metrics,
             private=private,

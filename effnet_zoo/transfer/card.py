@@ -1,6 +1,6 @@
-"""The model card, ``README.md``: a generated section between markers, and metadata that the Hub reads.
+"""Write the model card, ``README.md``: a generated section between markers, and metadata that the Hub reads.
 
-Text outside the markers, and metadata under other keys, are the author's and stay.
+Text outside of the markers and metadata under other keys belong to the author and stay.
 """
 
 import re
@@ -24,27 +24,28 @@ FILENAME = "README.md"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
 END = "<!-- effnet-zoo: end of generated -->"
 _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
-"""From the last beginning before an end: a mark that somebody took away does not cost the text after it."""
+"""Match from the last begin marker before an end marker. If an end marker was removed, the text after it stays."""
 IMAGENET = "ImageNet-1k validation"
 UNNAMED = "the publisher's own data"
 WHOSE = {True: "(measured)", False: "(reported)"}
-UNFIT = f"the metadata of the {FILENAME} there is not what a model card has, mend it first"
+UNFIT = f"the metadata of the {FILENAME} there is not valid for a model card: correct it first"
 TAGS = ("image-classification", "timm", "transformers", "efficientnet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One figure, and whose it is.
+    """An accuracy, and who measured it.
 
     Attributes:
         name: ``top-1 accuracy``, ``top-5 accuracy`` or another.
-        value: In percent.
-        measured: By whoever publishes the weights; else reported, by `source`.
-        source: Where it is reported.
-        dataset: What it was measured on; by default ImageNet's validation set for a thousand classes, else unnamed.
+        value: The value in percent.
+        measured: Whether the publisher of the weights measured it. If not, `source` reports it.
+        source: The publication that reports the value.
+        dataset: The data it was measured on. By default, ImageNet's validation set for a thousand classes, and
+            the publisher's own data for others.
 
     Raises:
-        ArgumentError: If it has no name, or the value is no percentage.
+        ArgumentError: If the name is empty or the value is not a percentage.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The name with whose figure it is."""
+        """Return the name, with who measured it."""
         return f"{self.name} {WHOSE[self.measured]}"
 
 
@@ -81,7 +82,7 @@ class _Results(msgspec.Struct):
 
 
 class _Metadata(msgspec.Struct, rename={"index": "model-index"}):
-    """What is read of a card's metadata. Other fields are the author's, and stay as they are."""
+    """The metadata of a card that is read here. Other fields belong to the author and stay as they are."""
 
     tags: str | list[str] | None = None
     index: list[_Results] | None = None
@@ -103,12 +104,12 @@ def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
     return Metric(name=plain.get(name, name), value=number, measured=measured, source=source, dataset=dataset.strip())
 
 
-def reported_metrics(package: Bundle) -> tuple[Metric, ...]:
-    """What the ledger reports of a checkpoint that it has, as long as it is computed as it was reported."""
+def reported_metrics(bundle: Bundle) -> tuple[Metric, ...]:
+    """Return the accuracies that the ledger reports for a checkpoint, if network and preprocessing are unchanged."""
     for model, checkpoint in catalogue.checkpoints():
         if (
-            checkpoint.name == package.source
-            and (package.arch, package.images) == (model.spec, checkpoint.preprocessing)
+            checkpoint.name == bundle.source
+            and (bundle.arch, bundle.images) == (model.spec, checkpoint.preprocessing)
             and (reported := checkpoint.reported_at_eval_size)
         ):
             return (
@@ -118,25 +119,25 @@ def reported_metrics(package: Bundle) -> tuple[Metric, ...]:
     return ()
 
 
-def write(package: Bundle, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
-    """The text of ``README.md``.
+def write(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
+    """Return the text of ``README.md``.
 
     Args:
-        package: What it describes; its record's licence is required.
-        address: What people load it by: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
-        metrics: Figures.
-        existing: The README there is; what is not generated stays.
+        bundle: The weights that the card describes. Their licence is required.
+        address: The name to load the weights by: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
+        metrics: The accuracies to show.
+        existing: The text of the present README. The parts that are not generated stay.
 
     Raises:
         ArgumentError: If there is no licence, or the existing README's metadata cannot be read.
     """
     if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
         raise ArgumentError(f"metrics={quoted(metrics)}: expected a list of effnet_zoo.transfer.card.Metric")
-    section, title = _section(package, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
+    section, title = _section(bundle, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
     try:
         metadata, text = _split(existing or "")
         known = documents.from_plain(metadata, _Metadata, UNFIT, ArgumentError)
-        merged = {**metadata, **_metadata(package, title, metrics, _foreign(metadata.pop("model-index", None)))}
+        merged = {**metadata, **_metadata(bundle, title, metrics, _foreign(metadata.pop("model-index", None)))}
         tags = [known.tags] if isinstance(known.tags, str) else known.tags or []
         merged["tags"] = list(dict.fromkeys([*tags, *TAGS]))
         head = CardData(**merged).to_yaml()
@@ -152,7 +153,7 @@ def write(package: Bundle, address: str, metrics: Sequence[Metric], existing: st
 
 
 def decode(content: bytes, where: str) -> str:
-    """The text of a ``README.md`` that is there.
+    """Return the text of a present ``README.md``.
 
     Raises:
         ArgumentError: If it is not UTF-8.
@@ -160,7 +161,9 @@ def decode(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise ArgumentError(f"{where}: expected UTF-8 text: save it as that, what you wrote in it is to stay") from None
+        raise ArgumentError(
+            f"{where}: expected UTF-8 text: save the file as UTF-8, so that its text can be kept"
+        ) from None
 
 
 def _split(readme: str) -> tuple[dict[str, Any], str]:
@@ -171,7 +174,7 @@ def _split(readme: str) -> tuple[dict[str, Any], str]:
 
 
 def _foreign(index: Any) -> list[dict[str, Any]]:
-    """The results of a model-index that are not from here: ours are of the weights that are replaced."""
+    """Return the results of a model-index that this package did not write. Its own belong to the replaced weights."""
     results = [result for model in index or () for result in model.get("results") or ()]
     return [
         result
@@ -185,12 +188,12 @@ def _plain(data: CardData) -> dict[str, Any]:
     return fields
 
 
-def _metadata(package: Bundle, title: str, metrics: Sequence[Metric], foreign: list[dict[str, Any]]) -> dict[str, Any]:
+def _metadata(bundle: Bundle, title: str, metrics: Sequence[Metric], foreign: list[dict[str, Any]]) -> dict[str, Any]:
     results = [
         EvalResult(
             task_type="image-classification",
-            dataset_type=re.sub(r"\W+", "-", _dataset(metric, package).lower()),
-            dataset_name=_dataset(metric, package),
+            dataset_type=re.sub(r"\W+", "-", _dataset(metric, bundle).lower()),
+            dataset_name=_dataset(metric, bundle),
             metric_type="accuracy" if "accuracy" in metric.name else metric.name,
             metric_name=metric.label,
             metric_value=metric.value,
@@ -199,7 +202,7 @@ def _metadata(package: Bundle, title: str, metrics: Sequence[Metric], foreign: l
         for metric in metrics
     ]
     data = ModelCardData(
-        license=licence_of(package),
+        license=licence_of(bundle),
         library_name="timm",
         pipeline_tag="image-classification",
         model_name=title if results else None,
@@ -210,63 +213,63 @@ def _metadata(package: Bundle, title: str, metrics: Sequence[Metric], foreign: l
     return {**fields, "model-index": [{"name": title, "results": [*ours, *foreign]}]} if ours or foreign else fields
 
 
-def _source(package: Bundle) -> str:
-    """Where the weights come from; of a path only the file's name, the rest is the publisher's own affair."""
-    place = Path(package.source)
-    return str(package.record.get("origin_url") or (place.name if place.exists() else package.source))
+def _source(bundle: Bundle) -> str:
+    """Return where the weights come from. Of a path, only the name is shown: folders are private."""
+    place = Path(bundle.source)
+    return str(bundle.record.get("origin_url") or (place.name if place.exists() else bundle.source))
 
 
-def _dataset(metric: Metric, package: Bundle) -> str:
-    return metric.dataset or (IMAGENET if package.num_classes == 1000 else UNNAMED)
+def _dataset(metric: Metric, bundle: Bundle) -> str:
+    return metric.dataset or (IMAGENET if bundle.num_classes == 1000 else UNNAMED)
 
 
-def licence_of(package: Bundle) -> str:
-    """The licence.
+def licence_of(bundle: Bundle) -> str:
+    """Return the licence of weights.
 
     Raises:
-        ArgumentError: If there is none, or it is not an identifier.
+        ArgumentError: If it is not known, or it is not an identifier.
     """
-    licence = package.record.get("license")
+    licence = bundle.record.get("license")
     if not licence:
         raise ArgumentError(
-            f"{package.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
+            f"{bundle.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
         )
     check_licence(licence)
     return str(licence)
 
 
-def _section(package: Bundle, address: str, metrics: Sequence[Metric]) -> str:
-    assert package.images is not None
-    model, how, arch = variant_of(package.arch), package.images, package.arch
+def _section(bundle: Bundle, address: str, metrics: Sequence[Metric]) -> str:
+    assert bundle.images is not None
+    model, how, arch = variant_of(bundle.arch), bundle.images, bundle.arch
     rows = {
-        "architecture": f"{model.family.title} `{model.hub_name}`" if model else f"`{package.variant}`, its own",
+        "architecture": f"{model.family.title} `{model.hub_name}`" if model else f"`{bundle.variant}`, its own",
         "numerics": f"{arch.activation}, {arch.padding} padding, batch norm eps {arch.bn_eps:g}",
-        "parameters": f"{arch.parameters(num_classes=package.num_classes, in_chans=package.options['in_chans']):,}",
-        "classes": str(package.num_classes),
-        "channels": str(package.options["in_chans"]),
+        "parameters": f"{arch.parameters(num_classes=bundle.num_classes, in_chans=bundle.options['in_chans']):,}",
+        "classes": str(bundle.num_classes),
+        "channels": str(bundle.options["in_chans"]),
         "image": f"{how.size[0]}x{how.size[1]}, {how.interpolation}, {how.crop_mode} crop {how.crop_pct:g}; "
         "turned as its EXIF orientation says",
         "mean, std": f"{_numbers(how.mean)}; {_numbers(how.std)}",
-        "licence": licence_of(package),
-        "source": _source(package),
-        **({"training data": package.record["description"]} if package.record.get("description") else {}),
+        "licence": licence_of(bundle),
+        "source": _source(bundle),
+        **({"training data": bundle.record["description"]} if bundle.record.get("description") else {}),
     }
-    proofs = [str(package.proof)] if package.proof else []
-    proofs += [note for note in package.record.get("notes") or () if note not in proofs]
+    proofs = [str(bundle.proof)] if bundle.proof else []
+    proofs += [note for note in bundle.record.get("notes") or () if note not in proofs]
     lines = [BEGIN, "", "| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items()), ""]
     if metrics:
         lines += ["| metric | value | whose |", "|---|---|---|"]
         lines += [
-            f"| {metric.name}, {_cell(_dataset(metric, package))} | {metric.value:g} % | "
-            f"{'measured by the publisher' if metric.measured else f'reported: {metric.source or _source(package)}'} |"
+            f"| {metric.name}, {_cell(_dataset(metric, bundle))} | {metric.value:g} % | "
+            f"{'measured by the publisher' if metric.measured else f'reported: {metric.source or _source(bundle)}'} |"
             for metric in metrics
         ]
         lines.append("")
     if proofs:
         lines += [f"Converted weights, compared with where they came from: {'; '.join(proofs)}.", ""]
-    if package.labels:
-        some = ", ".join(package.labels[:5]) + (", ..." if len(package.labels) > 5 else "")
-        lines += [f"Class names ({len(package.labels)}, in config.json): {some}.", ""]
+    if bundle.labels:
+        some = ", ".join(bundle.labels[:5]) + (", ..." if len(bundle.labels) > 5 else "")
+        lines += [f"Class names ({len(bundle.labels)}, in config.json): {some}.", ""]
     lines += [*_usage(address, known=model is not None), "", f"Written by effnet-zoo {__version__}.", END]
     return "\n".join(lines)
 

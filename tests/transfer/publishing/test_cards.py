@@ -93,12 +93,12 @@ def test_a_ledger_entry_is_made_only_of_what_it_can_describe() -> None:
 @pytest.mark.parametrize(
     ("readme", "complaint"),
     [
-        (b"---\ntags: [a\n---\n", "mend it first"),
-        (b"---\n- a\n- b\n---\n", "mend it first"),
-        (b"---\nmodel-index: 5\n---\n", "mend it first: model-index: expected array | null, found int"),
+        (b"---\ntags: [a\n---\n", "correct it first"),
+        (b"---\n- a\n- b\n---\n", "correct it first"),
+        (b"---\nmodel-index: 5\n---\n", "correct it first: model-index: expected array | null, found int"),
         (b"---\nmodel-index: [{results: [5]}]\n---\n", "model-index[0].results[0]: expected object, found int"),
-        (b"---\ntags: {a: b}\n---\n", "mend it first: tags: expected str | array | null, found object"),
-        (b"---\na: " + b"[" * 3000 + b"]" * 3000 + b"\n---\n", "mend it first"),
+        (b"---\ntags: {a: b}\n---\n", "correct it first: tags: expected str | array | null, found object"),
+        (b"---\na: " + b"[" * 3000 + b"]" * 3000 + b"\n---\n", "correct it first"),
         (b"\xff\xfe", "expected UTF-8 text"),
         (b"---\ntags: mine\nmodel-index:\n- name: x\n  results:\n  - task: {type: t}\n---\n\nMine.\n", None),
         (b"\n---\r\nlicense: cc0-1.0\r\n---\r\nMine.\r\n", None),
