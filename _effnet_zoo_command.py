@@ -4,6 +4,12 @@
 each command imports what it needs. A child process of a command may import this module for the same reason.
 """
 
-from effnet_zoo.__main__ import main
 
-__all__ = ["main"]
+def main() -> None:
+    """Run the command, as `effnet_zoo.__main__.main` does. Ctrl-C ends the process from here on."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # there is nothing to clean up while modules are imported
+    from effnet_zoo.__main__ import main as run
+
+    run()

@@ -7,13 +7,7 @@ from typing import Any, TypeAlias, Unpack
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.creation import (
-    AnyModel,
-    Blueprint,
-    build,
-    create_classifier,
-    create_model,
-)
+from effnet_zoo.checkpoints.creation import AnyModel, Blueprint, build, create_model
 from effnet_zoo.checkpoints.pretrained_cfg import (
     PLACES,
     KnownFields,
@@ -27,15 +21,6 @@ from effnet_zoo.network.options import ModelOptions
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 from effnet_zoo.zoo.ledger import Checkpoint
-
-__all__ = [
-    "create_classifier",
-    "create_model",
-    "default_cfgs",
-    "describe",
-    "hub_entry",
-    "timm_config",
-]
 
 GivenCfg: TypeAlias = str | dict[str, Any] | PretrainedCfg | None
 """What timm passes as ``pretrained_cfg``: a tag, or the fields."""

@@ -1,4 +1,4 @@
-"""A layout as one literal table of module names, usable in both directions, for tensors or for their shapes."""
+"""Key tables: the module names of another library beside ours, for tensors in both directions."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ State = dict[str, Tensor]
 STEM = "conv_stem.weight"
 CLASSIFIER = "classifier.weight"
 COUNTER = "num_batches_tracked"
-"""Batch norm's counter, which files older than PyTorch 0.4.1 lack and other frameworks do not have."""
+"""The counter of batch norm. Files older than PyTorch 0.4.1 lack it, and other frameworks do not have it."""
 
 Role = Literal["conv", "depthwise", "squeeze", "norm", "linear"]
-"""What a module of ours is: the two convolutions of squeeze-excite have a role of their own, and biases."""
+"""The kind of a module. ``squeeze`` is a convolution of squeeze-excite, which has a bias."""
 
 LEAVES: dict[Role, tuple[str, ...]] = {
     "conv": ("weight",),
@@ -29,17 +29,17 @@ LEAVES: dict[Role, tuple[str, ...]] = {
     "norm": ("weight", "bias", "running_mean", "running_var", COUNTER),
     "linear": ("weight", "bias"),
 }
-"""The tensors of a module of ours."""
+"""The tensors of a module, by its role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How another library stores one tensor of ours.
+    """How another library stores one tensor.
 
     Attributes:
-        name: Its name in their module.
-        axes: For each of its axes the one of ours; None if they are the same.
-        flat: Whether it has no height and width, as the weight of a linear layer.
+        name: The name of the tensor in their module.
+        axes: For each of their axes, the number of our axis. None if the axes are the same.
+        flat: Whether the tensor has no height and width, as the weight of a linear layer.
     """
 
     name: str
@@ -47,16 +47,16 @@ class Form:
     flat: bool = False
 
     def to_theirs(self, tensor: Tensor) -> Tensor:
-        """Our tensor as they store it."""
+        """Return our tensor as the other library stores it."""
         if self.flat:
             return tensor.flatten(1)
         return tensor if self.axes is None else tensor.permute(self.axes)
 
     def to_ours(self, tensor: Tensor) -> Tensor:
-        """Their tensor as we store it."""
+        """Return their tensor as we store it."""
         if self.flat:
             return tensor[..., None, None] if tensor.dim() == 2 else tensor
-        if self.axes is None or tensor.dim() != len(self.axes):  # of a wrong shape: for the loader to report
+        if self.axes is None or tensor.dim() != len(self.axes):  # the loader reports a wrong shape
             return tensor
         return tensor.permute([self.axes.index(axis) for axis in range(len(self.axes))])
 
@@ -67,15 +67,16 @@ AS_IN_TORCH: Forms = {role: {leaf: Form(name=leaf) for leaf in leaves} for role,
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyTable:
-    """Another library's module names beside ours, and how it stores the tensors inside.
+    """The module names of another library beside ours, and how it stores the tensors of a module.
 
     Attributes:
-        name: The library.
-        network: Our module names outside the blocks, and theirs.
-        block: Their prefix of a block.
-        blocks: For each kind of block our module names inside it, and theirs.
-        forms: For each role of a module our tensors in it, and theirs. One of ours that is not there they do not have.
-        separator: Between a module and a tensor in their keys.
+        name: The name of the layout.
+        network: Our module names outside of the blocks, each with theirs.
+        block: The prefix of a block in their keys.
+        blocks: For each kind of block, our module names inside it, each with theirs.
+        forms: For each role of a module, our tensors in it, each with their form. A tensor that is left out here
+            does not exist there.
+        separator: The text between the module and the tensor in their keys.
 
     Their names may hold ``{index}`` (of the block in the network, from 0), ``{next}`` (that plus 1), ``{block}`` (in
     its stage, from 0), ``{letter}`` (the same, from a), ``{stage}`` (from 1), ``{before}`` (that less 1) and
@@ -90,7 +91,7 @@ class KeyTable:
     separator: str = "."
 
     def modules(self, arch: ArchSpec) -> dict[str, str]:
-        """Our module names of a network, each with theirs, in our order.
+        """Return our module names of a network, each with theirs, in our order.
 
         Raises:
             WeightsError: If the layout has no name for a kind of block in the network.
@@ -122,7 +123,7 @@ class KeyTable:
                 index += 1
 
     def keys(self, arch: ArchSpec) -> dict[str, tuple[str, Form]]:
-        """Every key of ours that they have too, with theirs and how they store it.
+        """Return our keys that the layout has too, each with their key and their form.
 
         Raises:
             WeightsError: If the layout has no name for a kind of block in the network.
@@ -134,12 +135,12 @@ class KeyTable:
         }
 
     def to_ours(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
-        """Returns their state dict under our keys, in their order. A counter of batch norm that is not there is 0.
+        """Return their state dict under our keys, in their order. A missing counter of batch norm becomes 0.
 
-        A key that is not of this layout for this network stays as it is, for the loader to refuse with all the others.
+        A key that the layout does not have for this network stays as it is. The loader refuses all of them together.
 
         Raises:
-            WeightsError: If such a key is one of ours.
+            WeightsError: If a key is there in both layouts.
         """
         theirs = {their_key: (our_key, form) for our_key, (their_key, form) in self.keys(arch).items()}
         renamed: State = {}
@@ -156,16 +157,16 @@ class KeyTable:
         return renamed
 
     def head(self, state: Mapping[str, Tensor]) -> State:
-        """Returns what is of no part of the backbone: the classifier, in whatever form, and what stands beside it."""
+        """Return the tensors that do not belong to the backbone: the classifier, and all beside it."""
         names = (self.block, *(theirs for ours, theirs in self.network.items() if ours != "classifier"))
         backbone = tuple({f"{name.partition('.')[0]}." for name in names})
         return {key: tensor for key, tensor in state.items() if not key.startswith(backbone)}
 
     def to_theirs(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
-        """Our state dict under their keys, in our order. What they do not have, batch norm's counter, is left out.
+        """Return our state dict under their keys, in our order. Counters that they do not have are left out.
 
         Raises:
-            WeightsError: If a key is not of our layout for this network.
+            WeightsError: If our layout does not have a key for this network.
         """
         renamed: State = {}
         ours = self.keys(arch)
@@ -179,12 +180,12 @@ class KeyTable:
 
 
 def is_counter(key: str) -> bool:
-    """Whether a key of ours or theirs is of batch norm's counter."""
+    """Return whether a key of either layout is a counter of batch norm."""
     return key.endswith(f".{COUNTER}")
 
 
 def role_of(module: str) -> Role:
-    """The role of a module of ours, by its name."""
+    """Return the role of a module from our name of it."""
     name = module.rpartition(".")[2]
     if name.startswith("bn"):
         return "norm"

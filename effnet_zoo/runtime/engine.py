@@ -276,7 +276,7 @@ def engine(
         raise ArgumentError(f"engine: batch={quoted(batch)}: expected a whole number of at least 1, or None")
     sides = None if size is None else checked_size(size, "engine: size")
     if isinstance(model_or_name, str):
-        from effnet_zoo.registry import create_classifier
+        from effnet_zoo.checkpoints.creation import create_classifier
 
         model = create_classifier(model_or_name, pretrained=True)
     elif not isinstance(model_or_name, EfficientNet):

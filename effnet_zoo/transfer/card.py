@@ -1,4 +1,4 @@
-"""The model card, ``README.md``: metadata that the Hub reads, and a generated section between two marks.
+"""Write the model card, ``README.md``: metadata that the Hub reads, and a generated section between two marks.
 
 Text outside of the marks and other metadata are the author's. They stay.
 """
@@ -24,11 +24,11 @@ FILENAME = "README.md"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
 END = "<!-- effnet-zoo: end of generated -->"
 _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
-"""From the last beginning before an end: if somebody removed a mark, the text after it is not lost."""
+"""Match from the last begin mark before an end mark. If an end mark was removed, the text after it stays."""
 IMAGENET = "ImageNet-1k validation"
 UNNAMED = "the publisher's own data"
 WHOSE = {True: "(measured)", False: "(reported)"}
-UNFIT = f"the metadata of the {FILENAME} there is not what a model card has, mend it first"
+UNFIT = f"the metadata of the {FILENAME} there is not valid for a model card: correct it first"
 TASK = "image-classification"
 TAGS = (TASK, "timm", "transformers", "efficientnet")
 METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
@@ -39,11 +39,12 @@ class Metric:
     """A figure for the card.
 
     Attributes:
-        name: ``top-1 accuracy``, ``top-5 accuracy`` or another name.
-        value: A percentage.
-        measured: Whether the publisher of the weights measured it. If not, it is reported by `source`.
-        source: Where it is reported.
-        dataset: What it was measured on. By default ImageNet's validation set for 1000 classes, or else no name.
+        name: ``top-1 accuracy``, ``top-5 accuracy`` or another.
+        value: The value in percent.
+        measured: Whether the publisher of the weights measured it. If not, `source` reports it.
+        source: The publication that reports the value.
+        dataset: The data it was measured on. By default, ImageNet's validation set for a thousand classes, and
+            the publisher's own data for others.
 
     Raises:
         ArgumentError: If the name is empty, or the value is not a percentage.
@@ -166,7 +167,7 @@ def decode_card(content: bytes, where: str) -> str:
         return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
         raise ArgumentError(
-            f"{where}: expected UTF-8 text: save it as UTF-8, because its own text is to stay"
+            f"{where}: expected UTF-8 text: save the file as UTF-8, so that its text can be kept"
         ) from None
 
 

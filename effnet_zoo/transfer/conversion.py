@@ -13,7 +13,7 @@ from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.network.options import check_path
-from effnet_zoo.transfer.opening import read_package
+from effnet_zoo.transfer.opening import read_bundle
 from effnet_zoo.transfer.proof import description_of, prove
 from effnet_zoo.transfer.writing import write_folder
 from effnet_zoo.zoo import catalogue
@@ -41,21 +41,21 @@ class Images:
     interpolation: str | None = None
     crop_pct: float | None = None
 
-    def of(self, package: Bundle) -> Preprocessing | None:
-        """Return the preprocessing of a package, changed as the user says; None if nobody says it.
+    def of(self, bundle: Bundle) -> Preprocessing | None:
+        """Return the preprocessing of a bundle, changed as the user says; None if nobody says it.
 
         Raises:
             UnknownNameError: If `like` is no checkpoint.
             ArgumentError: If a value cannot be used, or only one of mean and std is given and needed.
         """
-        base = catalogue.find(self.like)[1].preprocessing if self.like else package.images
+        base = catalogue.find(self.like)[1].preprocessing if self.like else bundle.images
         if base is None:
             if self.mean is None and self.std is None:
                 return None
             if self.mean is None or self.std is None:
                 raise ArgumentError("mean and std: expected both, or --like CHECKPOINT")
             base = Preprocessing(
-                size=(package.arch.image_size,) * 2,
+                size=(bundle.arch.image_size,) * 2,
                 crop_pct=0.875,
                 crop_mode="center",
                 interpolation="bicubic",
@@ -71,9 +71,9 @@ class Images:
         }
         how = dataclasses.replace(base, **{field: value for field, value in given.items() if value is not None})
         for name, values in (("mean", how.mean), ("std", how.std)):
-            if len(values) not in (3, package.options["in_chans"]):
+            if len(values) not in (3, bundle.options["in_chans"]):
                 raise ArgumentError(
-                    f"{name}: expected a number for each of {package.options['in_chans']} channels, got {len(values)}"
+                    f"{name}: expected a number for each of {bundle.options['in_chans']} channels, got {len(values)}"
                 )
         return how
 
@@ -112,7 +112,7 @@ def convert(
         backbone_only: Leave the head out, whatever it is.
 
     Returns:
-        The package that was written, with its proof.
+        The bundle that was written, with its proof.
 
     Raises:
         UnknownNameError: If there is no such layout, variant or source.
@@ -124,13 +124,13 @@ def convert(
     layouts = layouts_named(to)
     check_path("out", out)
     with atomic_io.folder_written_whole(out) as folder:
-        source = read_package(place, variant=variant, ema=ema, backbone_only=backbone_only)
-        package = with_overrides(source, images, padding, bn_eps, labels, licence)
-        layout = OURS if OURS in layouts else fitting_layout(package, to, layouts)
-        proof = prove(package, package.model(), (package.layout, layout.name), golden)
-        package = dataclasses.replace(package, proof=proof, target=layout.name)
-        write_folder(package, folder, layout, description_of(package))
-    return package
+        source = read_bundle(place, variant=variant, ema=ema, backbone_only=backbone_only)
+        bundle = with_overrides(source, images, padding, bn_eps, labels, licence)
+        layout = OURS if OURS in layouts else fitting_layout(bundle, to, layouts)
+        proof = prove(bundle, bundle.model(), (bundle.layout, layout.name), golden)
+        bundle = dataclasses.replace(bundle, proof=proof, target=layout.name)
+        write_folder(bundle, folder, layout, description_of(bundle))
+    return bundle
 
 
 def layouts_named(name: str) -> list[Layout]:
@@ -147,14 +147,14 @@ def layouts_named(name: str) -> list[Layout]:
 
 
 def with_overrides(
-    package: Bundle,
+    bundle: Bundle,
     images: Images | None = None,
     padding: Padding | None = None,
     bn_eps: float | None = None,
     labels: tuple[str, ...] | None = None,
     licence: str | None = None,
 ) -> Bundle:
-    """Return a package with what the user knows better.
+    """Return a bundle with what the user knows better.
 
     Raises:
         ArgumentError: If an option does not fit.
@@ -163,25 +163,25 @@ def with_overrides(
     if not isinstance(images, Images | None):
         raise ArgumentError(f"images={quoted(images)}: expected Images(...)")
     arch = dataclasses.replace(
-        package.arch,
-        padding=padding or package.arch.padding,
-        bn_eps=package.arch.bn_eps if bn_eps is None else bn_eps,
+        bundle.arch,
+        padding=padding or bundle.arch.padding,
+        bn_eps=bundle.arch.bn_eps if bn_eps is None else bn_eps,
     )
     if licence is not None:
         check_licence(licence)
-    record = {**package.record, **({"license": licence} if licence else {})}
-    package = dataclasses.replace(package, arch=arch, record=record, images=(images or Images()).of(package))
-    package.pretrained_cfg()
-    return package.with_labels(labels)
+    record = {**bundle.record, **({"license": licence} if licence else {})}
+    bundle = dataclasses.replace(bundle, arch=arch, record=record, images=(images or Images()).of(bundle))
+    bundle.pretrained_cfg()
+    return bundle.with_labels(labels)
 
 
-def fitting_layout(package: Bundle, to: str, layouts: Sequence[Layout]) -> Layout:
-    """Return the layout that has a package's network.
+def fitting_layout(bundle: Bundle, to: str, layouts: Sequence[Layout]) -> Layout:
+    """Return the layout that has a bundle's network.
 
     Raises:
         WeightsError: If none has it, or its library would compute other logits.
     """
-    arch = package.arch
+    arch = bundle.arch
     # Not by name: a network that is no variant of ours has no name of its own once it is in our layout.
     same = [
         (layout, name, theirs)
@@ -191,17 +191,15 @@ def fitting_layout(package: Bundle, to: str, layouts: Sequence[Layout]) -> Layou
     ]
     if not same:
         names = ", ".join(name for layout in layouts for name in layout.archs())
-        raise WeightsError(f"{package.source} is {package.variant}, which {to} does not have: it has {names}")
+        raise WeightsError(f"{bundle.source} is {bundle.variant}, which {to} does not have: it has {names}")
     ((layout, name, theirs),) = same
     for numeric in ("padding", "bn_eps", "activation"):
         if numeric not in layout.in_config and getattr(theirs, numeric) != getattr(arch, numeric):
             raise WeightsError(
-                f"{package.source} needs {numeric} {getattr(arch, numeric)}, and {layout.name}'s {name} has "
+                f"{bundle.source} needs {numeric} {getattr(arch, numeric)}, and {layout.name}'s {name} has "
                 f"{getattr(theirs, numeric)}: its logits would change"
             )
-    pooling, output_stride = package.options.get("global_pool", "avg"), package.options.get("output_stride")
+    pooling, output_stride = bundle.options.get("global_pool", "avg"), bundle.options.get("output_stride")
     if missing := layout.missing_feature(pooling, output_stride):
-        raise WeightsError(
-            f"{package.source} has {missing}, which {layout.name} does not have: its logits would change"
-        )
+        raise WeightsError(f"{bundle.source} has {missing}, which {layout.name} does not have: its logits would change")
     return layout

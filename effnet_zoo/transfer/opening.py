@@ -63,17 +63,17 @@ def open_package(
             ledger.
         variant: The architecture's name, if it is known better than the file tells.
         ema: Take moving averages where a file has both.
-        backbone_only: Leave the head out, whatever it is. The tensors left out are in the package's `dropped`.
+        backbone_only: Leave the head out, whatever it is. The tensors left out are in the bundle's `dropped`.
         cache_dir: Where fetched files are kept.
 
     Raises:
         WeightsError: If there are no weights, they are damaged, or they are not an EfficientNet's.
         UnknownNameError: If `place` is no path, no repository's name and no checkpoint's.
     """
-    return read_package(place, variant=variant, ema=ema, backbone_only=backbone_only, cache_dir=cache_dir).checked()
+    return read_bundle(place, variant=variant, ema=ema, backbone_only=backbone_only, cache_dir=cache_dir).checked()
 
 
-def read_package(
+def read_bundle(
     place: str,
     *,
     variant: str | None = None,
@@ -195,8 +195,8 @@ def _from_file(path: Path, source: str, find: Find, options: _Options) -> Bundle
     owner = next((one for one in LAYOUTS.values() if one.config_files and one.config_files.is_ours(content)), None)
     if config and not owner:
         return _of_timm(file, source, config_json.parse(content, str(config)), options)
-    package = _of_tensors(file, source, options)
-    return _with_config_files(package, owner, owner.config_files, find) if owner and owner.config_files else package
+    bundle = _of_tensors(file, source, options)
+    return _with_config_files(bundle, owner, owner.config_files, find) if owner and owner.config_files else bundle
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -258,35 +258,35 @@ def _of_tensors(file: StateFile, source: str, options: _Options) -> Bundle:
     )
 
 
-def _with_config_files(package: Bundle, owner: Layout, config_files: ConfigFiles, find: Find) -> Bundle:
-    """Return a package with what the config files beside its weights say."""
-    network = description_of(package)
-    if package.layout != owner.name or network is None:
+def _with_config_files(bundle: Bundle, owner: Layout, config_files: ConfigFiles, find: Find) -> Bundle:
+    """Return a bundle with what the config files beside its weights say."""
+    network = description_of(bundle)
+    if bundle.layout != owner.name or network is None:
         raise WeightsError(
-            f"{package.source}: config.json is {owner.name}', but the weights have the keys of {package.layout}: "
+            f"{bundle.source}: config.json is {owner.name}', but the weights have the keys of {bundle.layout}: "
             "name the weight file alone, under another name"
         )
     paths = {name: path for name in config_files.names if (path := find(name))}
     content = config_files.read(paths, network)
-    options = ModelOptions(**package.options)
+    options = ModelOptions(**bundle.options)
     options["global_pool"] = content.global_pool
     return dataclasses.replace(
-        package,
+        bundle,
         arch=content.arch,
         options=options,
         labels=content.labels,
         images=content.images,
-        seen=(*package.seen, " and ".join(paths)),
+        seen=(*bundle.seen, " and ".join(paths)),
     )
 
 
 def _of_keras(path: Path, source: str, options: _Options) -> Bundle:
     keras.check_in_child_process(path)
     found = keras.read_keras_file(path, backbone_only=options.backbone_only)
-    package = _of_tensors(StateFile(state=found.state, source=source, dropped=found.dropped), source, options)
+    bundle = _of_tensors(StateFile(state=found.state, source=source, dropped=found.dropped), source, options)
     if not found.normalisation:
-        return dataclasses.replace(package, images=None)
-    side = package.arch.image_size
+        return dataclasses.replace(bundle, images=None)
+    side = bundle.arch.image_size
     mean, std = found.normalisation
     with values_from(source):
         images = Preprocessing(
@@ -297,8 +297,8 @@ def _of_keras(path: Path, source: str, options: _Options) -> Bundle:
             mean=mean,
             std=std,
         )
-    seen = (*package.seen, "mean and std of the layers in front of the network")
-    return dataclasses.replace(package, images=images, seen=seen)
+    seen = (*bundle.seen, "mean and std of the layers in front of the network")
+    return dataclasses.replace(bundle, images=images, seen=seen)
 
 
 def _without_unwanted(file: StateFile, options: _Options) -> StateFile:

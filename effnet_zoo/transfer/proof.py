@@ -28,11 +28,11 @@ from effnet_zoo.numerics import relative_error
 from effnet_zoo.transfer.writing import write_weight_file
 
 
-def prove(package: Bundle, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
+def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
     """Compare a model's logits with those of other implementations, and with a golden output.
 
     Args:
-        package: The weights.
+        bundle: The weights.
         model: The network with these weights. It is left in float64.
         layouts: Names of the layouts whose libraries compute with the same weights, each where it is installed.
         golden: A safetensors file with ``image`` (n, channels, height, width), normalised, and its ``logits``.
@@ -44,10 +44,10 @@ def prove(package: Bundle, model: EfficientNet, layouts: Iterable[str], golden: 
         WeightsError: If the logits differ, or the golden file is not as described.
     """
     proofs = [
-        proof for layout in dict.fromkeys(layouts) if (proof := _by_implementation(package, model, LAYOUTS[layout]))
+        proof for layout in dict.fromkeys(layouts) if (proof := _by_implementation(bundle, model, LAYOUTS[layout]))
     ]
     if golden:
-        proofs.append(_by_golden(package, model, golden))
+        proofs.append(_by_golden(bundle, model, golden))
     if not proofs:
         return None
     return Proof(
@@ -57,18 +57,18 @@ def prove(package: Bundle, model: EfficientNet, layouts: Iterable[str], golden: 
     )
 
 
-def description_of(package: Bundle) -> NetworkDescription | None:
-    """Return a package's network as other libraries can be asked for it; None if it is no variant of this package."""
-    variant = config_json.variant_of(package.arch)
+def description_of(bundle: Bundle) -> NetworkDescription | None:
+    """Return the network of a bundle as other libraries can be asked for it; None if the network is not a variant."""
+    variant = config_json.variant_of(bundle.arch)
     if variant is None:
         return None
     return NetworkDescription(
         variant=variant,
-        arch=package.arch,
-        num_classes=package.num_classes,
-        in_chans=package.options["in_chans"],
-        global_pool=package.options.get("global_pool", "avg"),
-        output_stride=package.options.get("output_stride"),
+        arch=bundle.arch,
+        num_classes=bundle.num_classes,
+        in_chans=bundle.options["in_chans"],
+        global_pool=bundle.options.get("global_pool", "avg"),
+        output_stride=bundle.options.get("output_stride"),
     )
 
 
@@ -77,8 +77,8 @@ def random_image(in_chans: int, size: tuple[int, int] = SIZE) -> Tensor:
     return torch.randn((1, in_chans, *size), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def _by_implementation(package: Bundle, model: EfficientNet, layout: Layout) -> Proof | None:
-    network = description_of(package)
+def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> Proof | None:
+    network = description_of(bundle)
     if network is None or layout.missing_feature(network.global_pool, network.output_stride):
         return None
     reference = layout.reference(network)
@@ -86,38 +86,38 @@ def _by_implementation(package: Bundle, model: EfficientNet, layout: Layout) -> 
         return None
     image = random_image(network.in_chans, reference.size)
     if isinstance(reference, ModuleReference):
-        theirs = reference.logits(layout.table.to_theirs(package.state, package.arch), image)
+        theirs = reference.logits(layout.table.to_theirs(bundle.state, bundle.arch), image)
     else:
         assert isinstance(reference, FileReference)
         with TemporaryDirectory(prefix="effnet-zoo-") as folder:
             path = Path(folder, layout.filename)
-            write_weight_file(path, layout, package.state, package.arch)
+            write_weight_file(path, layout, bundle.state, bundle.arch)
             theirs = reference.logits(path, image)
-    return _compare(package, model, theirs, image, str(reference), reference.tolerance)
+    return _compare(bundle, model, theirs, image, str(reference), reference.tolerance)
 
 
-def _by_golden(package: Bundle, model: EfficientNet, path: Path) -> Proof:
+def _by_golden(bundle: Bundle, model: EfficientNet, path: Path) -> Proof:
     try:
         golden = read_safetensors(path)
         image, logits = golden["image"].double(), golden["logits"]
     except (WeightsError, KeyError) as error:
         raise WeightsError(f"{path}: expected a safetensors file with 'image' and 'logits': {error}") from None
-    in_chans, outputs = package.options["in_chans"], package.num_classes or package.arch.head_filters
+    in_chans, outputs = bundle.options["in_chans"], bundle.num_classes or bundle.arch.head_filters
     if image.dim() != 4 or image.shape[1] != in_chans or logits.shape != (len(image), outputs):
         raise WeightsError(
             f"{path}: image is {tuple(image.shape)} and logits {tuple(logits.shape)}: expected (n, {in_chans}, height, "
             f"width) and (n, {outputs})"
         )
-    return _compare(package, model, logits, image, path.name, FLOAT32_TOLERANCE)
+    return _compare(bundle, model, logits, image, path.name, FLOAT32_TOLERANCE)
 
 
 def _compare(
-    package: Bundle, model: EfficientNet, theirs: Tensor, image: Tensor, against: str, tolerance: float
+    bundle: Bundle, model: EfficientNet, theirs: Tensor, image: Tensor, against: str, tolerance: float
 ) -> Proof:
     error = relative_error(run_in_float64(model, image), theirs)
     if not error <= tolerance:
         raise WeightsError(
-            f"{package.source}: the logits differ from those of {against} by a relative {error:.1e}, more than "
+            f"{bundle.source}: the logits differ from those of {against} by a relative {error:.1e}, more than "
             f"{tolerance:.0e}: nothing was written"
         )
     return Proof(against=against, error=error, size=(image.shape[2], image.shape[3]))

@@ -13,8 +13,9 @@ from typing import Any
 import timm
 import torch
 
-from effnet_zoo import atomic_io, registry
-from effnet_zoo.checkpoints import config_json, locate
+from effnet_zoo import atomic_io
+from effnet_zoo import registry as _registers_with_timm  # noqa: F401  # timm loads what is published
+from effnet_zoo.checkpoints import config_json, creation, locate
 from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.errors import HubError, InputError, WeightsError
 from effnet_zoo.network.model import EfficientNet
@@ -251,4 +252,4 @@ def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
                 f"the Hub has the right {locate.FILENAME}, but sends another: expected sha256 {sha256}, got {sent}"
             )
         branch.download(config_json.FILENAME, commit, cache)
-        _compare(bundle, weights.parent, registry.create_model, "effnet_zoo")
+        _compare(bundle, weights.parent, creation.create_model, "effnet_zoo")

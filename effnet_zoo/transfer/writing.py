@@ -1,4 +1,4 @@
-"""Write a package in a layout: the weight file, and the files that belong beside it."""
+"""Write a bundle in a layout: the weight file, and the files that belong beside it."""
 
 import dataclasses
 import json
@@ -48,50 +48,50 @@ def write_weight_file(
         statefile.write(path, layout.table.to_theirs(state, arch))
 
 
-def write_folder(package: Bundle, folder: Path, layout: Layout, network: NetworkDescription | None) -> None:
-    """Write a package's weights in a layout, and what its library keeps beside them, into a folder.
+def write_folder(bundle: Bundle, folder: Path, layout: Layout, network: NetworkDescription | None) -> None:
+    """Write a bundle's weights in a layout, and what its library keeps beside them, into a folder.
 
     Raises:
         FileError: If a file cannot be written.
         WeightsError: If the library has no such network or preprocessing.
     """
-    assert package.images is not None
+    assert bundle.images is not None
     if layout is OURS:
-        noted = with_proof_noted(package)
+        noted = with_proof_noted(bundle)
         noted.write_weights(folder)
         (folder / config_json.FILENAME).write_text(noted.config_json(), encoding="utf-8")
         return
-    normalisation = (package.images.mean, package.images.std)
-    write_weight_file(folder / layout.filename, layout, package.state, package.arch, normalisation)
-    documents: dict[str, Any] = {SUMMARY: summary(package)}
+    normalisation = (bundle.images.mean, bundle.images.std)
+    write_weight_file(folder / layout.filename, layout, bundle.state, bundle.arch, normalisation)
+    documents: dict[str, Any] = {SUMMARY: summary(bundle)}
     if layout.config_files:
         assert network is not None
-        documents |= layout.config_files.write(network, package.labels, package.images)
+        documents |= layout.config_files.write(network, bundle.labels, bundle.images)
     for name, content in documents.items():
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def with_proof_noted(package: Bundle) -> Bundle:
-    """Return the package with its proof among the notes of its record, which ``config.json`` keeps."""
-    notes = [*(package.record.get("notes") or ()), *([str(package.proof)] if package.proof else [])]
-    return dataclasses.replace(package, record={**package.record, "notes": list(dict.fromkeys(notes))})
+def with_proof_noted(bundle: Bundle) -> Bundle:
+    """Return the bundle with its proof among the notes of its record, which ``config.json`` keeps."""
+    notes = [*(bundle.record.get("notes") or ()), *([str(bundle.proof)] if bundle.proof else [])]
+    return dataclasses.replace(bundle, record={**bundle.record, "notes": list(dict.fromkeys(notes))})
 
 
-def summary(package: Bundle) -> dict[str, Any]:
-    """Return in JSON's types what a package is, and in which layout it was written."""
-    to = package.target
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """Return in JSON's types what a bundle is, and in which layout it was written."""
+    to = bundle.target
     return {
-        "source": package.source,
-        "layout": package.layout,
+        "source": bundle.source,
+        "layout": bundle.layout,
         **({"to": to, "loads_with": LAYOUTS[to].loads_with} if to else {}),
-        "variant": package.variant,
-        "num_classes": package.num_classes,
-        "in_chans": package.options["in_chans"],
-        "seen": list(package.seen),
-        "assumed": list(package.assumed),
-        "dropped": dict(package.dropped),
-        "preprocessing": dataclasses.asdict(package.images) if package.images else None,
-        "labels": list(package.labels) if package.labels else None,
-        "proof": dataclasses.asdict(package.proof) if package.proof else None,
+        "variant": bundle.variant,
+        "num_classes": bundle.num_classes,
+        "in_chans": bundle.options["in_chans"],
+        "seen": list(bundle.seen),
+        "assumed": list(bundle.assumed),
+        "dropped": dict(bundle.dropped),
+        "preprocessing": dataclasses.asdict(bundle.images) if bundle.images else None,
+        "labels": list(bundle.labels) if bundle.labels else None,
+        "proof": dataclasses.asdict(bundle.proof) if bundle.proof else None,
     }

@@ -9,8 +9,6 @@ import torch
 from timm.models import PretrainedCfg, adapt_input_conv, get_pretrained_cfg
 
 import effnet_zoo
-from effnet_zoo import registry
-from effnet_zoo.checkpoints import creation
 from effnet_zoo.checkpoints.loading import adapt_stem
 from effnet_zoo.checkpoints.pretrained_cfg import KnownFields, cfg_of_checkpoint
 from effnet_zoo.zoo import catalogue
@@ -28,10 +26,6 @@ def test_the_pretrained_cfg_of_a_checkpoint_is_what_timm_makes_of_it(checkpoint:
 
 def test_the_known_fields_are_timms() -> None:
     assert {field.name for field in dataclasses.fields(PretrainedCfg)} == set(KnownFields.__struct_fields__)
-
-
-def test_there_is_one_create_model() -> None:
-    assert effnet_zoo.create_model is registry.create_model is creation.create_model
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])

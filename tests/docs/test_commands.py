@@ -59,7 +59,7 @@ def test_a_wrong_command_line_would_be_found(line: str, message: str) -> None:
 def test_a_wrong_option_in_a_copy_of_the_readme_would_be_found(option: str, wrong: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace(option, wrong)
     lines = [line for block in blocks(text, "copy") if block.language == "sh" for line in command_lines(block.code)]
-    with pytest.raises(CommandError, match=f"No such option: {wrong}"):
+    with pytest.raises(CommandError, match=f"No such option:? '?{wrong}"):  # with quotes in some versions of click
         [parse(line) for line in lines]
 
 

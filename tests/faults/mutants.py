@@ -209,7 +209,7 @@ def config_text() -> str:
 
 def record_text() -> str:
     """Returns the record of an exported file."""
-    from effnet_zoo.registry import create_classifier
+    from effnet_zoo.checkpoints.creation import create_classifier
     from effnet_zoo.runtime.deployed import metadata_of
     from effnet_zoo.runtime.interface import Interface
 

@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from effnet_zoo import EfficientNet, optimize, quantize
+from effnet_zoo.checkpoints.creation import create_classifier
 from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
 from effnet_zoo.images.decoding import open_image
 from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.predict.prediction import predict
-from effnet_zoo.registry import create_classifier
 from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.exported import Exported
 from effnet_zoo.runtime.int8 import quantization
