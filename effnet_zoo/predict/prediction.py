@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy
 
 from effnet_zoo.errors import ArgumentError, InputError, quoted
 from effnet_zoo.images.reader import read_ahead
 from effnet_zoo.images.transform import Pixels
-from effnet_zoo.predict.runnable import Outputs, Runnable, as_runnable
+from effnet_zoo.predict.runnable import Outputs, Runnable
 from effnet_zoo.zoo.class_names import class_names
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def predict(
     Raises:
         ArgumentError: If an argument has another type or is out of its range, or the model has no classes.
     """
-    runnable = as_runnable(model, run)
+    runnable = _as_runnable(model, run)
     _check_whole("topk", topk, None)
     if not runnable.num_classes:
         raise ArgumentError("predict: expected a model with classes, found one without: use embed")
@@ -139,7 +139,7 @@ def embed(
     Raises:
         ArgumentError: If an argument has another type or is out of its range, or the model has classes.
     """
-    runnable = as_runnable(model, run)
+    runnable = _as_runnable(model, run)
     if runnable.num_classes:
         raise ArgumentError(
             f"embed: expected a model without classes, found {runnable.num_classes}: give num_classes=0"
@@ -214,3 +214,20 @@ def _in_batches(
 def _not_finite(path: Path, count: int, outputs: int, dtype: str) -> InputError:
     advice = "check the weights and the preprocessing" if dtype in ("float32", "float64") else "compute in float32"
     return InputError(f"{path}: {count} of {outputs} outputs are not finite in {dtype}: expected numbers: {advice}")
+
+
+def _as_runnable(model: "EfficientNet | Runnable", run: "Run | None" = None) -> Runnable:
+    """Return an exported model as it is, and an `EfficientNet` with what computes it.
+
+    Args:
+        model: The model.
+        run: What computes the outputs of an `EfficientNet`; itself by default.
+
+    Raises:
+        ArgumentError: If the model is neither of both, its preprocessing does not fit it, or `run` is not a function.
+    """
+    if callable(getattr(model, "read", None)):
+        return cast("Runnable", model)
+    from effnet_zoo.predict.torch_model import TorchModel
+
+    return TorchModel(cast("EfficientNet", model), run)

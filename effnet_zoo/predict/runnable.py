@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 from numpy.typing import NDArray
@@ -12,8 +12,6 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from effnet_zoo.network.model import EfficientNet
 
 Run = Callable[["Tensor"], "Tensor"]
 """A function of float32 images (n, channels, height, width), on the model's device, that gives outputs (n, outputs)."""
@@ -55,20 +53,3 @@ class Runnable(Protocol):
     def __call__(self, pixels: Sequence[Pixels]) -> Outputs:
         """Return the outputs, float32 (n, outputs), of n images."""
         ...
-
-
-def as_runnable(model: "EfficientNet | Runnable", run: "Run | None" = None) -> Runnable:
-    """Return an exported model as it is, and an `EfficientNet` with what computes it.
-
-    Args:
-        model: The model.
-        run: What computes the outputs of an `EfficientNet`; itself by default.
-
-    Raises:
-        ArgumentError: If the model is neither of both, its preprocessing does not fit it, or `run` is not a function.
-    """
-    if callable(getattr(model, "read", None)):
-        return cast("Runnable", model)
-    from effnet_zoo.predict.torch_model import TorchModel
-
-    return TorchModel(cast("EfficientNet", model), run)
