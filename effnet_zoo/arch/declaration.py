@@ -30,7 +30,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """What all variants of one lineage share. The defaults are those of every official TensorFlow release.
+    """The properties that all variants of a family share. The defaults are those of every official TensorFlow release.
 
     Attributes:
         title: The family's name for people.

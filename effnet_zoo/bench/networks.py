@@ -26,7 +26,7 @@ from effnet_zoo.zoo.catalogue import Model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What every contestant is given.
+    """The task that every contestant is given.
 
     Attributes:
         model: The variant.

@@ -17,7 +17,7 @@ LIMIT = 900.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a process printed, the seconds until its first line was there, and the seconds until it had ended."""
+    """The output of a process, the seconds until its first line, and the seconds until its end."""
 
     text: str
     first_line: float

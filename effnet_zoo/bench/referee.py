@@ -60,7 +60,7 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """What a contestant does in its turn.
+    """The work of a contestant in its turn.
 
     Attributes:
         rest: Seconds before it: threads of ONNX Runtime and OpenVINO spin for a while after a call.
@@ -112,7 +112,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What the referee found.
+    """The result of a contest.
 
     Attributes:
         rounds: How many turns each contestant had.

@@ -53,7 +53,7 @@ class Measurement:
 
 
 class Data(TypedDict, total=False):
-    """What the data of every measure may have. Further keys of a measure are kept as they are.
+    """The keys that the data of every measure may have. Further keys of a measure are kept as they are.
 
     Keys:
         case: What was measured.

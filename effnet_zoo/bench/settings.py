@@ -18,7 +18,7 @@ DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """What a measure is, in words; whether it runs on a GPU; and whether its contestants are processes of their own."""
+    """A measure in words, whether it runs on a GPU, and whether its contestants are processes of their own."""
 
     help: str
     on_gpu: bool = False
@@ -49,7 +49,7 @@ QUICK = ("ceiling", "latency", "throughput")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is measured, and how.
+    """The settings of a run: what is measured, and how.
 
     Attributes:
         variants: timm names.

@@ -28,7 +28,7 @@ COMPARED_SIZE = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How a network is trained.
+    """The way a network is trained.
 
     Attributes:
         checkpointed: Whether its blocks are run again in the backward pass.

@@ -20,7 +20,7 @@ from effnet_zoo.checkpoints.pretrained_cfg import (
 from effnet_zoo.checkpoints.provenance import origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import ArgumentError, UnknownNameError, quoted
-from effnet_zoo.layouts import LAYOUTS, Layout
+from effnet_zoo.layouts import OURS, Layout, layout_of_checkpoint
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures, build_model
 from effnet_zoo.network.options import BuildOptions, ModelOptions, check_options, check_path
@@ -34,7 +34,7 @@ AnyModel: TypeAlias = EfficientNet | EfficientNetFeatures
 
 @dataclass(frozen=True, kw_only=True)
 class Blueprint:
-    """What is to be built, and what is known of its weights before they are read.
+    """A network to build, and what is known of its weights before they are read.
 
     Attributes:
         variant: The variant; None for a network that is no variant.
@@ -52,7 +52,7 @@ class Blueprint:
     pretrained_cfg: dict[str, Any]
     options: ModelOptions
     stated: Mapping[str, Any] = field(default_factory=dict)
-    layout: Layout = LAYOUTS["effnet_zoo"]
+    layout: Layout = OURS
     notes: tuple[str, ...] = ()
     images_assumed: bool = False
 
@@ -221,7 +221,7 @@ def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
     is a user's own: its layout is told from its keys, and the layout's conventions say what no key shows.
     """
     if checkpoint := blueprint.checkpoint:
-        return dataclasses.replace(blueprint, layout=_layout_of(checkpoint))
+        return dataclasses.replace(blueprint, layout=layout_of_checkpoint(checkpoint))
     variant, cfg, stated = blueprint.variant, blueprint.pretrained_cfg, blueprint.stated
     if variant is None or cfg.get("source") in config_json.SCHEMES:
         return blueprint
@@ -249,10 +249,6 @@ def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
         notes=tuple(notes),
         images_assumed=images_assumed,
     )
-
-
-def _layout_of(checkpoint: Checkpoint) -> Layout:
-    return LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else "effnet_zoo"]
 
 
 def _classifier_options(options: BuildOptions) -> ModelOptions:

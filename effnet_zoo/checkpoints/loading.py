@@ -17,7 +17,7 @@ from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What became of every tensor of a file and of a model. A loaded model has nothing missing and nothing unexpected.
+    """The outcome for every tensor of a file and of a model. A loaded model has nothing missing and nothing unexpected.
 
     Attributes:
         source: Where the weights come from.

@@ -18,7 +18,7 @@ FILENAME = "model.safetensors"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where weights are: in a file on this machine, or in one of a repository.
+    """The place of weights: a file on this machine, or a file of a repository.
 
     Attributes:
         path: The file on this machine; None if it is a repository's.

@@ -1,5 +1,6 @@
 """An exported file as a function of image files. An ONNX file or an OpenVINO IR is run without torch."""
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ class Exported:
         self._process, self._resize = os.getpid(), resize
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Exported, (self.path,)
+        return functools.partial(Exported, resize=self._resize), (self.path,)
 
     def __repr__(self) -> str:
         return f"Exported({self.path})"

@@ -16,7 +16,7 @@ from effnet_zoo.checkpoints.pretrained_cfg import cfg_of_checkpoint, claims_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import ArgumentError, FileError, MissingFileError, UnknownNameError, WeightsError, quoted
-from effnet_zoo.layouts import LAYOUTS, OURS, Layout
+from effnet_zoo.layouts import LAYOUTS, OURS, Layout, layout_of_checkpoint
 from effnet_zoo.layouts.identify import identify, without_head
 from effnet_zoo.layouts.layout import ConfigFiles, values_from
 from effnet_zoo.network.options import ModelOptions, check_flags
@@ -127,7 +127,7 @@ def _checkpoint(name: str) -> Checkpoint | None:
 
 def _from_ledger(checkpoint: Checkpoint, options: _Options, cache_dir: str | Path | None) -> Bundle:
     model = catalogue.find_variant(checkpoint.variant)
-    layout = LAYOUTS[checkpoint.shipped.layout if checkpoint.shipped else OURS.name]
+    layout = layout_of_checkpoint(checkpoint)
     file = _without_unwanted(statefile.read(locate.obtain(locate.of_checkpoint(checkpoint), cache_dir)), options)
     num_classes = 0 if options.backbone_only else checkpoint.num_classes
     return Bundle(

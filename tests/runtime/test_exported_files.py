@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import onnx
 import pytest
+from PIL import Image
 
 from effnet_zoo import EfficientNet, export
 from effnet_zoo.errors import (
@@ -18,6 +19,7 @@ from effnet_zoo.errors import (
     InputError,
     WeightsError,
 )
+from effnet_zoo.images import reader
 from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.exported import Exported
 from effnet_zoo.runtime.graph import onnx_model
@@ -180,6 +182,17 @@ def test_an_exported_file_is_copied_by_opening_it_again(lite0: EfficientNet, tmp
     exported = Exported(tmp_path / "m.onnx")
     pixels = [numpy.zeros((224, 224, 3), numpy.uint8)]
     assert numpy.array_equal(pickle.loads(pickle.dumps(exported))(pixels), exported(pixels))
+
+
+def test_a_copy_resizes_as_the_original(lite0: EfficientNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("torch resized an image that Pillow was to resize")
+
+    export(lite0, tmp_path / "m.onnx")
+    Image.new("RGB", (1200, 1200), "green").save(tmp_path / "photo.png")
+    copy = pickle.loads(pickle.dumps(Exported(tmp_path / "m.onnx", resize="pillow")))
+    monkeypatch.setattr(reader, "resized_by_torch", refuse)
+    assert copy.read(tmp_path / "photo.png").shape == (224, 224, 3)
 
 
 def test_an_exported_file_says_that_a_fork_has_no_threads(
