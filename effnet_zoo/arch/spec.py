@@ -1,19 +1,18 @@
 """A whole network in one frozen object: scaled stages, and every numeric that changes its output.
 
-The engine sees neither notation, family nor name. Nothing here needs torch.
+The engine sees neither notation, family nor name.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from effnet_zoo.arch.blocks import BlockKind, BlockSpec
-from effnet_zoo.arch.checks import check_choice, check_flag, check_number, check_whole, is_whole
-from effnet_zoo.arch.cost import Convolution, block_convolutions, multiply_accumulates
+from effnet_zoo.arch.blocks import BlockKind, BlockSpec, Convolution
+from effnet_zoo.arch.checks import check_choice, check_flag, check_number, check_whole, is_number, is_whole
 from effnet_zoo.arch.families import Activation, Family, Padding, Variant
-from effnet_zoo.arch.notation import StageSpec, check_chain, decode_blocks, decode_rows, decode_stages
-from effnet_zoo.arch.scaling import Scaling, round_filters
+from effnet_zoo.arch.notation import StageSpec, check_chain, decode_blocks, decode_rows
 from effnet_zoo.errors import SpecError, quoted
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -21,8 +20,72 @@ OUTPUT_STRIDES = (8, 16, 32)
 MIN_SIZE = 32
 """Smallest input side in pixels: the network halves it five times."""
 
+MAX_FACTOR = 100
+"""Largest factor of width or depth; the widest published network, L2, has 4.3 and 5.3."""
+
 SMALLEST = 1e-12
 """Smallest batch norm epsilon and momentum: float32 takes much smaller ones for 0, and divides by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Compound scaling of filters and repeats (arXiv:1905.11946, section 3.3, and the reference code's rounding).
+
+    Attributes:
+        width: Factor of the filters, which are then rounded to a multiple of `divisor`; at 1 they stay as declared.
+        depth: Factor of the repeats, which are then rounded up.
+        divisor: Number that the filters are rounded to a multiple of; also their minimum.
+        round_limit: Share of the scaled filters that rounding must keep; below it, filters are rounded up.
+        scale_ends: Whether stem and head are scaled too, and the first and last stage deepened (not in Lite).
+
+    Raises:
+        SpecError: If a value is outside its bounds.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    divisor: int = 8
+    round_limit: float = 0.9
+    scale_ends: bool = True
+
+    def __post_init__(self) -> None:
+        for field, value in (("width", self.width), ("depth", self.depth)):
+            if not is_number(value) or not 0 < value <= MAX_FACTOR:
+                raise SpecError(f"{field}={quoted(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
+        check_whole("divisor", self.divisor)
+        check_number("round_limit", self.round_limit, 0, 1, "a share")
+        check_flag("scale_ends", self.scale_ends)
+
+    def filters(self, filters: int) -> int:
+        """Return `filters` times width, rounded."""
+        return filters if self.width == 1.0 else round_filters(filters * self.width, self.divisor, self.round_limit)
+
+    def ends(self, filters: int) -> int:
+        """Return the filters of stem or head, scaled only if `scale_ends`."""
+        return self.filters(filters) if self.scale_ends else filters
+
+    def repeats(self, repeats: int) -> int:
+        """Return `repeats` times depth, rounded up."""
+        return math.ceil(repeats * self.depth)
+
+    def stages(self, stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
+        """Return all stages of a network, scaled."""
+        kept = () if self.scale_ends else (0, len(stages) - 1)
+        return tuple(
+            dataclasses.replace(
+                stage,
+                repeats=stage.repeats if index in kept else self.repeats(stage.repeats),
+                in_filters=self.ends(stage.in_filters) if index == 0 else self.filters(stage.in_filters),
+                out_filters=self.filters(stage.out_filters),
+            )
+            for index, stage in enumerate(stages)
+        )
+
+
+def round_filters(filters: float, divisor: int, round_limit: float = 0.9) -> int:
+    """Return the multiple of `divisor` nearest to `filters`, or the next one where it is below `round_limit`."""
+    rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < round_limit * filters else rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,9 +170,9 @@ class ArchSpec:
         check_whole("stem", stem)
         check_whole("head", head)
         return cls(
-            stem_filters=scaling.filters(stem) if scaling.scale_ends else stem,
+            stem_filters=scaling.ends(stem),
             stages=scaling.stages(stages),
-            head_filters=scaling.filters(head) if scaling.scale_ends else head,
+            head_filters=scaling.ends(head),
             **numerics,
         )
 
@@ -128,11 +191,7 @@ class ArchSpec:
     def from_rows(
         cls, rows: Sequence[Sequence[int]], *, stem: int = 24, head: int = 1280, scaling: Scaling | None = None
     ) -> "ArchSpec":
-        """Return the network of a list of ``(t, c, n, s, fused)`` rows, with V2's numerics.
-
-        Raises:
-            SpecError: If a row is malformed.
-        """
+        """Return the network of a list of ``(t, c, n, s, fused)`` rows, with V2's numerics. The errors are the same."""
         return cls.build(decode_rows(rows, stem=stem), stem=stem, head=head, scaling=scaling)
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,9 +231,9 @@ class ArchSpec:
         for stage in self.stages:
             blocks: list[BlockSpec] = []
             expanded_from = stage.in_filters
-            for repeat in range(stage.repeats):
-                declared = stage.stride if repeat == 0 else 1
+            for declared in (stage.stride, *[1] * (stage.repeats - 1)):
                 stride = 1 if output_stride and reached * declared > output_stride else declared
+                squeezed = int(expanded_from * stage.se_ratio)
                 blocks.append(
                     BlockSpec(
                         kind=self._kind(stage),
@@ -184,7 +243,7 @@ class ArchSpec:
                         kernel=stage.kernel,
                         stride=stride,
                         dilation=dilation,
-                        se_filters=self._se_filters(stage, expanded_from),
+                        se_filters=round_filters(squeezed, self.se_divisor) if stage.se_ratio else 0,
                         skip=stage.skip and declared == 1 and filters == stage.out_filters,
                         drop_path=self.drop_path_rate * index / total,
                     )
@@ -200,9 +259,6 @@ class ArchSpec:
         if stage.fused:
             return "conv" if stage.expand == 1 and not self.fused_always_projects else "fused"
         return "separable" if stage.expand == 1 else "mbconv"
-
-    def _se_filters(self, stage: StageSpec, filters: int) -> int:
-        return round_filters(int(filters * stage.se_ratio), self.se_divisor) if stage.se_ratio else 0
 
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
         """Return the number of learnable parameters (batch norm's running statistics are not counted).
@@ -223,9 +279,12 @@ class ArchSpec:
         Raises:
             SpecError: If size or in_chans is below 1, or num_classes negative.
         """
-        side = self.image_size if size is None else size
+        side, total = self.image_size if size is None else size, 0
         check_whole("size", side)
-        return multiply_accumulates(self._convolutions(num_classes, in_chans), side)
+        for convolution in self._convolutions(num_classes, in_chans):
+            side = math.ceil(side / convolution.stride)
+            total += convolution.weights * (1 if convolution.on_pooled else side * side)
+        return total
 
     def _convolutions(self, num_classes: int, in_chans: int) -> Iterator[Convolution]:
         check_whole("num_classes", num_classes, least=0)
@@ -233,19 +292,16 @@ class ArchSpec:
         yield Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
         for stage in self.blocks():
             for block in stage:
-                yield from block_convolutions(block)
+                yield from block.convolutions()
         yield Convolution(self.stages[-1].out_filters, self.head_filters)
         yield Convolution(self.head_filters, num_classes, on_pooled=True)
 
 
 def variant_spec(family: Family, variant: Variant) -> ArchSpec:
-    """Return the network that a row of a family's table declares.
-
-    Raises:
-        SpecError: If the declaration is malformed.
-    """
+    """Return the network that a row of a family's table declares."""
+    stages: Any = variant.stages
     return ArchSpec.build(
-        decode_stages(variant.stages, stem=variant.stem),
+        decode_blocks(stages) if isinstance(stages[0], str) else decode_rows(stages, stem=variant.stem),
         stem=variant.stem,
         head=family.head,
         scaling=Scaling(
@@ -257,6 +313,6 @@ def variant_spec(family: Family, variant: Variant) -> ArchSpec:
         bn_momentum=family.bn_momentum,
         drop_rate=variant.dropout,
         drop_path_rate=family.drop_path,
-        image_size=variant.eval_size,
+        image_size=variant.size,
         first_expansion_as_declared=family.first_expansion_as_declared,
     )

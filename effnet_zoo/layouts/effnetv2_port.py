@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cache
 
-from effnet_zoo.arch import efficientnetv2
+from effnet_zoo.arch import families
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.layouts.keytable import AS_IN_TORCH, Form, KeyTable
 from effnet_zoo.layouts.layout import Layout
@@ -45,16 +45,16 @@ TABLE = KeyTable(
     forms={**AS_IN_TORCH, "squeeze": {"weight": Form(name="weight", flat=True), "bias": Form(name="bias")}},
 )
 
-EXPANSION, _, REPEATS, STRIDE, FUSED = efficientnetv2.S[-1]
+EXPANSION, _, REPEATS, STRIDE, FUSED = families.V2_S[-1]
 ROWS = {
     # The last stage of S had 272 filters at first.
-    "effnetv2_port_s_272": (*efficientnetv2.S[:-1], (EXPANSION, 272, REPEATS, STRIDE, FUSED)),
-    "effnetv2_port_s": efficientnetv2.S,
-    "effnetv2_port_m": efficientnetv2.M,
-    "effnetv2_port_l": efficientnetv2.L,
-    "effnetv2_port_xl": efficientnetv2.XL,
+    "effnetv2_port_s_272": (*families.V2_S[:-1], (EXPANSION, 272, REPEATS, STRIDE, FUSED)),
+    "effnetv2_port_s": families.V2_S,
+    "effnetv2_port_m": families.V2_M,
+    "effnetv2_port_l": families.V2_L,
+    "effnetv2_port_xl": families.V2_XL,
 }
-"""The stages of each network, in the columns of `effnet_zoo.arch.efficientnetv2`."""
+"""The stages of each network, in the columns of `effnet_zoo.arch.families`."""
 
 
 @cache

@@ -56,7 +56,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(PACKAGE, tmp_path / "effnet_zoo", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ledger.FOLDER, tmp_path / "weights", dirs_exist_ok=True)
     shutil.copy(PACKAGE.parent / "hubconf.py", tmp_path)
-    table, entries = tmp_path / "effnet_zoo/arch/efficientnet.py", tmp_path / "weights/efficientnet.toml"
+    table, entries = tmp_path / "effnet_zoo/arch/families.py", tmp_path / "weights/efficientnet.toml"
     text = table.read_text(encoding="utf-8")
     assert text.count(ROW_OF_B8) == 1
     table.write_text(text.replace(ROW_OF_B8, ROW_OF_B8 + ROW_OF_B9), encoding="utf-8")
