@@ -81,16 +81,9 @@ def first_line(error: BaseException) -> str:
 
 def printable(text: str) -> str:
     """Return text in which control characters, line ends and bytes that are not UTF-8 are escaped by backslashes."""
-    return text if text.isprintable() else "".join(map(_printable, text))
-
-
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name, as os.fsdecode keeps it
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+    # os.fsdecode keeps a byte of a file name that is not UTF-8 as a surrogate, \udc80 to \udcff.
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode().replace("\\udc", "\\x") for c in text)
+    return "".join(escaped)
 
 
 def shortened(text: str, length: int) -> str:

@@ -191,7 +191,7 @@ class ArchSpec:
     def from_rows(
         cls, rows: Sequence[Sequence[int]], *, stem: int = 24, head: int = 1280, scaling: Scaling | None = None
     ) -> "ArchSpec":
-        """Return the network of a list of ``(t, c, n, s, fused)`` rows, with V2's numerics. The errors are the same."""
+        """Return the network of ``(t, c, n, s, fused)`` rows, with V2's numerics. A malformed row is a SpecError."""
         return cls.build(decode_rows(rows, stem=stem), stem=stem, head=head, scaling=scaling)
 
     def to_dict(self) -> dict[str, Any]:
