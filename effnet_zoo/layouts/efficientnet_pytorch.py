@@ -23,35 +23,14 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 OF_FORK = tuple(f"effnet_zoo_lite{number}" for number in range(5))
 """The networks of efficientnet_lite_pytorch."""
 
+_SE = ("_se_reduce", "_se_expand")
 TABLE = KeyTable(
     name="efficientnet_pytorch",
-    network={
-        "conv_stem": "_conv_stem",
-        "bn1": "_bn0",
-        "conv_head": "_conv_head",
-        "bn2": "_bn1",
-        "classifier": "_fc",
-    },
+    network=("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc"),
     block="_blocks.{index}.",
     blocks={
-        "mbconv": {
-            "conv_pw": "_expand_conv",
-            "bn1": "_bn0",
-            "conv_dw": "_depthwise_conv",
-            "bn2": "_bn1",
-            "se.conv_reduce": "_se_reduce",
-            "se.conv_expand": "_se_expand",
-            "conv_pwl": "_project_conv",
-            "bn3": "_bn2",
-        },
-        "separable": {
-            "conv_dw": "_depthwise_conv",
-            "bn1": "_bn1",
-            "se.conv_reduce": "_se_reduce",
-            "se.conv_expand": "_se_expand",
-            "conv_pw": "_project_conv",
-            "bn2": "_bn2",
-        },
+        "mbconv": ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", *_SE, "_project_conv", "_bn2"),
+        "separable": ("_depthwise_conv", "_bn1", *_SE, "_project_conv", "_bn2"),
     },
 )
 

@@ -16,31 +16,11 @@ from effnet_zoo.layouts.layout import Layout
 
 TABLE = KeyTable(
     name="effnetv2_port",
-    network={
-        "conv_stem": "features.0.0",
-        "bn1": "features.0.1",
-        "conv_head": "conv.0",
-        "bn2": "conv.1",
-        "classifier": "classifier",
-    },
+    network=("features.0.0", "features.0.1", "conv.0", "conv.1", "classifier"),
     block="features.{next}.conv.",
     blocks={
-        "mbconv": {
-            "conv_pw": "0",
-            "bn1": "1",
-            "conv_dw": "3",
-            "bn2": "4",
-            "se.conv_reduce": "6.fc.0",
-            "se.conv_expand": "6.fc.2",
-            "conv_pwl": "7",
-            "bn3": "8",
-        },
-        "fused": {
-            "conv_exp": "0",
-            "bn1": "1",
-            "conv_pwl": "3",
-            "bn2": "4",
-        },
+        "mbconv": ("0", "1", "3", "4", "6.fc.0", "6.fc.2", "7", "8"),
+        "fused": ("0", "1", "3", "4"),
     },
     forms={**AS_IN_TORCH, "squeeze": {"weight": Form(name="weight", flat=True), "bias": Form(name="bias")}},
 )

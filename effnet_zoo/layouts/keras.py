@@ -37,37 +37,16 @@ KERAS_FORMS: Forms = {
     "linear": {"weight": Form(name="kernel", axes=(1, 0)), "bias": Form(name="bias")},
 }
 
-_NETWORK = {
-    "conv_stem": "stem_conv",
-    "bn1": "stem_bn",
-    "conv_head": "top_conv",
-    "bn2": "top_bn",
-    "classifier": "predictions",
-}
+_NETWORK = ("stem_conv", "stem_bn", "top_conv", "top_bn", "predictions")
+_EXPAND, _SE, _PROJECT = ("expand_conv", "expand_bn"), ("se_reduce", "se_expand"), ("project_conv", "project_bn")
 
 KERAS_V1 = KeyTable(
     name="keras",
     network=_NETWORK,
     block="block{stage}{letter}_",
     blocks={
-        "mbconv": {
-            "conv_pw": "expand_conv",
-            "bn1": "expand_bn",
-            "conv_dw": "dwconv",
-            "bn2": "bn",
-            "se.conv_reduce": "se_reduce",
-            "se.conv_expand": "se_expand",
-            "conv_pwl": "project_conv",
-            "bn3": "project_bn",
-        },
-        "separable": {
-            "conv_dw": "dwconv",
-            "bn1": "bn",
-            "se.conv_reduce": "se_reduce",
-            "se.conv_expand": "se_expand",
-            "conv_pw": "project_conv",
-            "bn2": "project_bn",
-        },
+        "mbconv": (*_EXPAND, "dwconv", "bn", *_SE, *_PROJECT),
+        "separable": ("dwconv", "bn", *_SE, *_PROJECT),
     },
     forms=KERAS_FORMS,
     separator="/",
@@ -78,26 +57,9 @@ KERAS_V2 = KeyTable(
     network=_NETWORK,
     block="block{stage}{letter}_",
     blocks={
-        "mbconv": {
-            "conv_pw": "expand_conv",
-            "bn1": "expand_bn",
-            "conv_dw": "dwconv2",
-            "bn2": "bn",
-            "se.conv_reduce": "se_reduce",
-            "se.conv_expand": "se_expand",
-            "conv_pwl": "project_conv",
-            "bn3": "project_bn",
-        },
-        "fused": {
-            "conv_exp": "expand_conv",
-            "bn1": "expand_bn",
-            "conv_pwl": "project_conv",
-            "bn2": "project_bn",
-        },
-        "conv": {
-            "conv": "project_conv",
-            "bn1": "project_bn",
-        },
+        "mbconv": (*_EXPAND, "dwconv2", "bn", *_SE, *_PROJECT),
+        "fused": (*_EXPAND, *_PROJECT),
+        "conv": _PROJECT,
     },
     forms=KERAS_FORMS,
     separator="/",

@@ -191,7 +191,7 @@ class Layout:
     @property
     def stem_key(self) -> str:
         """The key of the first convolution's weight, which every file of the layout has."""
-        return f"{self.table.network['conv_stem']}{self.table.separator}{self.table.forms['conv']['weight'].name}"
+        return f"{self.table.network[0]}{self.table.separator}{self.table.forms['conv']['weight'].name}"
 
     def missing_feature(self, global_pool: str, output_stride: int | None) -> str | None:
         """Return what of a network's ends the library cannot build, in words; None if it can build all."""

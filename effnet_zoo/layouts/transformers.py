@@ -48,37 +48,21 @@ SQUASHING, KEEPING_ASPECT = "EfficientNetImageProcessor", "CLIPImageProcessor"
 PROCESSORS = (SQUASHING, KEEPING_ASPECT, "BitImageProcessor")
 """The image processors that can be read: all resize, crop or not, rescale and normalise."""
 
-_BODY = {
-    "conv_dw": "depthwise_conv.depthwise_conv",
-    "se.conv_reduce": "squeeze_excite.reduce",
-    "se.conv_expand": "squeeze_excite.expand",
-}
-
+_BODY = ("depthwise_conv.depthwise_conv", "depthwise_conv.depthwise_norm")
+_END = ("squeeze_excite.reduce", "squeeze_excite.expand", "projection.project_conv", "projection.project_bn")
 TABLE = KeyTable(
     name="transformers",
-    network={
-        "conv_stem": "efficientnet.embeddings.convolution",
-        "bn1": "efficientnet.embeddings.batchnorm",
-        "conv_head": "efficientnet.encoder.top_conv",
-        "bn2": "efficientnet.encoder.top_bn",
-        "classifier": "classifier",
-    },
+    network=(
+        "efficientnet.embeddings.convolution",
+        "efficientnet.embeddings.batchnorm",
+        "efficientnet.encoder.top_conv",
+        "efficientnet.encoder.top_bn",
+        "classifier",
+    ),
     block="efficientnet.encoder.blocks.{index}.",
     blocks={
-        "mbconv": {
-            "conv_pw": "expansion.expand_conv",
-            "bn1": "expansion.expand_bn",
-            **_BODY,
-            "bn2": "depthwise_conv.depthwise_norm",
-            "conv_pwl": "projection.project_conv",
-            "bn3": "projection.project_bn",
-        },
-        "separable": {
-            **_BODY,
-            "bn1": "depthwise_conv.depthwise_norm",
-            "conv_pw": "projection.project_conv",
-            "bn2": "projection.project_bn",
-        },
+        "mbconv": ("expansion.expand_conv", "expansion.expand_bn", *_BODY, *_END),
+        "separable": (*_BODY, *_END),
     },
 )
 

@@ -24,7 +24,7 @@ NAME = "effnet_zoo_lite0"
 OURS = LAYOUTS["effnet_zoo"].table
 TABLE = KeyTable(
     name="french",
-    network={"conv_stem": "tige", "bn1": "norme", "conv_head": "tete", "bn2": "norme_tete", "classifier": "classes"},
+    network=("tige", "norme", "tete", "norme_tete", "classes"),
     block="bloc_{index}.",
     blocks=OURS.blocks,
 )
