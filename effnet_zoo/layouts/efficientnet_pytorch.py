@@ -3,20 +3,12 @@
 Blocks are numbered through the whole network. Example of a key: ``_blocks.1._depthwise_conv.weight``.
 """
 
-from types import ModuleType
+from importlib import import_module
 
 from torch import nn
 
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import (
-    B0_TO_B7,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Layout,
-    ModuleReference,
-    NetworkDescription,
-    archs_named,
-)
+from effnet_zoo.layouts.layout import B0_TO_B7, Layout, ModuleReference, NetworkDescription, archs_named, uncropped
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
@@ -41,30 +33,14 @@ def _preprocessing(name: str) -> Preprocessing:
     The fork's networks are prepared as their checkpoints in the ledger. AdvProp's files have the same keys, and need
     mean and standard deviation 0.5: nothing in a file tells them apart.
     """
-    model = catalogue.models()[name]
     if name in OF_FORK:
-        return model.default.preprocessing
-    return Preprocessing(
-        size=(model.spec.image_size,) * 2,
-        crop_pct=1.0,
-        crop_mode="center",
-        interpolation="bicubic",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+        return catalogue.models()[name].default.preprocessing
+    return uncropped(name, "center", "bicubic")
 
 
 def _reference(network: NetworkDescription) -> ModuleReference | None:
-    library: ModuleType
     try:
-        if network.variant.name in OF_FORK:
-            import efficientnet_lite_pytorch
-
-            library = efficientnet_lite_pytorch
-        else:
-            import efficientnet_pytorch
-
-            library = efficientnet_pytorch
+        library = import_module("efficientnet_lite_pytorch" if network.variant.name in OF_FORK else TABLE.name)
     except ImportError:
         return None
     module: nn.Module = library.EfficientNet.from_name(

@@ -9,30 +9,26 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from effnet_zoo.arch.families import Activation
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.atomic_io import read_text
 from effnet_zoo.documents import from_json
-from effnet_zoo.errors import WeightsError
+from effnet_zoo.errors import WeightsError, quoted
 from effnet_zoo.layouts.keytable import KeyTable
 from effnet_zoo.layouts.layout import (
     B0_TO_B7,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ConfigContent,
     ConfigFiles,
     Layout,
     ModuleReference,
     NetworkDescription,
     archs_named,
+    uncropped,
     values_from,
 )
-from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
-
-Document = TypeVar("Document")
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
@@ -102,14 +98,7 @@ class Processor:
 
 def _preprocessing(name: str) -> Preprocessing:
     """Return the preprocessing of google's repositories: to the variant's size whatever the aspect, nearest pixel."""
-    return Preprocessing(
-        size=(catalogue.models()[name].spec.image_size,) * 2,
-        crop_pct=1.0,
-        crop_mode="squash",
-        interpolation="nearest",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+    return uncropped(name, "squash", "nearest")
 
 
 def config_of(network: NetworkDescription, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -159,7 +148,8 @@ def _reference(network: NetworkDescription) -> ModuleReference | None:
 
 
 def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigContent:
-    config, arch = _document(paths[CONFIG], Config), network.arch
+    place = str(paths[CONFIG])
+    config = from_json(read_text(place), Config, place, WeightsError)
     activations: dict[str, Activation] = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"silu": "silu"}
     poolings = {theirs: ours for ours, theirs in POOLINGS.items()}
     for field, value, known in (
@@ -170,33 +160,27 @@ def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigConte
         ("pooling_type", config.pooling_type, poolings),
     ):
         if value not in known:
-            raise WeightsError(f"{paths[CONFIG]}: {field} {_shown(value)}: expected {' or '.join(map(_shown, known))}")
+            raise WeightsError(f"{place}: {field} {quoted(value)}: expected {' or '.join(map(str, known))}")
     given: dict[str, Any] = {
         "bn_eps": config.batch_norm_eps,
         "drop_rate": config.dropout_rate,
         "drop_path_rate": config.drop_connect_rate,
         "activation": activations[config.hidden_act],
     }
-    with values_from(str(paths[CONFIG])):
-        arch = dataclasses.replace(arch, **{field: value for field, value in given.items() if value is not None})
+    with values_from(place):
+        given = {field: value for field, value in given.items() if value is not None}
+        arch = dataclasses.replace(network.arch, **given)
     images: Preprocessing | None = _preprocessing(network.variant.name)
     if PROCESSOR in paths:
-        with values_from(str(paths[PROCESSOR])):
-            images = _images_of(_document(paths[PROCESSOR], Processor))
+        place = str(paths[PROCESSOR])
+        with values_from(place):
+            images = _images_of(from_json(read_text(place), Processor, place, WeightsError))
     return ConfigContent(
         arch=arch,
         global_pool=poolings[config.pooling_type],
         labels=_labels(config.id2label or {}, network.num_classes),
         images=images,
     )
-
-
-def _document(path: Path, kind: type[Document]) -> Document:
-    return from_json(read_text(path), kind, str(path), WeightsError)
-
-
-def _shown(value: Any) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _labels(names: Mapping[str, str], num_classes: int) -> tuple[str, ...] | None:
