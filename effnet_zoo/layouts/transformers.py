@@ -8,10 +8,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from effnet_zoo.arch.families import Activation
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.atomic_io import read_text
 from effnet_zoo.documents import from_json
@@ -32,9 +32,9 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
-ACTIVATIONS: dict[Activation, str] = {"silu": "swish", "relu": "relu", "relu6": "relu6"}
-POOLINGS = {"avg": "mean", "max": "max"}
-RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
+ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6"}
+POOLINGS = {"mean": "avg", "max": "max"}
+RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Interpolations by Pillow's numbers (PIL.Image.Resampling), which transformers writes down."""
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -96,9 +96,11 @@ class Processor:
     image_std: tuple[float, ...] | None = None
 
 
-def _preprocessing(name: str) -> Preprocessing:
-    """Return the preprocessing of google's repositories: to the variant's size whatever the aspect, nearest pixel."""
-    return uncropped(name, "squash", "nearest")
+_preprocessing = partial(uncropped, crop_mode="squash", interpolation="nearest")  # of google's repositories
+
+
+def _theirs(known: Mapping[Any, str], ours: str) -> Any:
+    return next(theirs for theirs, each in known.items() if each == ours)
 
 
 def config_of(network: NetworkDescription, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
@@ -117,8 +119,8 @@ def config_of(network: NetworkDescription, labels: tuple[str, ...] | None = None
         "depth_coefficient": variant.depth,
         "depthwise_padding": _odd_blocks(model.spec),
         "hidden_dim": arch.head_filters,
-        "hidden_act": ACTIVATIONS[arch.activation],
-        "pooling_type": POOLINGS[network.global_pool],
+        "hidden_act": _theirs(ACTIVATIONS, arch.activation),
+        "pooling_type": _theirs(POOLINGS, network.global_pool),
         "batch_norm_eps": arch.bn_eps,
         "dropout_rate": arch.drop_rate,
         "drop_connect_rate": arch.drop_path_rate,
@@ -150,14 +152,12 @@ def _reference(network: NetworkDescription) -> ModuleReference | None:
 def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigContent:
     place = str(paths[CONFIG])
     config = from_json(read_text(place), Config, place, WeightsError)
-    activations: dict[str, Activation] = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"silu": "silu"}
-    poolings = {theirs: ours for ours, theirs in POOLINGS.items()}
     for field, value, known in (
         # No tensor shows where a network strides and how it pads there.
         ("strides", config.strides, [STRIDES]),
         ("depthwise_padding", config.depthwise_padding, [tuple(_odd_blocks(network.variant.spec))]),
-        ("hidden_act", config.hidden_act, activations),
-        ("pooling_type", config.pooling_type, poolings),
+        ("hidden_act", config.hidden_act, ACTIVATIONS),
+        ("pooling_type", config.pooling_type, POOLINGS),
     ):
         if value not in known:
             raise WeightsError(f"{place}: {field} {quoted(value)}: expected {' or '.join(map(str, known))}")
@@ -165,7 +165,7 @@ def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigConte
         "bn_eps": config.batch_norm_eps,
         "drop_rate": config.dropout_rate,
         "drop_path_rate": config.drop_connect_rate,
-        "activation": activations[config.hidden_act],
+        "activation": ACTIVATIONS[config.hidden_act],
     }
     with values_from(place):
         given = {field: value for field, value in given.items() if value is not None}
@@ -177,7 +177,7 @@ def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigConte
             images = _images_of(from_json(read_text(place), Processor, place, WeightsError))
     return ConfigContent(
         arch=arch,
-        global_pool=poolings[config.pooling_type],
+        global_pool=POOLINGS[config.pooling_type],
         labels=_labels(config.id2label or {}, network.num_classes),
         images=images,
     )
@@ -201,9 +201,7 @@ def _images_of(processor: Processor) -> Preprocessing | None:
     kind = processor.image_processor_type
     steps = processor.do_resize and processor.do_rescale and processor.do_normalize
     from_zero_to_one = not processor.rescale_offset and processor.rescale_factor in (None, 0, 1 / 255)
-    interpolation = {number: name for name, number in RESAMPLE.items()}.get(
-        -1 if processor.resample is None else processor.resample
-    )
+    interpolation = RESAMPLE.get(-1 if processor.resample is None else processor.resample)
     if kind not in PROCESSORS or not steps or not from_zero_to_one or not interpolation:
         return None
     squashes = kind == SQUASHING
@@ -240,7 +238,7 @@ def _write(
     processor = {
         **_resizing(images),
         "do_resize": True,
-        "resample": RESAMPLE[images.interpolation],
+        "resample": _theirs(RESAMPLE, images.interpolation),
         "crop_size": {"height": height, "width": width},
         "rescale_factor": 1 / 255,
         "do_rescale": True,
@@ -281,5 +279,5 @@ LAYOUT = Layout(
         write=_write,
     ),
     in_config=("bn_eps", "activation"),
-    poolings=tuple(POOLINGS),
+    poolings=tuple(POOLINGS.values()),
 )
