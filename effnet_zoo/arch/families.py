@@ -13,8 +13,9 @@ fifth column is SE, the inverse of `fused`.) Source: github.com/google/automl/bl
 effnetv2_configs.py; arXiv:2104.00298v3, table 4.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Padding = Literal["same", "symmetric"]
 Activation = Literal["silu", "relu", "relu6"]
@@ -43,19 +44,15 @@ class Variant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """The properties that all variants of a family share. The defaults are those of every official TensorFlow release.
+    """Variants, and the properties that they share.
 
     Attributes:
         title: The family's name for people.
         paper: arXiv id, or the address of the announcement where there is no paper.
         timm_prefix: Prefix of a variant's name in `timm.create_model`.
         hub_prefix: Prefix of a variant's name in `torch.hub.load`.
-        activation: Activation after every convolution except the projections.
-        head: Filters of the 1x1 convolution before pooling, before scaling.
-        bn_momentum: Batch norm momentum in PyTorch's sense (TensorFlow's 0.99 is 0.01 here).
-        drop_path: Stochastic depth rate that the last block approaches.
-
-    The other attributes are those of `ArchSpec` and `Scaling`.
+        scaling: Fields of `Scaling` that differ from its defaults.
+        numerics: Fields of `ArchSpec` that differ from its defaults, which are those of the TensorFlow releases.
     """
 
     title: str
@@ -63,15 +60,8 @@ class Family:
     variants: tuple[Variant, ...]
     timm_prefix: str = "effnet_zoo_"
     hub_prefix: str = "efficientnet_"
-    activation: Activation = "silu"
-    head: int = 1280
-    scale_ends: bool = True
-    round_limit: float = 0.9
-    first_expansion_as_declared: bool = False
-    padding: Padding = "same"
-    bn_eps: float = 1e-3
-    bn_momentum: float = 0.01
-    drop_path: float = 0.2
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+    numerics: Mapping[str, Any] = field(default_factory=dict)
 
 
 V1 = (
@@ -199,15 +189,15 @@ FAMILIES = (
         title="EfficientNet-Lite",
         paper="https://blog.tensorflow.org/2020/03/higher-accuracy-on-vision-models-with-efficientnet-lite.html",
         variants=_scaled(LITE, LITE_ROWS),
-        activation="relu6",
-        scale_ends=False,
+        scaling={"scale_ends": False},
+        numerics={"activation": "relu6"},
     ),
     Family(
         title="EfficientNet-EdgeTPU",
         paper="https://research.google/blog/efficientnet-edgetpu-creating-accelerator-optimized-neural-networks-with-automl/",
         variants=_scaled(EDGETPU, EDGETPU_ROWS),
-        activation="relu",
-        first_expansion_as_declared=True,  # the block string says i24, the stem gives 32
+        # The first block string says i24, the stem gives 32.
+        numerics={"activation": "relu", "first_expansion_as_declared": True},
     ),
     Family(
         title="EfficientNetV2",
@@ -226,6 +216,6 @@ FAMILIES = (
         hub_prefix="efficientnetv2_",
         variants=_scaled(V2_BASE, V2_BASE_ROWS),
         # The V2 code rounds to the nearest multiple of 8 and, unlike V1's, never corrects upwards.
-        round_limit=0.0,
+        scaling={"round_limit": 0.0},
     ),
 )

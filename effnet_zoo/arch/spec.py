@@ -154,17 +154,9 @@ class ArchSpec:
         scaling: Scaling | None = None,
         **numerics: Any,
     ) -> "ArchSpec":
-        """Scale decoded stages, stem and head into a network.
+        """Scale stages, stem and head into a network. Without `scaling` they stay as declared.
 
-        Args:
-            stages: The stages as declared, before scaling.
-            stem: Filters of the stem, before scaling.
-            head: Filters of the head, before scaling.
-            scaling: Factors of width and depth; by default everything stays as declared.
-            numerics: Other fields of the network, such as `activation`.
-
-        Raises:
-            SpecError: If a value is outside its bounds, or the first stage does not take what the stem gives.
+        `numerics` are other fields of the network, such as `activation`.
         """
         scaling = scaling or Scaling()
         check_whole("stem", stem)
@@ -200,11 +192,7 @@ class ArchSpec:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ArchSpec":
-        """Return the network with the fields that `to_dict` returns.
-
-        Raises:
-            SpecError: If a field is missing, unknown or outside its bounds.
-        """
+        """Return the network with the fields that `to_dict` returns. Any other field is a SpecError."""
         try:
             stages = tuple(StageSpec(**stage) for stage in fields["stages"])
             return cls(**{**fields, "stages": stages})
@@ -216,12 +204,8 @@ class ArchSpec:
     def blocks(self, *, output_stride: int | None = None) -> tuple[tuple[BlockSpec, ...], ...]:
         """Return every block, stage by stage.
 
-        Args:
-            output_stride: Total stride of the network: 8, 16 or 32. A stride beyond it becomes 1, and the blocks after
-                it are dilated instead. None leaves all strides as declared.
-
-        Raises:
-            SpecError: If output_stride is another number.
+        `output_stride` is the total stride of the network: 8, 16 or 32. A stride beyond it becomes 1, and the blocks
+        after it are dilated instead. None leaves all strides as declared.
         """
         if output_stride is not None and not (is_whole(output_stride) and output_stride in OUTPUT_STRIDES):
             raise SpecError(f"output_stride={quoted(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
@@ -261,23 +245,13 @@ class ArchSpec:
         return "separable" if stage.expand == 1 else "mbconv"
 
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
-        """Return the number of learnable parameters (batch norm's running statistics are not counted).
-
-        Raises:
-            SpecError: If num_classes is negative or in_chans below 1.
-        """
+        """Return the number of learnable parameters (batch norm's running statistics are not counted)."""
         return sum(convolution.parameters for convolution in self._convolutions(num_classes, in_chans))
 
     def macs(self, *, size: int | None = None, num_classes: int = 1000, in_chans: int = 3) -> int:
         """Return the multiply-accumulates of one square image in the convolutions and the classifier.
 
-        Args:
-            size: Side in pixels; by default `image_size`.
-            num_classes: Number of classes.
-            in_chans: Channels of the image.
-
-        Raises:
-            SpecError: If size or in_chans is below 1, or num_classes negative.
+        `size` is its side in pixels, by default `image_size`.
         """
         side, total = self.image_size if size is None else size, 0
         check_whole("size", side)
@@ -303,16 +277,8 @@ def variant_spec(family: Family, variant: Variant) -> ArchSpec:
     return ArchSpec.build(
         decode_blocks(stages) if isinstance(stages[0], str) else decode_rows(stages, stem=variant.stem),
         stem=variant.stem,
-        head=family.head,
-        scaling=Scaling(
-            width=variant.width, depth=variant.depth, round_limit=family.round_limit, scale_ends=family.scale_ends
-        ),
-        activation=family.activation,
-        padding=family.padding,
-        bn_eps=family.bn_eps,
-        bn_momentum=family.bn_momentum,
+        scaling=Scaling(width=variant.width, depth=variant.depth, **family.scaling),
         drop_rate=variant.dropout,
-        drop_path_rate=family.drop_path,
         image_size=variant.size,
-        first_expansion_as_declared=family.first_expansion_as_declared,
+        **family.numerics,
     )

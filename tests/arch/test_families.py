@@ -171,7 +171,7 @@ def test_the_v2_code_builds_another_b3() -> None:
     # The authors' V2 test asserts 12,314,268 for V1's B3 too. Their V2 code rounds filters without V1's correction, so
     # that its first stage has 16 filters, where the paper's code and all published weights have 24.
     family, b3 = DECLARED["effnet_zoo_b3"]
-    uncorrected = variant_spec(dataclasses.replace(family, round_limit=0.0), b3)
+    uncorrected = variant_spec(dataclasses.replace(family, scaling={"round_limit": 0.0}), b3)
     assert uncorrected.parameters() + running_statistics(uncorrected) == 12_314_268
     assert uncorrected.stages[0].out_filters == 16
     assert HUB["efficientnet_b3"].spec.stages[0].out_filters == 24
