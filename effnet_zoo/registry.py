@@ -60,42 +60,29 @@ def hub_entry(variant: Model) -> Callable[..., AnyModel]:
     return create
 
 
-def _register(variant: Model) -> None:
+def _register(variant: Model | None) -> None:
+    """Register the entry point of a variant with timm; or of networks that are no variant, which `arch` describes."""
+
     def create(
         pretrained: bool = False,
         pretrained_cfg: GivenCfg = None,
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         cache_dir: str | Path | None = None,
         pretrained_model_args: dict[str, Any] | None = None,
+        arch: dict[str, Any] | None = None,
         **options: Unpack[ModelOptions],
     ) -> AnyModel:
-        blueprint = Blueprint.of_cfg(variant, variant.spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
+        if variant and arch is not None:
+            raise ArgumentError(f"unknown keyword 'arch': {variant.name} has its own: expected {config_json.CUSTOM}")
+        spec = variant.spec if variant else config_json.custom_arch(arch)
+        blueprint = Blueprint.of_cfg(variant, spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
         model = build(blueprint, options, pretrained=bool(pretrained), cache_dir=cache_dir)
         model.pretrained_model_args = pretrained_model_args or {}
         return model
 
-    create.__name__ = create.__qualname__ = variant.name
-    create.__doc__ = _sentence_about(variant)
+    create.__name__ = create.__qualname__ = variant.name if variant else config_json.CUSTOM
+    create.__doc__ = _sentence_about(variant) if variant else "A network that is no variant: `arch` is its ArchSpec."
     register_model(create)
-
-
-def effnet_zoo_custom(
-    pretrained: bool = False,
-    pretrained_cfg: dict[str, Any] | None = None,
-    pretrained_cfg_overlay: dict[str, Any] | None = None,
-    cache_dir: str | Path | None = None,
-    pretrained_model_args: dict[str, Any] | None = None,
-    arch: dict[str, Any] | None = None,
-    **options: Unpack[ModelOptions],
-) -> AnyModel:
-    """A network that is no variant, as a saved ``config.json`` describes it in `arch`."""
-    if arch is None:
-        raise ArgumentError(f"{config_json.CUSTOM} needs arch, the fields of an ArchSpec: expected a saved config.json")
-    spec = config_json.custom_arch(arch)
-    blueprint = Blueprint.of_cfg(None, spec, *_merged(None, pretrained_cfg or {}, pretrained_cfg_overlay))
-    model = build(blueprint, options, pretrained=bool(pretrained), cache_dir=cache_dir)
-    model.pretrained_model_args = pretrained_model_args or {}
-    return model
 
 
 def _merged(
@@ -116,6 +103,7 @@ def _merged(
             f"pretrained_cfg_overlay: unknown field {quoted(unknown)}.{did_you_mean(str(unknown), known)}"
         )
     stated: dict[str, Any] = {}
+    given = {} if variant is None and not given else given
     if given is None or isinstance(given, str):
         if variant is None:
             raise UnknownNameError(f"unknown tag {quoted(given)}: {config_json.CUSTOM} has no checkpoints")
@@ -138,6 +126,5 @@ def _merged(
     return cfg, {**stated, **overlay}
 
 
-register_model(effnet_zoo_custom)
-for _variant in catalogue.models().values():
+for _variant in (None, *catalogue.models().values()):
     _register(_variant)

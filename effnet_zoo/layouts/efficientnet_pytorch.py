@@ -8,7 +8,7 @@ from importlib import import_module
 from torch import nn
 
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import B0_TO_B7, Layout, ModuleReference, NetworkDescription, archs_named, uncropped
+from effnet_zoo.layouts.layout import B0_TO_B7, Layout, NetworkDescription, Reference, archs_named, uncropped
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
@@ -38,7 +38,7 @@ def _preprocessing(name: str) -> Preprocessing:
     return uncropped(name, "center", "bicubic")
 
 
-def _reference(network: NetworkDescription) -> ModuleReference | None:
+def _reference(network: NetworkDescription) -> Reference | None:
     try:
         library = import_module("efficientnet_lite_pytorch" if network.variant.name in OF_FORK else TABLE.name)
     except ImportError:
@@ -52,7 +52,7 @@ def _reference(network: NetworkDescription) -> ModuleReference | None:
     )
     if not network.num_classes:
         module._fc = nn.Identity()
-    return ModuleReference(distribution=library.__name__, module=module)
+    return Reference(distribution=library.__name__, module=module)
 
 
 LAYOUT = Layout(

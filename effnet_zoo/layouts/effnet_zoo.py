@@ -5,7 +5,7 @@ Example of a key: ``blocks.1.0.conv_dw.weight``.
 
 from effnet_zoo.arch.families import Padding
 from effnet_zoo.layouts.keytable import BLOCKS, NETWORK, KeyTable
-from effnet_zoo.layouts.layout import Layout, ModuleReference, NetworkDescription, our_archs
+from effnet_zoo.layouts.layout import Layout, NetworkDescription, Reference, our_archs
 from effnet_zoo.network.options import GLOBAL_POOLS
 
 TABLE = KeyTable(name="effnet_zoo", network=NETWORK, block="blocks.{before}.{block}.", blocks=BLOCKS)
@@ -14,7 +14,7 @@ PAD_TYPES: dict[Padding, str] = {"same": "same", "symmetric": ""}
 """Our names of a padding, and timm's values of ``pad_type``."""
 
 
-def _reference(network: NetworkDescription) -> ModuleReference:
+def _reference(network: NetworkDescription) -> Reference:
     import timm
 
     module = timm.create_model(
@@ -27,7 +27,7 @@ def _reference(network: NetworkDescription) -> ModuleReference:
         global_pool=network.global_pool,
         output_stride=network.output_stride or 32,
     )
-    return ModuleReference(distribution="timm", module=module)
+    return Reference(distribution="timm", module=module)
 
 
 LAYOUT = Layout(

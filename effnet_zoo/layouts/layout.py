@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import ArgumentError, SpecError, WeightsError
-from effnet_zoo.layouts.keytable import KeyTable, State
+from effnet_zoo.layouts.keytable import KeyTable
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 from effnet_zoo.zoo.preprocessing import Preprocessing
@@ -45,41 +45,27 @@ class NetworkDescription:
     output_stride: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A library's own implementation of one network, from a Python distribution.
+    """A library's own implementation of one network. One of `module` and `logits_of_file` is given.
 
-    Its logits are compared for an image of `size` (height, width), with `tolerance` as their largest relative error.
+    Attributes:
+        distribution: The Python distribution that it comes from.
+        module: The network in PyTorch, with random weights.
+        logits_of_file: Return the logits (n, classes) for the path of a weight file, and normalised float64 images
+            (n, channels, height, width).
+        size: Height and width in pixels of the image to compare with.
+        tolerance: Largest relative error of the logits.
     """
 
     distribution: str
+    module: nn.Module | None = None
+    logits_of_file: Callable[[Path, Tensor], Tensor] | None = None
     size: tuple[int, int] = SIZE
     tolerance: float = TOLERANCE
 
     def __str__(self) -> str:
         return f"{self.distribution} {metadata.version(self.distribution)}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModuleReference(Reference):
-    """An implementation in PyTorch: a module, which gets its weights from `logits`."""
-
-    module: nn.Module
-
-    def logits(self, state: State, images: Tensor) -> Tensor:
-        """Return the logits (n, classes) for weights under the library's keys, and images as `run_in_float64`."""
-        self.module.load_state_dict(state, strict=True)
-        return run_in_float64(self.module, images)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileReference(Reference):
-    """An implementation that takes its weights from a file.
-
-    `logits` returns the logits (n, classes) for the path of the file, and images (n, channels, height, width).
-    """
-
-    logits: Callable[[Path, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,18 +16,8 @@ from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.atomic_io import read_text
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import WeightsError, quoted
+from effnet_zoo.layouts import layout
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import (
-    B0_TO_B7,
-    ConfigContent,
-    ConfigFiles,
-    Layout,
-    ModuleReference,
-    NetworkDescription,
-    archs_named,
-    uncropped,
-    values_from,
-)
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
@@ -96,14 +86,14 @@ class Processor:
     image_std: tuple[float, ...] | None = None
 
 
-_preprocessing = partial(uncropped, crop_mode="squash", interpolation="nearest")  # of google's repositories
+_preprocessing = partial(layout.uncropped, crop_mode="squash", interpolation="nearest")  # of google's repositories
 
 
 def _theirs(known: Mapping[Any, str], ours: str) -> Any:
     return next(theirs for theirs, each in known.items() if each == ours)
 
 
-def config_of(network: NetworkDescription, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+def config_of(network: layout.NetworkDescription, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Return the fields of transformers' EfficientNetConfig for a network.
 
     It pads for one size, the variant's. ``depthwise_padding`` lists the stride-2 blocks whose input is odd at that
@@ -139,17 +129,17 @@ def _odd_blocks(arch: ArchSpec) -> list[int]:
     return odd
 
 
-def _reference(network: NetworkDescription) -> ModuleReference | None:
+def _reference(network: layout.NetworkDescription) -> layout.Reference | None:
     try:
         from transformers import EfficientNetConfig, EfficientNetForImageClassification
     except ImportError:
         return None
     module = EfficientNetForImageClassification(EfficientNetConfig(**config_of(network)))
     side = network.variant.spec.image_size  # its padding is right for this size alone
-    return ModuleReference(distribution="transformers", module=module, size=(side, side))
+    return layout.Reference(distribution="transformers", module=module, size=(side, side))
 
 
-def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigContent:
+def _read(paths: Mapping[str, Path], network: layout.NetworkDescription) -> layout.ConfigContent:
     place = str(paths[CONFIG])
     config = from_json(read_text(place), Config, place, WeightsError)
     for field, value, known in (
@@ -167,15 +157,15 @@ def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigConte
         "drop_path_rate": config.drop_connect_rate,
         "activation": ACTIVATIONS[config.hidden_act],
     }
-    with values_from(place):
+    with layout.values_from(place):
         given = {field: value for field, value in given.items() if value is not None}
         arch = dataclasses.replace(network.arch, **given)
     images: Preprocessing | None = _preprocessing(network.variant.name)
     if PROCESSOR in paths:
         place = str(paths[PROCESSOR])
-        with values_from(place):
+        with layout.values_from(place):
             images = _images_of(from_json(read_text(place), Processor, place, WeightsError))
-    return ConfigContent(
+    return layout.ConfigContent(
         arch=arch,
         global_pool=POOLINGS[config.pooling_type],
         labels=_labels(config.id2label or {}, network.num_classes),
@@ -231,7 +221,7 @@ def _crop_pct(side: int, resized: int) -> float:
 
 
 def _write(
-    network: NetworkDescription, labels: tuple[str, ...] | None, images: Preprocessing
+    network: layout.NetworkDescription, labels: tuple[str, ...] | None, images: Preprocessing
 ) -> Mapping[str, Mapping[str, Any]]:
     config = {"architectures": ["EfficientNetForImageClassification"], "model_type": "efficientnet"}
     height, width = images.size
@@ -265,14 +255,14 @@ def _resizing(images: Preprocessing) -> dict[str, Any]:
     return {"image_processor_type": KEEPING_ASPECT, "size": {"shortest_edge": height}, "do_center_crop": True}
 
 
-LAYOUT = Layout(
+LAYOUT = layout.Layout(
     table=TABLE,
-    archs=archs_named(*B0_TO_B7),
+    archs=layout.archs_named(*layout.B0_TO_B7),
     convention="SAME padding, batch norm eps 1e-3; images as google's repositories prepare them",
     loads_with="transformers: AutoModelForImageClassification.from_pretrained(DIR)",
     preprocessing=_preprocessing,
     reference=_reference,
-    config_files=ConfigFiles(
+    config_files=layout.ConfigFiles(
         names=(CONFIG, PROCESSOR),
         is_ours=lambda content: content.get("model_type") == "efficientnet",
         read=_read,
