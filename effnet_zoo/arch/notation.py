@@ -17,10 +17,7 @@ _VALUES = {
     **{key: ("[1-9][0-9]{0,5}", f"{key} and {_WHOLE}") for key in _FIELDS},
     "k": ("([1-9][0-9]{0,4})?[13579]", f"k and {_WHOLE}, for an odd kernel"),
     "s": ("1|2|11|22", "a square stride of 1 or 2: s1, s2, s11 or s22"),
-    "se": (
-        r"1(\.0{1,9})?|0\.(?=0*[1-9])[0-9]{1,9}",
-        "se and a decimal above 0 and up to 1; leave se out for none",
-    ),
+    "se": (r"1(\.0{1,9})?|0\.(?=0*[1-9])[0-9]{1,9}", "se and a decimal above 0 and up to 1; leave se out for none"),
     "c": ("0|1", "c0 (MBConv) or c1 (Fused-MBConv)"),
     "noskip": ("", "noskip without a value"),
 }
@@ -148,7 +145,7 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
         stem: Filters that enter the first stage.
 
     Raises:
-        SpecError: Naming the row and the column that is wrong.
+        SpecError: If a row is wrong. It names the row and the column.
     """
     if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
         raise SpecError(f"rows {quoted(rows)}: expected a list of (t, c, n, s, fused), one a stage")
@@ -191,11 +188,9 @@ def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
             raise SpecError(f"stage {number}, {quoted(stage)}: expected a StageSpec")
         expected = {"kernel": ROW_KERNEL, "se_ratio": 0.0 if stage.fused else ROW_SE_RATIO, "skip": True}
         for field, value in expected.items():
-            if getattr(stage, field) != value:
-                raise SpecError(
-                    f"stage {number} has {field}={getattr(stage, field)}: rows can only express {value}; "
-                    "write it as block strings"
-                )
+            if (given := getattr(stage, field)) != value:
+                expressed = f"rows can only express {value}; write it as block strings"
+                raise SpecError(f"stage {number} has {field}={given}: {expressed}")
         rows.append((stage.expand, stage.out_filters, stage.repeats, stage.stride, int(stage.fused)))
     return rows
 

@@ -140,9 +140,8 @@ class ArchSpec:
         first = self.stages[0].in_filters
         expands_declared = self.first_expansion_as_declared and self.stages[0].expand > 1
         if first != self.stem_filters and not expands_declared:
-            raise SpecError(
-                f"stage 1 takes i{first}, but the stem gives {self.stem_filters}: expected i{self.stem_filters}"
-            )
+            stem = self.stem_filters
+            raise SpecError(f"stage 1 takes i{first}, but the stem gives {stem}: expected i{stem}")
 
     @classmethod
     def build(
@@ -162,10 +161,7 @@ class ArchSpec:
         check_whole("stem", stem)
         check_whole("head", head)
         return cls(
-            stem_filters=scaling.ends(stem),
-            stages=scaling.stages(stages),
-            head_filters=scaling.ends(head),
-            **numerics,
+            stem_filters=scaling.ends(stem), stages=scaling.stages(stages), head_filters=scaling.ends(head), **numerics
         )
 
     @classmethod
@@ -197,9 +193,7 @@ class ArchSpec:
             stages = tuple(StageSpec(**stage) for stage in fields["stages"])
             return cls(**{**fields, "stages": stages})
         except (TypeError, KeyError) as error:
-            raise SpecError(
-                f"not a network's fields: {error}: expected the fields that ArchSpec.to_dict returns"
-            ) from None
+            raise SpecError(f"not a network's fields: {error}: expected those that ArchSpec.to_dict returns") from None
 
     def blocks(self, *, output_stride: int | None = None) -> tuple[tuple[BlockSpec, ...], ...]:
         """Return every block, stage by stage.
@@ -218,20 +212,19 @@ class ArchSpec:
             for declared in (stage.stride, *[1] * (stage.repeats - 1)):
                 stride = 1 if output_stride and reached * declared > output_stride else declared
                 squeezed = int(expanded_from * stage.se_ratio)
-                blocks.append(
-                    BlockSpec(
-                        kind=self._kind(stage),
-                        in_filters=filters,
-                        mid_filters=expanded_from * stage.expand,
-                        out_filters=stage.out_filters,
-                        kernel=stage.kernel,
-                        stride=stride,
-                        dilation=dilation,
-                        se_filters=round_filters(squeezed, self.se_divisor) if stage.se_ratio else 0,
-                        skip=stage.skip and declared == 1 and filters == stage.out_filters,
-                        drop_path=self.drop_path_rate * index / total,
-                    )
+                block = BlockSpec(
+                    kind=self._kind(stage),
+                    in_filters=filters,
+                    mid_filters=expanded_from * stage.expand,
+                    out_filters=stage.out_filters,
+                    kernel=stage.kernel,
+                    stride=stride,
+                    dilation=dilation,
+                    se_filters=round_filters(squeezed, self.se_divisor) if stage.se_ratio else 0,
+                    skip=stage.skip and declared == 1 and filters == stage.out_filters,
+                    drop_path=self.drop_path_rate * index / total,
                 )
+                blocks.append(block)
                 reached *= stride
                 dilation *= declared // stride
                 filters = expanded_from = stage.out_filters

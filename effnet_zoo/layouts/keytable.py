@@ -113,16 +113,10 @@ class KeyTable:
         for stage, blocks in enumerate(arch.blocks(), start=1):
             for number, block in enumerate(blocks):
                 if block.kind not in self.blocks:
-                    raise WeightsError(
-                        f"{self.name} has no {block.kind} block: expected one of {', '.join(self.blocks)}"
-                    )
+                    known = ", ".join(self.blocks)
+                    raise WeightsError(f"{self.name} has no {block.kind} block: expected one of {known}")
                 prefix = self.block.format(
-                    index=index,
-                    next=index + 1,
-                    stage=stage,
-                    before=stage - 1,
-                    block=number,
-                    letter=chr(ord("a") + number),
+                    index=index, next=index + 1, stage=stage, before=stage - 1, block=number, letter=chr(97 + number)
                 )
                 for ours, theirs in zip(BLOCKS[block.kind], self.blocks[block.kind], strict=True):
                     if block.se_filters or ours not in _SE:
