@@ -17,9 +17,8 @@ LONGEST_QUOTE = 80
 class EffnetZooError(Exception):
     """Base class of all errors of effnet_zoo.
 
-    Args:
-        message: One line. Parts of it can come from files and command lines: control characters are escaped, and a
-            message of more than `LONGEST_MESSAGE` characters is shortened.
+    Parts of a message can come from files and command lines: control characters and line ends are escaped, and a
+    message of more than `LONGEST_MESSAGE` characters is shortened.
     """
 
     def __init__(self, message: str) -> None:

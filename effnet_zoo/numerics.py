@@ -14,9 +14,9 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def relative_error(out: Tensor, reference: Tensor) -> float:
-    """Return ||out - reference|| / ||reference||, computed in float64 on the CPU; infinity if `out` is not finite.
+    """Return ||out - reference|| / ||reference|| in float64; infinity if `out` is not finite.
 
-    Where the reference is zero everywhere, as the logits of a classifier of zeros are, return ||out||.
+    Return ||out|| if the reference is zero everywhere, as the logits of a classifier of zeros are.
     """
     reference = reference.detach().double().cpu()
     length = reference.norm()
@@ -34,8 +34,7 @@ def shallow(arch: ArchSpec, repeats: int = 1) -> ArchSpec:
 def randomise(model: AnyModule, *, seed: int) -> AnyModule:
     """Draw all weights and batch norm statistics, so that a wrong epsilon, padding or key shows in the output.
 
-    Activations stay near unit scale, where half precision is used too. An epsilon of 1e-3 instead of 1e-5 changes every
-    layer by 5e-4.
+    Activations stay near unit scale. An epsilon of 1e-3 instead of 1e-5 changes every layer by 5e-4.
     """
     draw = torch.Generator().manual_seed(seed)
 

@@ -39,8 +39,8 @@ class Identity:
 def identify(state: Mapping[str, Tensor], source: str, *, among: Collection[str] | None = None) -> Identity:
     """Return what a state dict without wrappers and prefixes is. `source` is its place in errors.
 
-    `among` has the names of the architectures that it may be. If only one is left, its tensors are for the loader to
-    compare. Else a `WeightsError` says how the state dict differs from the nearest network, or that it fits several.
+    `among` has the names of the architectures that it may be. If only one is left, the loader compares its tensors.
+    Otherwise a `WeightsError` says how the state dict differs from the nearest network, or that it fits several.
     """
     layouts = _layouts(state)
     if not layouts:

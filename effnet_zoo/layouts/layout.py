@@ -47,15 +47,10 @@ class NetworkDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A library's own implementation of one network. One of `module` and `logits_of_file` is given.
+    """A library's own implementation of one network, from a Python distribution.
 
-    Attributes:
-        distribution: The Python distribution that it comes from.
-        module: The network in PyTorch, with random weights.
-        logits_of_file: Return the logits (n, classes) for the path of a weight file, and normalised float64 images
-            (n, channels, height, width).
-        size: Height and width in pixels of the image to compare with.
-        tolerance: Largest relative error of the logits.
+    It is a PyTorch `module` with random weights; or `logits_of_file`, which takes a weight file and images as
+    `run_in_float64` does. The logits for an image of `size` (height, width) must agree within `tolerance`.
     """
 
     distribution: str
@@ -85,10 +80,8 @@ class ConfigFiles:
     Attributes:
         names: Their names. The first must be there, and tells whose it is.
         is_ours: Whether the content of the first file is this library's.
-        read: Return what the files say, from their paths by name and the network as its tensors show it. Raise
-            `WeightsError` if that is not an EfficientNet.
-        write: Return the content of each file by name, for a network, its class names and its preprocessing. Raise
-            `WeightsError` if the library cannot prepare images in that way.
+        read: Return what the files say, from their paths by name and the network as its tensors show it.
+        write: Return the content of each file by name, for a network, its class names and its preprocessing.
     """
 
     names: tuple[str, ...]
@@ -99,19 +92,18 @@ class ConfigFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What is known of a library's weight files. No tensor shows the conventions: whoever reads a file assumes them.
+    """What is known of a library's weight files.
 
     Attributes:
         archs: Return the architectures that the library has, by our variants' names; one that is no variant of ours
             has a name of its own.
-        convention: The numerics and the preprocessing that the library fixes, in words.
+        convention: The numerics and the preprocessing that the library fixes, in words. No tensor shows them: whoever
+            reads a file assumes them.
         loads_with: How its users load the file, with DIR for the folder.
-        aliases: Other names by which users ask for the layout.
         preprocessing: Return how the library prepares images for an architecture; None if its checkpoints differ.
         reference: Return the library's implementation of a network, or None if the library is not installed or has no
             such network.
         in_config: Fields of `ArchSpec` that the config files hold: they may differ from the convention.
-        poolings: The poolings that its networks can have.
         dilates: Whether its networks can have an output stride below 32.
         stores_normalisation: Whether its weight file holds mean and standard deviation of the images.
     """
@@ -140,7 +132,7 @@ class Layout:
         return f"{self.table.network[0]}{self.table.separator}{self.table.forms['conv']['weight'].name}"
 
     def missing_feature(self, global_pool: str, output_stride: int | None) -> str | None:
-        """Return what of a network's ends the library cannot build, in words; None if it can build all."""
+        """Return in words the pooling or stride that the library cannot build; None if it can build both."""
         if output_stride and not self.dilates:
             return f"output_stride {output_stride}"
         return None if global_pool in self.poolings else f"{global_pool} pooling"
