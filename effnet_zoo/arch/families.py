@@ -24,22 +24,22 @@ Stages = tuple[str, ...] | tuple[Row, ...]
 """The stages of a network in one of the two notations: block strings or rows."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Variant:
     """One model: a row of its family's table.
 
-    `stem` and `stages` are before scaling; `width` and `depth` multiply filters and repeats. `size` is the side in
+    `stages` and `stem` are before scaling; `width` and `depth` multiply filters and repeats. `size` is the side in
     pixels of the square input at which the paper reports accuracy; a checkpoint's own sizes are in the ledger.
     `dropout` is the rate in front of the classifier.
     """
 
     name: str
     stages: Stages
+    stem: int
+    width: float
+    depth: float
     size: int
     dropout: float
-    width: float = 1.0
-    depth: float = 1.0
-    stem: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,70 +132,62 @@ V2_BASE = (
     (6,  192,  8, 2, 0),
 )
 
-V1_ROWS = (
-    # name   width  depth  size  dropout
-    ("b0",    1.0,   1.0,   224,   0.2),
-    ("b1",    1.0,   1.1,   240,   0.2),
-    ("b2",    1.1,   1.2,   260,   0.3),
-    ("b3",    1.2,   1.4,   300,   0.3),
-    ("b4",    1.4,   1.8,   380,   0.4),
-    ("b5",    1.6,   2.2,   456,   0.4),
-    ("b6",    1.8,   2.6,   528,   0.5),
-    ("b7",    2.0,   3.1,   600,   0.5),
-    ("b8",    2.2,   3.6,   672,   0.5),
-    ("l2",    4.3,   5.3,   800,   0.5),
+V1_VARIANTS = (
+    #       name  stages stem  width  depth  size  dropout
+    Variant("b0", V1,     32,   1.0,   1.0,   224,   0.2),
+    Variant("b1", V1,     32,   1.0,   1.1,   240,   0.2),
+    Variant("b2", V1,     32,   1.1,   1.2,   260,   0.3),
+    Variant("b3", V1,     32,   1.2,   1.4,   300,   0.3),
+    Variant("b4", V1,     32,   1.4,   1.8,   380,   0.4),
+    Variant("b5", V1,     32,   1.6,   2.2,   456,   0.4),
+    Variant("b6", V1,     32,   1.8,   2.6,   528,   0.5),
+    Variant("b7", V1,     32,   2.0,   3.1,   600,   0.5),
+    Variant("b8", V1,     32,   2.2,   3.6,   672,   0.5),
+    Variant("l2", V1,     32,   4.3,   5.3,   800,   0.5),
 )
-LITE_ROWS = (
-    # name    width  depth  size  dropout
-    ("lite0",  1.0,   1.0,   224,   0.2),
-    ("lite1",  1.0,   1.1,   240,   0.2),
-    ("lite2",  1.1,   1.2,   260,   0.3),
-    ("lite3",  1.2,   1.4,   280,   0.3),
-    ("lite4",  1.4,   1.8,   300,   0.3),
+LITE_VARIANTS = (
+    #       name     stages stem  width  depth  size  dropout
+    Variant("lite0", LITE,   32,   1.0,   1.0,   224,   0.2),
+    Variant("lite1", LITE,   32,   1.0,   1.1,   240,   0.2),
+    Variant("lite2", LITE,   32,   1.1,   1.2,   260,   0.3),
+    Variant("lite3", LITE,   32,   1.2,   1.4,   280,   0.3),
+    Variant("lite4", LITE,   32,   1.4,   1.8,   300,   0.3),
 )
-EDGETPU_ROWS = (
-    # name   width  depth  size  dropout
-    ("es",    1.0,   1.0,   224,   0.2),
-    ("em",    1.0,   1.1,   240,   0.2),
-    ("el",    1.2,   1.4,   300,   0.3),
+EDGETPU_VARIANTS = (
+    #       name  stages  stem  width  depth  size  dropout
+    Variant("es", EDGETPU, 32,   1.0,   1.0,   224,   0.2),
+    Variant("em", EDGETPU, 32,   1.0,   1.1,   240,   0.2),
+    Variant("el", EDGETPU, 32,   1.2,   1.4,   300,   0.3),
 )
-V2_BASE_ROWS = (
-    # name   width  depth  size  dropout
-    ("b0",    1.0,   1.0,   224,   0.2),
-    ("b1",    1.0,   1.1,   240,   0.2),
-    ("b2",    1.1,   1.2,   260,   0.3),
-    ("b3",    1.2,   1.4,   300,   0.3),
+V2_VARIANTS = (
+    #       name  stages stem  width  depth  size  dropout
+    Variant("s",  V2_S,   24,   1.0,   1.0,   384,   0.2),
+    Variant("m",  V2_M,   24,   1.0,   1.0,   480,   0.3),
+    Variant("l",  V2_L,   32,   1.0,   1.0,   480,   0.4),
+    Variant("xl", V2_XL,  32,   1.0,   1.0,   512,   0.4),
 )
-V2_ROWS = (
-    # name  stages  stem  size  dropout
-    ("s",   V2_S,    24,   384,   0.2),
-    ("m",   V2_M,    24,   480,   0.3),
-    ("l",   V2_L,    32,   480,   0.4),
-    ("xl",  V2_XL,   32,   512,   0.4),
+V2_BASE_VARIANTS = (
+    #       name  stages  stem  width  depth  size  dropout
+    Variant("b0", V2_BASE, 32,   1.0,   1.0,   224,   0.2),
+    Variant("b1", V2_BASE, 32,   1.0,   1.1,   240,   0.2),
+    Variant("b2", V2_BASE, 32,   1.1,   1.2,   260,   0.3),
+    Variant("b3", V2_BASE, 32,   1.2,   1.4,   300,   0.3),
 )
 # fmt: on
 
-
-def _scaled(stages: Stages, rows: tuple[tuple[str, float, float, int, float], ...]) -> tuple[Variant, ...]:
-    return tuple(
-        Variant(name=name, stages=stages, size=size, dropout=dropout, width=width, depth=depth)
-        for name, width, depth, size, dropout in rows
-    )
-
-
 FAMILIES = (
-    Family(title="EfficientNet", paper="1905.11946", variants=_scaled(V1, V1_ROWS)),
+    Family(title="EfficientNet", paper="1905.11946", variants=V1_VARIANTS),
     Family(
         title="EfficientNet-Lite",
         paper="https://blog.tensorflow.org/2020/03/higher-accuracy-on-vision-models-with-efficientnet-lite.html",
-        variants=_scaled(LITE, LITE_ROWS),
+        variants=LITE_VARIANTS,
         scaling={"scale_ends": False},
         numerics={"activation": "relu6"},
     ),
     Family(
         title="EfficientNet-EdgeTPU",
         paper="https://research.google/blog/efficientnet-edgetpu-creating-accelerator-optimized-neural-networks-with-automl/",
-        variants=_scaled(EDGETPU, EDGETPU_ROWS),
+        variants=EDGETPU_VARIANTS,
         # The first block string says i24, the stem gives 32.
         numerics={"activation": "relu", "first_expansion_as_declared": True},
     ),
@@ -204,17 +196,14 @@ FAMILIES = (
         paper="2104.00298",
         timm_prefix="effnet_zoo_v2_",
         hub_prefix="efficientnetv2_",
-        variants=tuple(
-            Variant(name=name, stages=stages, size=size, dropout=dropout, stem=stem)
-            for name, stages, stem, size, dropout in V2_ROWS
-        ),
+        variants=V2_VARIANTS,
     ),
     Family(
         title="EfficientNetV2-B",
         paper="2104.00298",
         timm_prefix="effnet_zoo_v2_",
         hub_prefix="efficientnetv2_",
-        variants=_scaled(V2_BASE, V2_BASE_ROWS),
+        variants=V2_BASE_VARIANTS,
         # The V2 code rounds to the nearest multiple of 8 and, unlike V1's, never corrects upwards.
         scaling={"round_limit": 0.0},
     ),

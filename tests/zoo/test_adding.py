@@ -14,8 +14,8 @@ import effnet_zoo
 from effnet_zoo.zoo import ledger
 
 PACKAGE = Path(effnet_zoo.__file__).parent
-ROW_OF_B8 = '    ("b8",    2.2,   3.6,   672,   0.5),\n'
-ROW_OF_B9 = '    ("b9",    2.4,   4.1,   736,   0.5),\n'
+ROW_OF_B8 = '    Variant("b8", V1,     32,   2.2,   3.6,   672,   0.5),\n'
+ROW_OF_B9 = '    Variant("b9", V1,     32,   2.4,   4.1,   736,   0.5),\n'
 ENTRY = """
 [effnet_zoo_b9.own_in1k]
 default = true
