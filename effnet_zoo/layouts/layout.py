@@ -78,7 +78,7 @@ class ConfigFiles:
     """The JSON files that a library keeps beside its weights.
 
     Attributes:
-        names: Their names. The first must be there, and tells whose it is.
+        names: Their names. The first must be there, and shows which library wrote it.
         is_ours: Whether the content of the first file is this library's.
         read: Return what the files say, from their paths by name and the network as its tensors show it.
         write: Return the content of each file by name, for a network, its class names and its preprocessing.
