@@ -1,5 +1,6 @@
 """Entry points for timm and torch.hub, one for each variant. Importing this module registers them with timm."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
@@ -7,10 +8,10 @@ from typing import Any, TypeAlias, Unpack
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.creation import AnyModel, Blueprint, build, create_model
+from effnet_zoo.checkpoints.creation import AnyModel, build, create_model
 from effnet_zoo.checkpoints.pretrained_cfg import (
     PLACES,
-    KnownFields,
+    Blueprint,
     cfg_of_checkpoint,
     check_cfg,
     for_other_weights,
@@ -97,7 +98,7 @@ def _merged(
         raise ArgumentError(f"pretrained_cfg={quoted(given)}: expected a tag, or a dict of timm's fields")
     if not isinstance(overlay, Mapping | None):
         raise ArgumentError(f"pretrained_cfg_overlay={quoted(overlay)}: expected a dict of timm's fields")
-    overlay, known = dict(overlay or {}), KnownFields.__struct_fields__
+    overlay, known = dict(overlay or {}), [field.name for field in dataclasses.fields(PretrainedCfg)]
     if (unknown := next((key for key in overlay if key not in known), None)) is not None:
         raise ArgumentError(
             f"pretrained_cfg_overlay: unknown field {quoted(unknown)}.{did_you_mean(str(unknown), known)}"

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints.config_json import write as write_config
+from effnet_zoo.checkpoints.config_json import config_text as text_of_config
 from effnet_zoo.network.options import ModelOptions
 from effnet_zoo.zoo import ledger
 
@@ -204,7 +204,7 @@ def config_text() -> str:
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
     }
-    return write_config(arch, ModelOptions(num_classes=2, in_chans=3), cfg, ("cat", "dog"))
+    return text_of_config(arch, ModelOptions(num_classes=2, in_chans=3), cfg, ("cat", "dog"))
 
 
 def record_text() -> str:
