@@ -1,5 +1,6 @@
 """Entry points for timm and torch.hub, one for each variant. Importing this module registers them with timm."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, Unpack
@@ -8,7 +9,7 @@ from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 
 from effnet_zoo.checkpoints import config_json
 from effnet_zoo.checkpoints import pretrained_cfg as cfgs
-from effnet_zoo.checkpoints.creation import AnyModel, Blueprint, build, create_model
+from effnet_zoo.checkpoints.creation import AnyModel, build, create_model
 from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quoted
 from effnet_zoo.network.options import ModelOptions
 from effnet_zoo.zoo import catalogue
@@ -68,7 +69,7 @@ def _register(variant: Model | None) -> None:
         if variant and arch is not None:
             raise ArgumentError(f"unknown keyword 'arch': {variant.name} has its own: expected {config_json.CUSTOM}")
         spec = variant.spec if variant else config_json.custom_arch(arch)
-        blueprint = Blueprint.of_cfg(variant, spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
+        blueprint = cfgs.Blueprint.of_cfg(variant, spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
         model = build(blueprint, options, pretrained=bool(pretrained), cache_dir=cache_dir)
         model.pretrained_model_args = pretrained_model_args or {}
         return model
@@ -90,7 +91,7 @@ def _merged(
         raise ArgumentError(f"pretrained_cfg={quoted(given)}: expected a tag, or a dict of timm's fields")
     if not isinstance(overlay, Mapping | None):
         raise ArgumentError(f"pretrained_cfg_overlay={quoted(overlay)}: expected a dict of timm's fields")
-    overlay, known = dict(overlay or {}), cfgs.KnownFields.__struct_fields__
+    overlay, known = dict(overlay or {}), [field.name for field in dataclasses.fields(PretrainedCfg)]
     if (unknown := next((key for key in overlay if key not in known), None)) is not None:
         raise ArgumentError(
             f"pretrained_cfg_overlay: unknown field {quoted(unknown)}.{did_you_mean(str(unknown), known)}"

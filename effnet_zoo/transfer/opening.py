@@ -11,8 +11,7 @@ from typing import Any
 from effnet_zoo.atomic_io import file_errors, read_text
 from effnet_zoo.checkpoints import config_json, keras, locate, statefile
 from effnet_zoo.checkpoints.bundle import Bundle
-from effnet_zoo.checkpoints.config_json import Config
-from effnet_zoo.checkpoints.pretrained_cfg import cfg_of_checkpoint, claims_of
+from effnet_zoo.checkpoints.pretrained_cfg import Blueprint, cfg_of_checkpoint, claims_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import ArgumentError, FileError, MissingFileError, UnknownNameError, WeightsError, quoted
@@ -128,7 +127,8 @@ def _checkpoint(name: str) -> Checkpoint | None:
 def _from_ledger(checkpoint: Checkpoint, options: _Options, cache_dir: str | Path | None) -> Bundle:
     model = catalogue.find_variant(checkpoint.variant)
     layout = layout_of_checkpoint(checkpoint)
-    file = _without_unwanted(statefile.read(locate.obtain(locate.of_checkpoint(checkpoint), cache_dir)), options)
+    path = locate.obtain(locate.of_checkpoint(checkpoint), cache_dir)
+    file = _without_unwanted(statefile.read_weights(path), options)
     num_classes = 0 if options.backbone_only else checkpoint.num_classes
     return Bundle(
         source=checkpoint.name,
@@ -189,12 +189,12 @@ def _from_file(path: Path, source: str, find: Find, options: _Options) -> Bundle
     """Read a weight file with the config files beside it, which tell more than its tensors."""
     if keras.is_keras_file(path):
         return _of_keras(path, source, options)
-    file = _without_unwanted(statefile.read(path, ema=options.ema), options)
+    file = _without_unwanted(statefile.read_weights(path, ema=options.ema), options)
     config = find(config_json.FILENAME)
     content = _content(config) if config else {}
     owner = next((one for one in LAYOUTS.values() if one.config_files and one.config_files.is_ours(content)), None)
     if config and not owner:
-        return _of_timm(file, source, config_json.parse(content, str(config)), options)
+        return _of_timm(file, source, config_json.parse_config(content, str(config)), options)
     bundle = _of_tensors(file, source, options)
     return _with_config_files(bundle, owner, owner.config_files, find) if owner and owner.config_files else bundle
 
@@ -206,9 +206,9 @@ def _content(path: Path) -> dict[str, Any]:
         raise WeightsError(str(error)) from None
 
 
-def _of_timm(file: StateFile, source: str, config: Config, options: _Options) -> Bundle:
+def _of_timm(file: StateFile, source: str, config: Blueprint, options: _Options) -> Bundle:
     """Return tensors under our keys with all that timm's ``config.json`` says."""
-    variant = config.model.name if config.model else config_json.CUSTOM
+    variant = config.variant.name if config.variant else config_json.CUSTOM
     if options.variant not in (None, variant):
         raise WeightsError(f"{source}: its config.json says {variant}, not {options.variant}: remove one of them")
     model_options = ModelOptions(**config.options)

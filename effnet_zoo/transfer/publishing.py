@@ -212,8 +212,7 @@ def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing:
     text = card.card_text(bundle, address, metrics, existing)
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as name:
         folder = Path(name)
-        bundle.write_weights(folder)
-        (folder / config_json.FILENAME).write_text(bundle.config_json(), encoding="utf-8")
+        bundle.write(folder)
         (folder / card.FILENAME).write_text(text, encoding="utf-8")
         _compare(bundle, folder, timm.create_model, "timm")
         yield folder

@@ -9,7 +9,7 @@ from huggingface_hub.errors import HTTPError
 
 from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints import cache, hub, locate
-from effnet_zoo.checkpoints.cache import Pin
+from effnet_zoo.checkpoints.cache import LocalFile, Pin
 from effnet_zoo.errors import EffnetZooError, HubError
 from effnet_zoo.zoo.ledger import Checkpoint
 
@@ -69,14 +69,11 @@ def _verdicts(checkpoints: Iterable[Checkpoint], judge: Callable[[Checkpoint], V
 
 
 def _in_cache(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
-    if checkpoint.shipped:
-        path, pin = locate.of_checkpoint(checkpoint).path, Pin(revision=None, sha256=checkpoint.sha256)
-        assert path is not None
-    else:
-        cached = cache.find_cached(locate.remote_file(checkpoint), cache_dir)
-        if cached is None:
-            return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
-        path, pin = cached.path, cached.pin
+    source = locate.of_checkpoint(checkpoint)
+    file = source if isinstance(source, LocalFile) else cache.find_cached(source, cache_dir)
+    if file is None:
+        return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
+    path, pin = file.path, file.pin
     found = Pin(revision=pin.revision, sha256=atomic_io.sha256(path))
     if pin.sha256 is None:
         return Verdict(checkpoint=checkpoint, state="new", detail=f"sha256 {found.sha256}", pin=found)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints import config_json, statefile
+from effnet_zoo.checkpoints import statefile
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.keras import Normalisation, write_keras_file
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
@@ -45,7 +45,7 @@ def write_weight_file(
     if path.suffix == ".h5":
         write_keras_file(path, state, arch, normalisation=normalisation if layout.stores_normalisation else None)
     else:
-        statefile.write(path, layout.table.to_theirs(state, arch))
+        statefile.write_safetensors(path, layout.table.to_theirs(state, arch))
 
 
 def write_folder(bundle: Bundle, folder: Path, layout: Layout, network: NetworkDescription | None) -> None:
@@ -57,9 +57,7 @@ def write_folder(bundle: Bundle, folder: Path, layout: Layout, network: NetworkD
     """
     assert bundle.images is not None
     if layout is OURS:
-        noted = with_proof_noted(bundle)
-        noted.write_weights(folder)
-        (folder / config_json.FILENAME).write_text(noted.config_json(), encoding="utf-8")
+        with_proof_noted(bundle).write(folder)
         return
     normalisation = (bundle.images.mean, bundle.images.std)
     write_weight_file(folder / layout.filename, layout, bundle.state, bundle.arch, normalisation)
