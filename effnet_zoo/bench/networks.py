@@ -106,7 +106,7 @@ def arch_of(library: str, model: Model) -> ArchSpec:
     """
     if library in (OURS, "timm") or (library == "geffnet" and "_v2_" not in model.name):
         return model.spec
-    archs = LAYOUTS["efficientnet_pytorch" if library == "geffnet" else library].archs()
+    archs = LAYOUTS["efficientnet_pytorch" if library == "geffnet" else library].archs
     if model.name not in archs:
         raise UnknownNameError(f"{library} has no {model.hub_name}")
     return archs[model.name]

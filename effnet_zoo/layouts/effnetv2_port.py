@@ -6,8 +6,6 @@ the stem. The port is no package, so it has no reference implementation here. Ex
 """
 
 import dataclasses
-from collections.abc import Mapping
-from functools import cache
 
 from effnet_zoo.arch import families
 from effnet_zoo.arch.spec import ArchSpec
@@ -37,27 +35,24 @@ ROWS = {
 """The stages of each network, in the columns of `effnet_zoo.arch.families`."""
 
 
-@cache
-def _archs() -> Mapping[str, ArchSpec]:
-    """Return the port's networks: its stem, head and squeeze widths differ from ours, and it drops nothing."""
-    return {
-        name: dataclasses.replace(
-            ArchSpec.from_rows(rows, stem=24, head=1792),
-            padding="symmetric",
-            bn_eps=1e-5,
-            bn_momentum=0.1,
-            drop_rate=0.0,
-            drop_path_rate=0.0,
-            se_divisor=8,
-            fused_always_projects=True,
-        )
-        for name, rows in ROWS.items()
-    }
-
+ARCHS = {
+    name: dataclasses.replace(
+        ArchSpec.from_rows(rows, stem=24, head=1792),
+        padding="symmetric",
+        bn_eps=1e-5,
+        bn_momentum=0.1,
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+        se_divisor=8,
+        fused_always_projects=True,
+    )
+    for name, rows in ROWS.items()
+}
+"""The port's networks: their stem, head and squeeze widths differ from ours, and they drop nothing."""
 
 LAYOUT = Layout(
     table=TABLE,
-    archs=_archs,
+    archs=ARCHS,
     convention="symmetric padding, batch norm eps 1e-5",
     loads_with="effnetv2.py: effnetv2_*().load_state_dict(load_file('DIR/model.safetensors'))",
 )

@@ -186,11 +186,11 @@ def fitting_layout(bundle: Bundle, to: str, layouts: Sequence[Layout]) -> Layout
     same = [
         (layout, name, theirs)
         for layout in layouts
-        for name, theirs in layout.archs().items()
+        for name, theirs in layout.archs.items()
         if config_json.same_tensors(theirs, arch)
     ]
     if not same:
-        names = ", ".join(name for layout in layouts for name in layout.archs())
+        names = ", ".join(name for layout in layouts for name in layout.archs)
         raise WeightsError(f"{bundle.source} is {bundle.variant}, which {to} does not have: it has {names}")
     ((layout, name, theirs),) = same
     for numeric in ("padding", "bn_eps", "activation"):

@@ -109,7 +109,7 @@ def read_bundle(
 
 def _known_variant(name: str) -> str:
     """Return an architecture's name as the layouts have it."""
-    if any(name in layout.archs() for layout in LAYOUTS.values()):
+    if any(name in layout.archs for layout in LAYOUTS.values()):
         return name
     return catalogue.find_variant(name).name
 

@@ -75,7 +75,7 @@ def test_the_dtype_of_each_tensor_survives(tmp_path: Path, dtype: torch.dtype) -
 
 @pytest.mark.parametrize(("layout", "name"), [(layout, name) for layout, name in NETWORKS if layout == "effnetv2_port"])
 def test_a_network_that_is_no_variant_finds_its_way_back_by_its_tensors(layout: str, name: str) -> None:
-    arch = dataclasses.replace(TORCH[layout].archs()[name], image_size=300, drop_rate=0.5)
+    arch = dataclasses.replace(TORCH[layout].archs[name], image_size=300, drop_rate=0.5)
     package = Bundle(source="a folder", variant=config_json.CUSTOM, arch=arch, options={}, state={})
     fitting_layout(package, layout, [TORCH[layout]])
     with pytest.raises(WeightsError, match="a folder is effnet_zoo_custom, which torchvision does not have: it has ef"):
