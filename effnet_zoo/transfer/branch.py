@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, constants
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from effnet_zoo import atomic_io
@@ -24,11 +24,12 @@ STALE = re.compile(r".+\.(safetensors|bin|pth|pt|ckpt|tar|pkl|h5|keras|msgpack|i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``. The size is in bytes."""
+    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``; and the new file's size in bytes."""
 
     path: str
     what: str
-    size: int
+    size: int = 0
+    sha256: str = ""
 
 
 def changes_between(folder: Path, hashes: Mapping[str, str], stale: re.Pattern[str] | None) -> tuple[Change, ...]:
@@ -41,12 +42,12 @@ def changes_between(folder: Path, hashes: Mapping[str, str], stale: re.Pattern[s
     """
     changes = []
     for path in sorted(folder.iterdir()):
-        there = hashes.get(path.name)
-        what = "add" if there is None else "keep" if there in (atomic_io.sha256(path), _git_sha1(path)) else "update"
-        changes.append(Change(path=path.name, what=what, size=path.stat().st_size))
+        there, sha256 = hashes.get(path.name), atomic_io.sha256(path)
+        what = "add" if there is None else "keep" if there in (sha256, _git_sha1(path)) else "update"
+        changes.append(Change(path=path.name, what=what, size=path.stat().st_size, sha256=sha256))
     new = {change.path for change in changes}
     gone = [name for name in sorted(hashes) if name not in new and "/" not in name and stale and stale.fullmatch(name)]
-    return (*changes, *(Change(path=name, what="delete", size=0) for name in gone))
+    return (*changes, *(Change(path=name, what="delete") for name in gone))
 
 
 def _git_sha1(path: Path) -> str:
@@ -84,15 +85,16 @@ class Branch:
         return self._ask(self._state)
 
     def _state(self) -> BranchState:
+        def info_of(revision: str | None) -> ModelInfo:
+            return self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=30)
+
+        missing = False
         try:
-            return self._state_of(self.revision)
+            info = info_of(self.revision)
         except RepositoryNotFoundError:
             return BranchState(commit=None, hashes={}, missing=True)
         except RevisionNotFoundError:
-            return self._state_of(None, missing=True)
-
-    def _state_of(self, revision: str | None, *, missing: bool = False) -> BranchState:
-        info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=30)
+            info, missing = info_of(None), True
         hashes = {file.rfilename: _hash_of(file) for file in info.siblings or []}
         return BranchState(commit=info.sha, hashes=hashes, missing=missing)
 
@@ -114,11 +116,7 @@ class Branch:
     def commit(
         self, folder: Path, changes: Sequence[Change], before: BranchState, message: str, *, create_pr: bool
     ) -> tuple[str, str | None]:
-        """Make one commit, and return it with the address of its pull request.
-
-        Raises:
-            ConflictError: If somebody else changed the branch since `before`.
-        """
+        """Make one commit, and return it with its pull request's address. Raise ConflictError if `before` is over."""
         added = [change.path for change in changes if change.what in ("add", "update")]
         removals = [CommitOperationDelete(change.path) for change in changes if change.what == "delete"]
 
@@ -206,6 +204,4 @@ def _reason(error: Exception) -> str:
 
 
 def _hash_of(file: Any) -> str:
-    if file.lfs is None:
-        return str(file.blob_id)
-    return str(file.lfs["sha256"] if isinstance(file.lfs, dict) else file.lfs.sha256)
+    return str(file.blob_id if file.lfs is None else file.lfs.sha256)

@@ -7,9 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import msgspec
 from huggingface_hub import CardData, RepoCard
 
 from effnet_zoo import __version__, documents
@@ -31,7 +30,25 @@ WHOSE = {True: "(measured)", False: "(reported)"}
 UNFIT = f"the metadata of the {FILENAME} there is not valid for a model card: correct it first"
 TASK = "image-classification"
 TAGS = (TASK, "timm", "transformers", "efficientnet")
+CODE = """```python
+import {imports}
+
+model = timm.create_model("{address}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```"""
 METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+
+
+class _Result(TypedDict, total=False):
+    metrics: list[dict[str, Any]] | None
+
+
+class _Model(TypedDict, total=False):
+    results: list[_Result] | None
+
+
+_Metadata = TypedDict("_Metadata", {"tags": str | list[str] | None, "model-index": list[_Model] | None}, total=False)
+"""The part of a card's metadata that is read. Other fields are kept as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,31 +87,8 @@ class Metric:
         return self.dataset or (IMAGENET if bundle.num_classes == 1000 else UNNAMED)
 
 
-class _NamedMetric(msgspec.Struct):
-    name: str | None = None
-
-
-class _Result(msgspec.Struct):
-    metrics: list[_NamedMetric] | None = None
-
-
-class _Results(msgspec.Struct):
-    results: list[_Result] | None = None
-
-
-class _Metadata(msgspec.Struct, rename={"index": "model-index"}):
-    """The part of a card's metadata that is read. Other fields are kept as they are."""
-
-    tags: str | list[str] | None = None
-    index: list[_Results] | None = None
-
-
-def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
-    """Parse ``top1=78.3`` or ``top1=78.3@DATASET``.
-
-    Raises:
-        ArgumentError: If the text is not a name and a percentage.
-    """
+def parse_metric(text: str, *, measured: bool) -> Metric:
+    """Parse ``top1=78.3`` or ``top1=78.3@DATASET``."""
     name, _, figure = text.partition("=")
     value, _, dataset = figure.partition("@")
     try:
@@ -102,25 +96,22 @@ def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
     except ValueError:
         raise ArgumentError(f"metric {quoted(text)}: expected a name and a percentage, such as top1=78.3") from None
     name = METRIC_NAMES.get(name, name)
-    return Metric(name=name, value=number, measured=measured, source=source, dataset=dataset.strip())
+    return Metric(name=name, value=number, measured=measured, dataset=dataset.strip())
 
 
-def reported_metrics(bundle: Bundle) -> tuple[Metric, ...]:
+def reported_metrics(bundle: Bundle) -> list[Metric]:
     """Return what the ledger reports for a checkpoint, if its network and preprocessing are the ledger's."""
     for model, checkpoint in catalogue.checkpoints():
-        if (
-            checkpoint.name == bundle.source
-            and (bundle.arch, bundle.images) == (model.spec, checkpoint.preprocessing)
-            and (reported := checkpoint.reported_at_eval_size)
-        ):
-            values = {"top-1 accuracy": reported.top1, "top-5 accuracy": reported.top5}
-            return tuple(
-                Metric(name=name, value=value, measured=False, source=REPORTED_SOURCE) for name, value in values.items()
-            )
-    return ()
+        is_ours = (checkpoint.name, model.spec, checkpoint.preprocessing) == (bundle.source, bundle.arch, bundle.images)
+        if is_ours and (reported := checkpoint.reported_at_eval_size):
+            return [
+                Metric(name=name, value=getattr(reported, field), measured=False, source=REPORTED_SOURCE)
+                for field, name in METRIC_NAMES.items()
+            ]
+    return []
 
 
-def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
+def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str = "") -> str:
     """Return the text of ``README.md``.
 
     Args:
@@ -128,23 +119,20 @@ def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing:
         address: What a loader takes: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
         metrics: Figures.
         existing: The present README. The part that is not generated stays.
-
-    Raises:
-        ArgumentError: If the licence is not known, or the metadata of the present README cannot be read.
     """
     if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
         raise ArgumentError(f"metrics={quoted(metrics)}: expected a list of effnet_zoo.transfer.card.Metric")
     section, title = _section(bundle, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
     try:
-        metadata, text = _split(existing or "")
+        metadata, text = _split(existing.replace("\r\n", "\n"))
         known = documents.from_plain(metadata, _Metadata, UNFIT, ArgumentError)
         results = [*(_result(metric, bundle) for metric in metrics), *_foreign(metadata.get("model-index"))]
         metadata |= {"license": licence_of(bundle), "library_name": "timm", "pipeline_tag": TASK}
         metadata["model-index"] = [{"name": title, "results": results}]  # in its place: equal cards are equal texts
         if not results:
             del metadata["model-index"]
-        tags = [known.tags] if isinstance(known.tags, str) else known.tags or []
-        metadata["tags"] = list(dict.fromkeys([*tags, *TAGS]))
+        tags = known.get("tags") or []
+        metadata["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *TAGS]))
         head = CardData(**metadata).to_yaml()
     except ArgumentError:
         raise
@@ -155,20 +143,6 @@ def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing:
     else:
         text = f"{text.rstrip()}\n\n{section}\n" if text.strip() else f"# {title}\n\n{section}\n"
     return f"---\n{head}\n---\n{text}"
-
-
-def decode_card(content: bytes, where: str) -> str:
-    """Return the text of a present ``README.md``.
-
-    Raises:
-        ArgumentError: If it is not UTF-8.
-    """
-    try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise ArgumentError(
-            f"{where}: expected UTF-8 text: save the file as UTF-8, so that its text can be kept"
-        ) from None
 
 
 def _split(readme: str) -> tuple[dict[str, Any], str]:
@@ -200,11 +174,7 @@ def _foreign(index: Any) -> list[dict[str, Any]]:
 
 
 def licence_of(bundle: Bundle) -> str:
-    """Return the licence of the weights.
-
-    Raises:
-        ArgumentError: If it is not known, or is not an SPDX identifier.
-    """
+    """Return the licence of the weights. Raise ArgumentError if it is not known, or is not an SPDX identifier."""
     licence = bundle.record.get("license")
     if not licence:
         raise ArgumentError(
@@ -234,33 +204,31 @@ def _section(bundle: Bundle, address: str, metrics: Sequence[Metric]) -> str:
         "source": source,
         **({"training data": record["description"]} if record.get("description") else {}),
     }
-    lines = [BEGIN, "", "| | |", "|---|---|", *(_row(*row) for row in rows.items()), ""]
-    if metrics:
-        lines += ["| metric | value | whose |", "|---|---|---|"]
-        for metric in metrics:
-            whose = "measured by the publisher" if metric.measured else f"reported: {metric.source or source}"
-            lines.append(_row(f"{metric.name}, {metric.dataset_of(bundle)}", f"{metric.value:g} %", whose))
-        lines.append("")
-    proofs = dict.fromkeys([*([str(bundle.proof)] if bundle.proof else []), *(record.get("notes") or ())])
-    if proofs:
-        lines += [f"Converted weights, compared with where they came from: {'; '.join(proofs)}.", ""]
-    if bundle.labels:
-        some = ", ".join(bundle.labels[:5]) + (", ..." if len(bundle.labels) > 5 else "")
-        lines += [f"Class names ({len(bundle.labels)}, in config.json): {some}.", ""]
-    lines += [
-        "```python",
-        "import timm" if model else "import timm, effnet_zoo  # registers the architecture",
-        "",
-        f'model = timm.create_model("{address}", pretrained=True).eval()',
-        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-        "```",
-        "",
-        f"Written by effnet-zoo {__version__}.",
-        END,
+    figures = [
+        (
+            f"{metric.name}, {metric.dataset_of(bundle)}",
+            f"{metric.value:g} %",
+            "measured by the publisher" if metric.measured else f"reported: {metric.source or source}",
+        )
+        for metric in metrics
     ]
-    return "\n".join(lines)
+    proofs = dict.fromkeys([*([str(bundle.proof)] if bundle.proof else []), *(record.get("notes") or ())])
+    labels = bundle.labels or ()
+    some = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
+    imports = "timm" if model else "timm, effnet_zoo  # registers the architecture"
+    parts = (
+        BEGIN,
+        _table(("", ""), *rows.items()),
+        _table(("metric", "value", "whose"), *figures) if figures else "",
+        f"Converted weights, compared with where they came from: {'; '.join(proofs)}." if proofs else "",
+        f"Class names ({len(labels)}, in config.json): {some}." if labels else "",
+        CODE.format(imports=imports, address=address),
+        f"Written by effnet-zoo {__version__}.\n{END}",
+    )
+    return "\n\n".join(part for part in parts if part)
 
 
-def _row(*cells: object) -> str:
-    texts = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(texts)} |"
+def _table(header: Sequence[object], *rows: Sequence[object]) -> str:
+    texts = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (header, *rows))
+    head, *rest = (f"| {' | '.join(cells)} |" for cells in texts)
+    return "\n".join([head, "|---" * len(header) + "|", *rest])

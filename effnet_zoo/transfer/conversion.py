@@ -10,11 +10,11 @@ from effnet_zoo import atomic_io
 from effnet_zoo.arch.families import Padding
 from effnet_zoo.checkpoints import config_json
 from effnet_zoo.checkpoints.bundle import Bundle
-from effnet_zoo.errors import ArgumentError, UnknownNameError, WeightsError, did_you_mean, quoted
+from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
-from effnet_zoo.network.options import check_path
-from effnet_zoo.transfer.opening import read_bundle
-from effnet_zoo.transfer.proof import description_of, prove
+from effnet_zoo.network.options import check_path, chosen
+from effnet_zoo.transfer.opening import open_package
+from effnet_zoo.transfer.proof import prove
 from effnet_zoo.transfer.writing import write_folder
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.ledger import check_licence
@@ -23,7 +23,7 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """How images are prepared, as far as the user says it; None for what the source says.
+    """The preprocessing of images, as far as the user states it. None leaves what the source states.
 
     Attributes:
         like: A checkpoint of the ledger whose preprocessing is taken.
@@ -42,39 +42,26 @@ class Images:
     crop_pct: float | None = None
 
     def of(self, bundle: Bundle) -> Preprocessing | None:
-        """Return the preprocessing of a bundle, changed as the user says; None if nobody says it.
-
-        Raises:
-            UnknownNameError: If `like` is no checkpoint.
-            ArgumentError: If a value cannot be used, or only one of mean and std is given and needed.
-        """
-        base = catalogue.find(self.like)[1].preprocessing if self.like else bundle.images
-        if base is None:
-            if self.mean is None and self.std is None:
-                return None
-            if self.mean is None or self.std is None:
-                raise ArgumentError("mean and std: expected both, or --like CHECKPOINT")
-            base = Preprocessing(
-                size=(bundle.arch.image_size,) * 2,
-                crop_pct=0.875,
-                crop_mode="center",
-                interpolation="bicubic",
-                mean=self.mean,
-                std=self.std,
-            )
-        given: dict[str, Any] = {
-            "mean": self.mean,
-            "std": self.std,
-            "size": None if self.size is None else (self.size, self.size),
-            "interpolation": self.interpolation or None,
-            "crop_pct": self.crop_pct,
-        }
-        how = dataclasses.replace(base, **{field: value for field, value in given.items() if value is not None})
+        """Return the preprocessing of a bundle with the changes of the user. Return None if neither states it."""
+        given: dict[str, Any] = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if self.size is not None:
+            given["size"] = (self.size, self.size)
+        like = given.pop("like", None)
+        how = catalogue.find(like)[1].preprocessing if like else bundle.images
+        if how:
+            how = dataclasses.replace(how, **given)
+        elif {"mean", "std"} <= given.keys():
+            side = bundle.arch.image_size
+            assumed = {"size": (side, side), "crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic"}
+            how = Preprocessing(**{**assumed, **given})
+        elif given.keys() & {"mean", "std"}:
+            raise ArgumentError("mean and std: expected both, or --like CHECKPOINT")
+        else:
+            return None
+        in_chans = bundle.options["in_chans"]
         for name, values in (("mean", how.mean), ("std", how.std)):
-            if len(values) not in (3, bundle.options["in_chans"]):
-                raise ArgumentError(
-                    f"{name}: expected a number for each of {bundle.options['in_chans']} channels, got {len(values)}"
-                )
+            if len(values) not in (3, in_chans):
+                raise ArgumentError(f"{name}: expected a number for each of {in_chans} channels, got {len(values)}")
         return how
 
 
@@ -98,12 +85,12 @@ def convert(
     The logits are compared with those of the source's implementation and of the target's, each where it is installed.
 
     Args:
-        place: As in `effnet_zoo.transfer.opening.open_package`.
+        place: As in `effnet_zoo.open_package`.
         out: The folder; it must not exist yet, or be empty, and is not created if anything fails.
         to: The layout; by default this package's own, which is timm's.
         variant: The architecture, if it is known better than the file tells.
         ema: Take moving averages where a file has both.
-        images: How images are prepared, where the file does not say it or is wrong.
+        images: How images are prepared, where the file does not state it or is wrong.
         padding: The network's padding, instead of the layout's convention.
         bn_eps: The network's batch norm epsilon, instead of the layout's convention.
         labels: Class names in the order of the logits.
@@ -116,34 +103,24 @@ def convert(
 
     Raises:
         UnknownNameError: If there is no such layout, variant or source.
-        WeightsError: If the source is not an EfficientNet's weights, its logits change, or nobody knows how images are
-            prepared.
+        WeightsError: If the source is not an EfficientNet's weights, its logits change, or its preprocessing is not
+            known.
         ArgumentError: If an option does not fit.
         InputError: If `out` is in the way.
     """
-    layouts = layouts_named(to)
+    # A library with generations of keys has several layouts of one name.
+    layouts = [layout for layout in LAYOUTS.values() if to in (layout.name, *layout.aliases)]
+    if not layouts:
+        chosen(to, LAYOUTS, "layout")  # which raises, and suggests near names
     check_path("out", out)
     with atomic_io.folder_written_whole(out) as folder:
-        source = read_bundle(place, variant=variant, ema=ema, backbone_only=backbone_only)
+        source = open_package(place, variant=variant, ema=ema, backbone_only=backbone_only)
         bundle = with_overrides(source, images, padding, bn_eps, labels, licence)
         layout = OURS if OURS in layouts else fitting_layout(bundle, to, layouts)
         proof = prove(bundle, bundle.model(), (bundle.layout, layout.name), golden)
         bundle = dataclasses.replace(bundle, proof=proof, target=layout.name)
-        write_folder(bundle, folder, layout, description_of(bundle))
+        write_folder(bundle, folder, layout)
     return bundle
-
-
-def layouts_named(name: str) -> list[Layout]:
-    """Return the layouts that users know by a name: several where a library has generations of keys.
-
-    Raises:
-        UnknownNameError: If there is no such layout, suggesting near names.
-    """
-    found = [layout for layout in LAYOUTS.values() if name in (layout.name, *layout.aliases)]
-    if not found:
-        hint = did_you_mean(name, LAYOUTS) if isinstance(name, str) else ""
-        raise UnknownNameError(f"unknown layout {quoted(name)}: expected one of {', '.join(LAYOUTS)}.{hint}")
-    return found
 
 
 def with_overrides(
@@ -154,12 +131,7 @@ def with_overrides(
     labels: tuple[str, ...] | None = None,
     licence: str | None = None,
 ) -> Bundle:
-    """Return a bundle with what the user knows better.
-
-    Raises:
-        ArgumentError: If an option does not fit.
-        WeightsError: If nobody said how images are prepared.
-    """
+    """Return a bundle with what the user knows better. Raise WeightsError if its preprocessing is still not known."""
     if not isinstance(images, Images | None):
         raise ArgumentError(f"images={quoted(images)}: expected Images(...)")
     arch = dataclasses.replace(
@@ -176,11 +148,7 @@ def with_overrides(
 
 
 def fitting_layout(bundle: Bundle, to: str, layouts: Sequence[Layout]) -> Layout:
-    """Return the layout that has a bundle's network.
-
-    Raises:
-        WeightsError: If none has it, or its library would compute other logits.
-    """
+    """Return the layout that has a bundle's network. Raise WeightsError if its library would compute other logits."""
     arch = bundle.arch
     # Not by name: a network that is no variant of ours has no name of its own once it is in our layout.
     same = [

@@ -1,17 +1,13 @@
-"""Text of the ledger, ``weights/*.toml``: an entry for weights that were published, and pins for entries without."""
+"""Write the ledger's entry for published weights, ready to paste into ``weights/*.toml``."""
 
 import json
 import re
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import variant_of
 from effnet_zoo.errors import LedgerError
 from effnet_zoo.transfer.card import licence_of
-from effnet_zoo.transfer.verification import Verdict, needs_pin
 from effnet_zoo.zoo import ledger
 from effnet_zoo.zoo.catalogue import Model
 
@@ -64,45 +60,3 @@ def _is_declared(bundle: Bundle, model: Model) -> bool:
         and options.get("global_pool", "avg") == "avg"
         and not options.get("output_stride")
     )
-
-
-def write_pins(verdicts: Iterable[Verdict], folder: Path) -> list[str]:
-    """Write missing revisions and SHA-256 hashes into the ledger. What the ledger states already is not changed.
-
-    Args:
-        verdicts: Those that passed and have a pin are written.
-        folder: The folder of the ledger.
-
-    Returns:
-        The names of the entries that were changed.
-
-    Raises:
-        LedgerError: If the folder has no entry of that name.
-    """
-    pinned = {
-        verdict.checkpoint.name: verdict
-        for verdict in verdicts
-        if verdict.passed and verdict.pin and verdict.pin.revision and not verdict.checkpoint.shipped
-    }
-    written: list[str] = []
-    for path in sorted(folder.glob("*.toml")):
-        before = text = atomic_io.read_text(path)
-        for name, verdict in pinned.items():
-            new = _with_pin(text, verdict)
-            written += [name] if new != text else []
-            text = new
-        if text != before:
-            atomic_io.write_text(path, text)
-    if lost := sorted(name for name in pinned if name not in written and needs_pin(pinned[name].checkpoint)):
-        raise LedgerError(f"{folder}: no entry [{lost[0]}] to pin: expected the ledger that this package reads")
-    return written
-
-
-def _with_pin(text: str, verdict: Verdict) -> str:
-    """Return a ledger's text with the missing pins of an entry, below its hub_id."""
-    checkpoint, pin = verdict.checkpoint, verdict.pin
-    assert pin is not None
-    lines = [] if checkpoint.revision else [f'revision = "{pin.revision}"\n']
-    lines += [] if checkpoint.sha256 else [f'sha256 = "{pin.sha256}"\n']
-    entry = re.compile(rf'(\[{re.escape(checkpoint.name)}\]\nhub_id = "[^"]*"\n)')
-    return entry.sub(lambda match: match[1] + "".join(lines), text)

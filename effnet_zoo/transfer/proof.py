@@ -10,22 +10,14 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from effnet_zoo.checkpoints import config_json
 from effnet_zoo.checkpoints.bundle import Bundle, Proof
 from effnet_zoo.checkpoints.statefile import read_safetensors
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts import LAYOUTS, Layout
-from effnet_zoo.layouts.layout import (
-    FLOAT32_TOLERANCE,
-    SIZE,
-    FileReference,
-    ModuleReference,
-    NetworkDescription,
-    run_in_float64,
-)
+from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, SIZE, FileReference, ModuleReference, run_in_float64
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.transfer.writing import write_weight_file
+from effnet_zoo.transfer.writing import description_of, write_weight_file
 
 
 def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
@@ -39,9 +31,6 @@ def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: P
 
     Returns:
         The proof, with the largest error; None if there was nothing to compare with.
-
-    Raises:
-        WeightsError: If the logits differ, or the golden file is not as described.
     """
     proofs = [
         proof for layout in dict.fromkeys(layouts) if (proof := _by_implementation(bundle, model, LAYOUTS[layout]))
@@ -57,21 +46,6 @@ def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: P
     )
 
 
-def description_of(bundle: Bundle) -> NetworkDescription | None:
-    """Return the network of a bundle as other libraries can be asked for it; None if the network is not a variant."""
-    variant = config_json.variant_of(bundle.arch)
-    if variant is None:
-        return None
-    return NetworkDescription(
-        variant=variant,
-        arch=bundle.arch,
-        num_classes=bundle.num_classes,
-        in_chans=bundle.options["in_chans"],
-        global_pool=bundle.options.get("global_pool", "avg"),
-        output_stride=bundle.options.get("output_stride"),
-    )
-
-
 def random_image(in_chans: int, size: tuple[int, int] = SIZE) -> Tensor:
     """Return one image (1, channels, height, width) of standard normal float64 values, always the same ones."""
     return torch.randn((1, in_chans, *size), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -81,8 +55,7 @@ def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> P
     network = description_of(bundle)
     if network is None or layout.missing_feature(network.global_pool, network.output_stride):
         return None
-    reference = layout.reference(network)
-    if reference is None:
+    if (reference := layout.reference(network)) is None:
         return None
     image = random_image(network.in_chans, reference.size)
     if isinstance(reference, ModuleReference):

@@ -27,7 +27,7 @@ from effnet_zoo.transfer.card import Metric
 from effnet_zoo.transfer.conversion import Images, with_overrides
 from effnet_zoo.transfer.ledger_text import ledger_entry
 from effnet_zoo.transfer.proof import random_image
-from effnet_zoo.transfer.writing import with_proof_noted
+from effnet_zoo.transfer.writing import write_folder
 from effnet_zoo.zoo.class_names import checked_labels
 
 STALE_IN_FOLDER = re.compile(r"(pytorch_|tf_|flax_|open_clip_(pytorch_)?)?model([-.].*)?" + STALE.pattern[2:])
@@ -105,12 +105,11 @@ def save(
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with atomic_io.file_errors(folder):
         there = {path.name: path for path in folder.glob("*") if path.is_file()}
-        readme = there.get(card.FILENAME)
-        existing = card.decode_card(atomic_io.read_bytes(readme), str(readme)) if readme else None
-        with _prepared(bundle, address, metrics, existing) as new:
+        existing = atomic_io.read_text(there[card.FILENAME]) if card.FILENAME in there else ""
+        with _prepared(bundle, address, metrics, existing) as (new, readme):
             hashes = {name: atomic_io.sha256(path) if (new / name).exists() else "" for name, path in there.items()}
             own = Path(bundle.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
-            done = _outcome(new, str(folder), changes_between(new, hashes, None if own else STALE_IN_FOLDER))
+            done = _outcome(str(folder), changes_between(new, hashes, None if own else STALE_IN_FOLDER), readme)
             if dry_run:
                 return done
             with ExitStack() as drafts:  # the first file is replaced when all new files are complete
@@ -166,10 +165,12 @@ def push(
     """
     bundle = _bundle_of(what, license, classes, images)
     branch = Branch(repo_id, revision, token)
-    before = branch.state()
-    existing = _existing_card(branch, str(before.commit)) if card.FILENAME in before.hashes else None
-    with _prepared(bundle, f"hf-hub:{repo_id}", metrics, existing) as folder:
-        done = _outcome(folder, repo_id, changes_between(folder, before.hashes, STALE))
+    before, existing = branch.state(), ""
+    if card.FILENAME in before.hashes:
+        with _scratch() as folder:
+            existing = atomic_io.read_text(branch.download(card.FILENAME, str(before.commit), folder))
+    with _prepared(bundle, f"hf-hub:{repo_id}", metrics, existing) as (new, readme):
+        done = _outcome(repo_id, changes_between(new, before.hashes, STALE), readme)
         if dry_run:
             return done
         if before.missing:
@@ -178,7 +179,7 @@ def push(
         commit, request = str(before.commit), None
         if done.changed:
             message = message or f"Upload {bundle.variant} with effnet-zoo"
-            commit, request = branch.commit(folder, done.changes, before, message, create_pr=create_pr)
+            commit, request = branch.commit(new, done.changes, before, message, create_pr=create_pr)
         try:
             _verify(branch, commit, done.sha256, bundle)
         except WeightsError as error:
@@ -199,29 +200,26 @@ def _bundle_of(
     return bundle
 
 
-def _existing_card(branch: Branch, commit: str) -> str:
+@contextmanager
+def _scratch() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
-        path = branch.download(card.FILENAME, commit, folder)
-        return card.decode_card(atomic_io.read_bytes(path), f"{branch.repo_id}/{card.FILENAME}")
+        yield Path(folder)
 
 
 @contextmanager
-def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None) -> Iterator[Path]:
-    """Yield a folder with the files to publish, from which timm alone has computed the same logits."""
-    bundle = with_proof_noted(bundle)
-    text = card.card_text(bundle, address, metrics, existing)
-    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as name:
-        folder = Path(name)
-        bundle.write_weights(folder)
-        (folder / config_json.FILENAME).write_text(bundle.config_json(), encoding="utf-8")
-        (folder / card.FILENAME).write_text(text, encoding="utf-8")
+def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str) -> Iterator[tuple[Path, str]]:
+    """Yield a folder with the files to publish, from which timm has computed the same logits, and the card."""
+    readme = card.card_text(bundle, address, metrics, existing)
+    with _scratch() as folder:
+        write_folder(bundle, folder)
+        (folder / card.FILENAME).write_text(readme, encoding="utf-8")
         _compare(bundle, folder, timm.create_model, "timm")
-        yield folder
+        yield folder, readme
 
 
-def _outcome(folder: Path, repo_id: str, changes: tuple[Change, ...]) -> Push:
-    readme = (folder / card.FILENAME).read_text(encoding="utf-8")
-    return Push(repo_id=repo_id, changes=changes, readme=readme, sha256=atomic_io.sha256(folder / locate.FILENAME))
+def _outcome(repo_id: str, changes: tuple[Change, ...], readme: str) -> Push:
+    sha256 = next(change.sha256 for change in changes if change.path == locate.FILENAME)
+    return Push(repo_id=repo_id, changes=changes, readme=readme, sha256=sha256)
 
 
 def _compare(bundle: Bundle, folder: Path, create_model: Any, who: str) -> None:
@@ -237,15 +235,10 @@ def _compare(bundle: Bundle, folder: Path, create_model: Any, who: str) -> None:
 
 
 def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
-    """Compare the hash that the Hub states, and the hash and the logits of what it sends.
-
-    Raises:
-        HubError: If a hash differs.
-        WeightsError: If the logits differ.
-    """
+    """Compare the hash that the Hub states, and the hash and the logits of what it sends."""
     if (stated := branch.hash_of(locate.FILENAME, commit)) != sha256:
         raise HubError(f"the Hub has another {locate.FILENAME}: expected sha256 {sha256}, got {stated}")
-    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as cache:
+    with _scratch() as cache:
         weights = branch.download(locate.FILENAME, commit, cache)
         if (sent := atomic_io.sha256(weights)) != sha256:
             raise HubError(

@@ -1,6 +1,7 @@
-"""Compare the ledger with the files on this machine, or with the Hub."""
+"""Compare the ledger with the files on this machine or with the Hub, and write the pins that it lacks."""
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from huggingface_hub.errors import HTTPError
 from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints import cache, hub, locate
 from effnet_zoo.checkpoints.cache import Pin
-from effnet_zoo.errors import EffnetZooError, HubError
+from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
 from effnet_zoo.zoo.ledger import Checkpoint
 
 STATES = {
@@ -44,67 +45,84 @@ class Verdict:
         return self.state in ("ok", "new", "absent")
 
 
-def needs_pin(checkpoint: Checkpoint) -> bool:
-    """Return whether the ledger does not yet state the checkpoint's commit and SHA-256."""
-    return checkpoint.revision is None or checkpoint.sha256 is None
-
-
-def against_cache(checkpoints: Iterable[Checkpoint], cache_dir: str | Path | None = None) -> Iterator[Verdict]:
-    """Hash the file of each checkpoint on this machine. Nothing is downloaded or removed."""
-    return _verdicts(checkpoints, lambda checkpoint: _in_cache(checkpoint, cache_dir))
-
-
-def against_hub(checkpoints: Iterable[Checkpoint]) -> Iterator[Verdict]:
-    """Ask the Hub for the commit and the hash of each checkpoint. No weights are downloaded."""
-    api = HfApi()
-    return _verdicts(checkpoints, lambda checkpoint: _on_the_hub(api, checkpoint))
-
-
-def _verdicts(checkpoints: Iterable[Checkpoint], judge: Callable[[Checkpoint], Verdict]) -> Iterator[Verdict]:
+def verify(checkpoints: Iterable[Checkpoint], *, remote: bool) -> Iterator[Verdict]:
+    """Hash the file of each checkpoint on this machine, or ask the Hub for its hash. Download and remove nothing."""
     for checkpoint in checkpoints:
         try:
-            yield judge(checkpoint)
+            yield _on_the_hub(checkpoint) if remote else _in_cache(checkpoint)
         except EffnetZooError as error:
             yield Verdict(checkpoint=checkpoint, state="failed", detail=str(error))
 
 
-def _in_cache(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
+def _in_cache(checkpoint: Checkpoint) -> Verdict:
     if checkpoint.shipped:
         path, pin = locate.of_checkpoint(checkpoint).path, Pin(revision=None, sha256=checkpoint.sha256)
         assert path is not None
     else:
-        cached = cache.find_cached(locate.remote_file(checkpoint), cache_dir)
+        cached = cache.find_cached(locate.remote_file(checkpoint))
         if cached is None:
             return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
         path, pin = cached.path, cached.pin
     found = Pin(revision=pin.revision, sha256=atomic_io.sha256(path))
-    if pin.sha256 is None:
-        return Verdict(checkpoint=checkpoint, state="new", detail=f"sha256 {found.sha256}", pin=found)
-    if found.sha256 != pin.sha256:
-        return _wrong(checkpoint, str(path), pin.sha256, found)
-    return Verdict(checkpoint=checkpoint, state="ok", detail=str(path), pin=found)
+    return _judged(checkpoint, str(path), pin.sha256, found, is_new=pin.sha256 is None)
 
 
-def _on_the_hub(api: HfApi, checkpoint: Checkpoint) -> Verdict:
+def _on_the_hub(checkpoint: Checkpoint) -> Verdict:
     if checkpoint.shipped:
         return Verdict(checkpoint=checkpoint, state="ok", detail=f"not on the Hub: {checkpoint.origin}")
     assert checkpoint.hub_id is not None
     hub_id, revision = checkpoint.hub_id, checkpoint.revision
     try:
-        info = hub.retrying(lambda: api.model_info(hub_id, revision=revision, files_metadata=True, timeout=30))
+        info = hub.retrying(lambda: HfApi().model_info(hub_id, revision=revision, files_metadata=True, timeout=30))
     except (HTTPError, OSError) as error:
         raise HubError(hub.explain(error, constants.ENDPOINT)) from error
     file = next((file for file in info.siblings or [] if file.rfilename == locate.FILENAME), None)
     if file is None or file.lfs is None:
         raise HubError(f"{hub_id} has no {locate.FILENAME}, or not as a large file")
     found = Pin(revision=info.sha, sha256=file.lfs.sha256)
-    if checkpoint.sha256 not in (None, found.sha256):
-        return _wrong(checkpoint, f"{hub_id}@{found.revision}", checkpoint.sha256, found)
-    if needs_pin(checkpoint):
-        return Verdict(checkpoint=checkpoint, state="new", detail=f"{found.revision}, sha256 {found.sha256}", pin=found)
-    return Verdict(checkpoint=checkpoint, state="ok", detail=f"{found.revision}", pin=found)
+    return _judged(checkpoint, f"{hub_id}@{info.sha}", checkpoint.sha256, found, is_new=_needs_pin(checkpoint))
 
 
-def _wrong(checkpoint: Checkpoint, place: str, expected: str | None, found: Pin) -> Verdict:
-    detail = f"{place}: expected sha256 {expected}, got {found.sha256}"
-    return Verdict(checkpoint=checkpoint, state="wrong", detail=detail, pin=found)
+def _judged(checkpoint: Checkpoint, place: str, expected: str | None, found: Pin, *, is_new: bool) -> Verdict:
+    if expected not in (None, found.sha256):
+        state, detail = "wrong", f"{place}: expected sha256 {expected}, got {found.sha256}"
+    elif is_new:
+        state, detail = "new", f"{place}: sha256 {found.sha256}"
+    else:
+        state, detail = "ok", place
+    return Verdict(checkpoint=checkpoint, state=state, detail=detail, pin=found)
+
+
+def _needs_pin(checkpoint: Checkpoint) -> bool:
+    return checkpoint.revision is None or checkpoint.sha256 is None
+
+
+def write_pins(verdicts: Iterable[Verdict], folder: Path) -> list[str]:
+    """Write missing revisions and SHA-256 hashes into the ledger's folder. Return the names of the changed entries."""
+    pinned = {
+        verdict.checkpoint.name: verdict
+        for verdict in verdicts
+        if verdict.passed and verdict.pin and verdict.pin.revision and not verdict.checkpoint.shipped
+    }
+    written: list[str] = []
+    for path in sorted(folder.glob("*.toml")):
+        before = text = atomic_io.read_text(path)
+        for name, verdict in pinned.items():
+            new = _with_pin(text, verdict)
+            written += [name] if new != text else []
+            text = new
+        if text != before:
+            atomic_io.write_text(path, text)
+    if lost := sorted(name for name in pinned if name not in written and _needs_pin(pinned[name].checkpoint)):
+        raise LedgerError(f"{folder}: no entry [{lost[0]}] to pin: expected the ledger that this package reads")
+    return written
+
+
+def _with_pin(text: str, verdict: Verdict) -> str:
+    """Return a ledger's text with the missing pins of an entry, below its hub_id."""
+    checkpoint, pin = verdict.checkpoint, verdict.pin
+    assert pin is not None
+    lines = "" if checkpoint.revision else f'revision = "{pin.revision}"\n'
+    lines += "" if checkpoint.sha256 else f'sha256 = "{pin.sha256}"\n'
+    entry = re.compile(rf'(\[{re.escape(checkpoint.name)}\]\nhub_id = "[^"]*"\n)')
+    return entry.sub(lambda match: match[1] + lines, text)

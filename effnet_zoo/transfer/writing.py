@@ -9,17 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints import config_json, statefile
+from effnet_zoo.checkpoints import config_json, keras, statefile
 from effnet_zoo.checkpoints.bundle import Bundle
-from effnet_zoo.checkpoints.keras import Normalisation, write_keras_file
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.layouts.layout import NetworkDescription
 
 SUMMARY = "conversion.json"
 """The file with `summary` beside weights in another library's layout."""
-
-UNCHANGED: Normalisation = ((0.0,) * 3, (1.0,) * 3)
-"""The normalisation that leaves pixels scaled to 0..1 alone."""
 
 
 def write_weight_file(
@@ -27,44 +23,31 @@ def write_weight_file(
     layout: Layout,
     state: Mapping[str, Tensor],
     arch: ArchSpec,
-    normalisation: Normalisation = UNCHANGED,
+    normalisation: keras.Normalisation = keras.UNCHANGED,
 ) -> None:
-    """Write weights as a library stores them.
-
-    Args:
-        path: Where to; its name ends as `Layout.filename` does.
-        layout: The library's.
-        state: Tensors under our keys.
-        arch: The network.
-        normalisation: Mean and standard deviation of each channel, for a file that holds them.
-
-    Raises:
-        FileError: If the file cannot be written.
-        WeightsError: If the library has no such network.
-    """
+    """Write tensors under our keys as a library stores them; the normalisation only where its file holds one."""
     if path.suffix == ".h5":
-        write_keras_file(path, state, arch, normalisation=normalisation if layout.stores_normalisation else None)
+        keras.write_keras_file(path, state, arch, normalisation)
     else:
         statefile.write(path, layout.table.to_theirs(state, arch))
 
 
-def write_folder(bundle: Bundle, folder: Path, layout: Layout, network: NetworkDescription | None) -> None:
-    """Write a bundle's weights in a layout, and what its library keeps beside them, into a folder.
-
-    Raises:
-        FileError: If a file cannot be written.
-        WeightsError: If the library has no such network or preprocessing.
-    """
+def write_folder(bundle: Bundle, folder: Path, layout: Layout = OURS) -> None:
+    """Write a bundle's weights in a layout, and what its library keeps beside them, into a folder."""
     assert bundle.images is not None
     if layout is OURS:
-        noted = with_proof_noted(bundle)
-        noted.write_weights(folder)
-        (folder / config_json.FILENAME).write_text(noted.config_json(), encoding="utf-8")
+        # The notes of the record are in config.json, and the proof is one of them.
+        notes = [*(bundle.record.get("notes") or ()), *([str(bundle.proof)] if bundle.proof else [])]
+        record = {**bundle.record, "notes": list(dict.fromkeys(notes))}
+        bundle.write_weights(folder)
+        text = dataclasses.replace(bundle, record=record).config_json()
+        (folder / config_json.FILENAME).write_text(text, encoding="utf-8")
         return
     normalisation = (bundle.images.mean, bundle.images.std)
     write_weight_file(folder / layout.filename, layout, bundle.state, bundle.arch, normalisation)
     documents: dict[str, Any] = {SUMMARY: summary(bundle)}
     if layout.config_files:
+        network = description_of(bundle)
         assert network is not None
         documents |= layout.config_files.write(network, bundle.labels, bundle.images)
     for name, content in documents.items():
@@ -72,10 +55,19 @@ def write_folder(bundle: Bundle, folder: Path, layout: Layout, network: NetworkD
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def with_proof_noted(bundle: Bundle) -> Bundle:
-    """Return the bundle with its proof among the notes of its record, which ``config.json`` keeps."""
-    notes = [*(bundle.record.get("notes") or ()), *([str(bundle.proof)] if bundle.proof else [])]
-    return dataclasses.replace(bundle, record={**bundle.record, "notes": list(dict.fromkeys(notes))})
+def description_of(bundle: Bundle) -> NetworkDescription | None:
+    """Return the network of a bundle as other libraries can be asked for it; None if the network is not a variant."""
+    variant = config_json.variant_of(bundle.arch)
+    if variant is None:
+        return None
+    return NetworkDescription(
+        variant=variant,
+        arch=bundle.arch,
+        num_classes=bundle.num_classes,
+        in_chans=bundle.options["in_chans"],
+        global_pool=bundle.options.get("global_pool", "avg"),
+        output_stride=bundle.options.get("output_stride"),
+    )
 
 
 def summary(bundle: Bundle) -> dict[str, Any]:

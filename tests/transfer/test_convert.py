@@ -323,7 +323,7 @@ def test_how_images_are_prepared_can_be_said(
         ("torchvision", ["--like", "effnet_zoo_b9"], "unknown model 'effnet_zoo_b9'"),
         ("torchvision", ["--padding", "valid"], "--padding valid: expected same or symmetric"),
         ("torchvision", ["--bn-eps", "0"], "bn_eps=0.0: expected a number from 1e-12 to 1"),
-        ("torchvision", ["--to", "keras3"], "unknown layout 'keras3': expected one of effnet_zoo,"),
+        ("torchvision", ["--to", "keras3"], "unknown layout 'keras3': expected effnet_zoo,"),
         ("torchvision", ["--variant", "effnet_zoo_b00"], "unknown model 'effnet_zoo_b00': expected"),
         (
             "torchvision",

@@ -14,12 +14,12 @@ take ``.h5`` files only from where you would take a program.
 """
 
 from effnet_zoo.checkpoints.keras.hdf5 import check_in_child_process, is_keras_file
-from effnet_zoo.checkpoints.keras.reading import NOT_BACKBONE, KerasFile, read_keras_file
-from effnet_zoo.checkpoints.keras.surroundings import Normalisation
-from effnet_zoo.checkpoints.keras.writing import write_keras_file
+from effnet_zoo.checkpoints.keras.reading import NOT_BACKBONE, KerasFile, Normalisation, read_keras_file
+from effnet_zoo.checkpoints.keras.writing import UNCHANGED, write_keras_file
 
 __all__ = [
     "NOT_BACKBONE",
+    "UNCHANGED",
     "KerasFile",
     "Normalisation",
     "check_in_child_process",
