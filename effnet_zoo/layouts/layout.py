@@ -167,7 +167,6 @@ class Layout:
         poolings: The poolings that its networks can have.
         dilates: Whether its networks can have an output stride below 32.
         filename: The name of its weight file.
-        stores_normalisation: Whether that file holds mean and standard deviation of the images.
     """
 
     table: KeyTable
@@ -182,7 +181,6 @@ class Layout:
     poolings: tuple[str, ...] = ("avg",)
     dilates: bool = False
     filename: str = "model.safetensors"
-    stores_normalisation: bool = False
 
     @property
     def name(self) -> str:

@@ -1,10 +1,14 @@
-"""Write the model card, ``README.md``: metadata that the Hub reads, and a generated section between two marks.
+"""Describe published weights for people, in the model card and in the ledger's entry.
 
-Text outside of the marks and other metadata are the author's. They stay.
+The card, ``README.md``, has metadata that the Hub reads, and a generated section between two marks. Text outside of the
+marks and other metadata are the author's. They stay.
 """
 
+import dataclasses
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -15,9 +19,8 @@ from effnet_zoo import __version__, documents
 from effnet_zoo.arch.checks import is_number
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import variant_of
-from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.zoo import catalogue
-from effnet_zoo.zoo.ledger import REPORTED_SOURCE, check_licence
+from effnet_zoo.errors import ArgumentError, LedgerError, quoted
+from effnet_zoo.zoo import catalogue, ledger
 
 FILENAME = "README.md"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
@@ -36,15 +39,12 @@ import {imports}
 model = timm.create_model("{address}", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 ```"""
+NOT_STATED = "not stated"
 METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
-class _Result(TypedDict, total=False):
-    metrics: list[dict[str, Any]] | None
-
-
 class _Model(TypedDict, total=False):
-    results: list[_Result] | None
+    results: list[dict[str, Any]] | None
 
 
 _Metadata = TypedDict("_Metadata", {"tags": str | list[str] | None, "model-index": list[_Model] | None}, total=False)
@@ -91,12 +91,10 @@ def parse_metric(text: str, *, measured: bool) -> Metric:
     """Parse ``top1=78.3`` or ``top1=78.3@DATASET``."""
     name, _, figure = text.partition("=")
     value, _, dataset = figure.partition("@")
-    try:
+    number: Any = value  # which `Metric` refuses
+    with suppress(ValueError):
         number = float(value)
-    except ValueError:
-        raise ArgumentError(f"metric {quoted(text)}: expected a name and a percentage, such as top1=78.3") from None
-    name = METRIC_NAMES.get(name, name)
-    return Metric(name=name, value=number, measured=measured, dataset=dataset.strip())
+    return Metric(name=METRIC_NAMES.get(name, name), value=number, measured=measured, dataset=dataset.strip())
 
 
 def reported_metrics(bundle: Bundle) -> list[Metric]:
@@ -105,20 +103,16 @@ def reported_metrics(bundle: Bundle) -> list[Metric]:
         is_ours = (checkpoint.name, model.spec, checkpoint.preprocessing) == (bundle.source, bundle.arch, bundle.images)
         if is_ours and (reported := checkpoint.reported_at_eval_size):
             return [
-                Metric(name=name, value=getattr(reported, field), measured=False, source=REPORTED_SOURCE)
+                Metric(name=name, value=getattr(reported, field), measured=False, source=ledger.REPORTED_SOURCE)
                 for field, name in METRIC_NAMES.items()
             ]
     return []
 
 
 def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str = "") -> str:
-    """Return the text of ``README.md``.
+    """Return the text of ``README.md``, with what is not generated in the existing one.
 
-    Args:
-        bundle: The weights to describe. Their licence must be known.
-        address: What a loader takes: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
-        metrics: Figures.
-        existing: The present README. The part that is not generated stays.
+    A loader takes the address: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
     """
     if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
         raise ArgumentError(f"metrics={quoted(metrics)}: expected a list of effnet_zoo.transfer.card.Metric")
@@ -180,7 +174,7 @@ def licence_of(bundle: Bundle) -> str:
         raise ArgumentError(
             f"{bundle.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
         )
-    check_licence(licence)
+    ledger.check_licence(licence)
     return str(licence)
 
 
@@ -232,3 +226,46 @@ def _table(header: Sequence[object], *rows: Sequence[object]) -> str:
     texts = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (header, *rows))
     head, *rest = (f"| {' | '.join(cells)} |" for cells in texts)
     return "\n".join([head, "|---" * len(header) + "|", *rest])
+
+
+def ledger_entry(bundle: Bundle, repo_id: str, commit: str, sha256: str) -> str | None:
+    """Return the entry for published weights, ready to paste. Return None if the ledger cannot describe the weights.
+
+    The ledger describes RGB classifiers of square images, whose architecture is a variant with its own numerics.
+    """
+    model, images = variant_of(bundle.arch), bundle.images
+    if model is None or images is None or images.size[0] != images.size[1]:
+        return None
+    options, ours, declared = bundle.options, bundle.arch, model.spec
+    if (
+        (ours.padding, ours.bn_eps, ours.activation) != (declared.padding, declared.bn_eps, declared.activation)
+        or options["in_chans"] != 3
+        or options.get("global_pool", "avg") != "avg"
+        or options.get("output_stride")
+    ):
+        return None
+    tag = str(bundle.record.get("tag") or re.sub(r"\W", "_", repo_id.split("/")[-1]))
+    data, _, recipe = str(bundle.record.get("description") or NOT_STATED).partition("; ")
+    how = dataclasses.asdict(images)
+    size, _ = how.pop("size")
+    fields: dict[str, Any] = {
+        "hub_id": repo_id,
+        "revision": commit,
+        "sha256": sha256,
+        "num_classes": bundle.num_classes,
+        "train_size": size,
+        "eval_size": size,
+        **how,
+        "license": licence_of(bundle),
+        "source": bundle.record.get("origin_url") or f"https://huggingface.co/{repo_id}",
+        "training_data": data,
+        "recipe": recipe or NOT_STATED,
+    }
+    # JSON of a text, a number or a list of numbers is TOML too.
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
+    entry = "\n".join((f"[{model.name}.{tag}]", *lines, ""))
+    try:
+        ledger.parse(f"{entry}default = true\n", repo_id)
+    except LedgerError:
+        return None
+    return entry

@@ -12,7 +12,7 @@ from effnet_zoo.checkpoints import config_json
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
-from effnet_zoo.network.options import check_path, chosen
+from effnet_zoo.network.options import chosen
 from effnet_zoo.transfer.opening import open_package
 from effnet_zoo.transfer.proof import prove
 from effnet_zoo.transfer.writing import write_folder
@@ -112,7 +112,6 @@ def convert(
     layouts = [layout for layout in LAYOUTS.values() if to in (layout.name, *layout.aliases)]
     if not layouts:
         chosen(to, LAYOUTS, "layout")  # which raises, and suggests near names
-    check_path("out", out)
     with atomic_io.folder_written_whole(out) as folder:
         source = open_package(place, variant=variant, ema=ema, backbone_only=backbone_only)
         bundle = with_overrides(source, images, padding, bn_eps, labels, licence)

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from effnet_zoo.atomic_io import file_errors, read_text
-from effnet_zoo.checkpoints import config_json, keras, locate, statefile
+from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.bundle import Bundle
+from effnet_zoo.checkpoints.keras.hdf5 import check_in_child_process, is_keras_file
+from effnet_zoo.checkpoints.keras.reading import NOT_BACKBONE, read_keras_file
 from effnet_zoo.checkpoints.pretrained_cfg import cfg_of_checkpoint, claims_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import ArgumentError, FileError, MissingFileError, UnknownNameError, WeightsError, quoted
-from effnet_zoo.layouts import LAYOUTS, OURS, Layout, layout_of_checkpoint
+from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.layouts.identify import identify, without_head
 from effnet_zoo.layouts.layout import values_from
 from effnet_zoo.network.options import ModelOptions, check_flags
@@ -67,7 +69,7 @@ def open_package(
         checkpoint = catalogue.find(source)[1]
     weights, find = _located(source, checkpoint, cache_dir)
     source = source.removeprefix("hf-hub:")
-    if keras.is_keras_file(weights):
+    if is_keras_file(weights):
         bundle = _of_keras(weights, source, variant, backbone_only=backbone_only)
     else:
         file = statefile.read(weights, ema=ema)
@@ -82,8 +84,8 @@ def open_package(
 # Where the weights are.
 
 
-def _located(source: str, checkpoint: Checkpoint | None, cache_dir: str | Path | None) -> tuple[Path, Find]:
-    """Return the weight file, and the way to the files beside it."""
+def _located(source: str, checkpoint: Checkpoint | None, cache_dir: str | Path | None) -> tuple[Path, Find | None]:
+    """Return the weight file, and the way to the config files beside it, if there can be any."""
     path = Path(source)
     with file_errors(source):
         is_path = path.exists()
@@ -92,7 +94,7 @@ def _located(source: str, checkpoint: Checkpoint | None, cache_dir: str | Path |
             f"{source}: a checkpoint and a local path too: expected ./{source} for the path, or no such path"
         )
     if checkpoint:
-        return locate.obtain(locate.of_checkpoint(checkpoint), cache_dir), _nothing
+        return locate.obtain(locate.of_checkpoint(checkpoint), cache_dir), None
     if is_path:
         return _on_disk(path)
     match = _REPOSITORY.fullmatch(source)
@@ -105,11 +107,7 @@ def _located(source: str, checkpoint: Checkpoint | None, cache_dir: str | Path |
     )
 
 
-def _nothing(_: str) -> Path | None:
-    return None
-
-
-def _on_disk(path: Path) -> tuple[Path, Find]:
+def _on_disk(path: Path) -> tuple[Path, Find | None]:
     folder = path if path.is_dir() else path.parent
 
     def find(name: str) -> Path | None:
@@ -117,7 +115,7 @@ def _on_disk(path: Path) -> tuple[Path, Find]:
 
     if path != folder:
         # A config.json lies beside a weight file of any name, and belongs to one of a usual name.
-        return path, find if path.name in WEIGHT_FILES else _nothing
+        return path, find if path.name in WEIGHT_FILES else None
     if usual := next(filter(None, map(find, WEIGHT_FILES)), None):
         return usual, find
     with file_errors(folder):
@@ -147,30 +145,23 @@ def _in_repository(hub_id: str, cache_dir: str | Path | None) -> tuple[Path, Fin
 
 def _without_head(file: StateFile) -> StateFile:
     backbone = without_head(file.state)
-    head = dict.fromkeys(sorted(file.state.keys() - backbone.keys()), keras.NOT_BACKBONE)
+    head = dict.fromkeys(sorted(file.state.keys() - backbone.keys()), NOT_BACKBONE)
     return dataclasses.replace(file, state=backbone, dropped={**file.dropped, **head})
 
 
 def _of_checkpoint(file: StateFile, checkpoint: Checkpoint) -> Bundle:
-    model, layout = catalogue.find_variant(checkpoint.variant), layout_of_checkpoint(checkpoint)
-    return Bundle(
-        source=checkpoint.name,
-        layout=layout.name,
-        variant=model.name,
-        arch=model.spec,
-        options=ModelOptions(num_classes=checkpoint.num_classes, in_chans=3, global_pool="avg"),
+    return dataclasses.replace(
+        _of_tensors(file, checkpoint.name, checkpoint.variant),
         images=checkpoint.preprocessing,
         record=claims_of(cfg_of_checkpoint(checkpoint)),
-        state=layout.table.to_ours(file.state, model.spec),
-        dropped=file.dropped,
         seen=(f"the ledger's entry {checkpoint.name}",),
+        assumed=(),
     )
 
 
-def _of_file(file: StateFile, source: str, variant: str | None, find: Find) -> Bundle:
+def _of_file(file: StateFile, source: str, variant: str | None, find: Find | None) -> Bundle:
     """Return tensors with what the config files beside them say, which is more than the tensors tell."""
-    config = find(config_json.FILENAME)
-    if config is None:
+    if find is None or (config := find(config_json.FILENAME)) is None:
         return _of_tensors(file, source, variant)
     try:
         content = from_json(read_text(config), dict[str, Any], str(config), WeightsError)
@@ -250,8 +241,8 @@ def _with_config_files(bundle: Bundle, owner: Layout, find: Find) -> Bundle:
 
 
 def _of_keras(path: Path, source: str, variant: str | None, *, backbone_only: bool) -> Bundle:
-    keras.check_in_child_process(path)
-    found = keras.read_keras_file(path, backbone_only=backbone_only)
+    check_in_child_process(path)
+    found = read_keras_file(path, backbone_only=backbone_only)
     bundle = _of_tensors(StateFile(state=found.state, source=source, dropped=found.dropped), source, variant)
     if not found.normalisation:
         return dataclasses.replace(bundle, images=None)

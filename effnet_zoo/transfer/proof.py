@@ -21,16 +21,11 @@ from effnet_zoo.transfer.writing import description_of, write_weight_file
 
 
 def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
-    """Compare a model's logits with those of other implementations, and with a golden output.
+    """Compare a model's logits with those of the layouts' libraries that are installed, and with a golden output.
 
-    Args:
-        bundle: The weights.
-        model: The network with these weights. It is left in float64.
-        layouts: Names of the layouts whose libraries compute with the same weights, each where it is installed.
-        golden: A safetensors file with ``image`` (n, channels, height, width), normalised, and its ``logits``.
-
-    Returns:
-        The proof, with the largest error; None if there was nothing to compare with.
+    Return the proof with the largest error, or None if there was nothing to compare with. The model has the bundle's
+    weights and is left in float64. The golden file has ``image`` (n, channels, height, width), normalised, and its
+    ``logits``.
     """
     proofs = [
         proof for layout in dict.fromkeys(layouts) if (proof := _by_implementation(bundle, model, LAYOUTS[layout]))
@@ -62,11 +57,11 @@ def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> P
         theirs = reference.logits(layout.table.to_theirs(bundle.state, bundle.arch), image)
     else:
         assert isinstance(reference, FileReference)
-        with TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        with TemporaryDirectory() as folder:
             path = Path(folder, layout.filename)
-            write_weight_file(path, layout, bundle.state, bundle.arch)
+            write_weight_file(path, bundle, layout)
             theirs = reference.logits(path, image)
-    return _compare(bundle, model, theirs, image, str(reference), reference.tolerance)
+    return compare(bundle, model, theirs, image, str(reference), reference.tolerance)
 
 
 def _by_golden(bundle: Bundle, model: EfficientNet, path: Path) -> Proof:
@@ -81,16 +76,17 @@ def _by_golden(bundle: Bundle, model: EfficientNet, path: Path) -> Proof:
             f"{path}: image is {tuple(image.shape)} and logits {tuple(logits.shape)}: expected (n, {in_chans}, height, "
             f"width) and (n, {outputs})"
         )
-    return _compare(bundle, model, logits, image, path.name, FLOAT32_TOLERANCE)
+    return compare(bundle, model, logits, image, path.name, FLOAT32_TOLERANCE)
 
 
-def _compare(
+def compare(
     bundle: Bundle, model: EfficientNet, theirs: Tensor, image: Tensor, against: str, tolerance: float
 ) -> Proof:
+    """Return the proof that a model computes the same logits as another. Raise WeightsError if it does not."""
     error = relative_error(run_in_float64(model, image), theirs)
     if not error <= tolerance:
         raise WeightsError(
-            f"{bundle.source}: the logits differ from those of {against} by a relative {error:.1e}, more than "
-            f"{tolerance:.0e}: nothing was written"
+            f"{bundle.source}: the logits differ from those of {against} by a relative {error:.1e}: expected at most "
+            f"{tolerance:.0e}"
         )
     return Proof(against=against, error=error, size=(image.shape[2], image.shape[3]))

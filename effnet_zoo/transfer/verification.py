@@ -5,13 +5,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import HfApi, constants
-from huggingface_hub.errors import HTTPError
-
 from effnet_zoo import atomic_io
-from effnet_zoo.checkpoints import cache, hub, locate
+from effnet_zoo.checkpoints import cache, locate
 from effnet_zoo.checkpoints.cache import Pin
 from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
+from effnet_zoo.transfer.branch import Branch
 from effnet_zoo.zoo.ledger import Checkpoint
 
 STATES = {
@@ -22,17 +20,13 @@ STATES = {
     "failed": "could not be checked",
 }
 
+ENTRY = re.compile(r'\[(?P<name>[\w.]+)\]\nhub_id = "[^"]*"\n')
+"""The beginning of an entry of the ledger, which its pins follow."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What was found for one checkpoint.
-
-    Attributes:
-        checkpoint: The ledger's entry.
-        state: A key of `STATES`.
-        detail: An explanation for people.
-        pin: The commit and the SHA-256 that were found.
-    """
+    """What was found for one checkpoint: a key of `STATES`, an explanation, and the commit and SHA-256 of its file."""
 
     checkpoint: Checkpoint
     state: str
@@ -41,7 +35,6 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
         return self.state in ("ok", "new", "absent")
 
 
@@ -71,16 +64,18 @@ def _on_the_hub(checkpoint: Checkpoint) -> Verdict:
     if checkpoint.shipped:
         return Verdict(checkpoint=checkpoint, state="ok", detail=f"not on the Hub: {checkpoint.origin}")
     assert checkpoint.hub_id is not None
-    hub_id, revision = checkpoint.hub_id, checkpoint.revision
-    try:
-        info = hub.retrying(lambda: HfApi().model_info(hub_id, revision=revision, files_metadata=True, timeout=30))
-    except (HTTPError, OSError) as error:
-        raise HubError(hub.explain(error, constants.ENDPOINT)) from error
-    file = next((file for file in info.siblings or [] if file.rfilename == locate.FILENAME), None)
-    if file is None or file.lfs is None:
-        raise HubError(f"{hub_id} has no {locate.FILENAME}, or not as a large file")
-    found = Pin(revision=info.sha, sha256=file.lfs.sha256)
-    return _judged(checkpoint, f"{hub_id}@{info.sha}", checkpoint.sha256, found, is_new=_needs_pin(checkpoint))
+    branch = Branch(checkpoint.hub_id, checkpoint.revision).state()
+    if branch.missing:
+        raise HubError(
+            f"{checkpoint.hub_id}: no such repository or revision, or a private one: check the name, or log in with "
+            "`hf auth login`"
+        )
+    found = Pin(revision=branch.commit, sha256=branch.hashes.get(locate.FILENAME))
+    if found.sha256 is None or not cache.is_sha256(found.sha256):
+        raise HubError(f"{checkpoint.hub_id} has no {locate.FILENAME}, or not as a large file")
+    return _judged(
+        checkpoint, f"{checkpoint.hub_id}@{branch.commit}", checkpoint.sha256, found, is_new=_needs_pin(checkpoint)
+    )
 
 
 def _judged(checkpoint: Checkpoint, place: str, expected: str | None, found: Pin, *, is_new: bool) -> Verdict:
@@ -99,30 +94,24 @@ def _needs_pin(checkpoint: Checkpoint) -> bool:
 
 def write_pins(verdicts: Iterable[Verdict], folder: Path) -> list[str]:
     """Write missing revisions and SHA-256 hashes into the ledger's folder. Return the names of the changed entries."""
-    pinned = {
-        verdict.checkpoint.name: verdict
-        for verdict in verdicts
-        if verdict.passed and verdict.pin and verdict.pin.revision and not verdict.checkpoint.shipped
-    }
+    missing: dict[str, str] = {}
+    for verdict in verdicts:
+        entry, pin = verdict.checkpoint, verdict.pin
+        if verdict.passed and pin and pin.revision and not entry.shipped and _needs_pin(entry):
+            missing[entry.name] = "" if entry.revision else f'revision = "{pin.revision}"\n'
+            missing[entry.name] += "" if entry.sha256 else f'sha256 = "{pin.sha256}"\n'
     written: list[str] = []
+
+    def pinned(match: re.Match[str]) -> str:
+        if match["name"] not in missing:
+            return match[0]
+        written.append(match["name"])
+        return match[0] + missing[match["name"]]
+
     for path in sorted(folder.glob("*.toml")):
-        before = text = atomic_io.read_text(path)
-        for name, verdict in pinned.items():
-            new = _with_pin(text, verdict)
-            written += [name] if new != text else []
-            text = new
-        if text != before:
+        before = atomic_io.read_text(path)
+        if (text := ENTRY.sub(pinned, before)) != before:
             atomic_io.write_text(path, text)
-    if lost := sorted(name for name in pinned if name not in written and _needs_pin(pinned[name].checkpoint)):
+    if lost := sorted(missing.keys() - written):
         raise LedgerError(f"{folder}: no entry [{lost[0]}] to pin: expected the ledger that this package reads")
     return written
-
-
-def _with_pin(text: str, verdict: Verdict) -> str:
-    """Return a ledger's text with the missing pins of an entry, below its hub_id."""
-    checkpoint, pin = verdict.checkpoint, verdict.pin
-    assert pin is not None
-    lines = "" if checkpoint.revision else f'revision = "{pin.revision}"\n'
-    lines += "" if checkpoint.sha256 else f'sha256 = "{pin.sha256}"\n'
-    entry = re.compile(rf'(\[{re.escape(checkpoint.name)}\]\nhub_id = "[^"]*"\n)')
-    return entry.sub(lambda match: match[1] + lines, text)

@@ -2,15 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints import config_json, keras, statefile
+from effnet_zoo.checkpoints import config_json, statefile
 from effnet_zoo.checkpoints.bundle import Bundle
+from effnet_zoo.checkpoints.keras.reading import Normalisation
+from effnet_zoo.checkpoints.keras.writing import UNCHANGED, write_keras_file
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.layouts.layout import NetworkDescription
 
@@ -18,18 +16,12 @@ SUMMARY = "conversion.json"
 """The file with `summary` beside weights in another library's layout."""
 
 
-def write_weight_file(
-    path: Path,
-    layout: Layout,
-    state: Mapping[str, Tensor],
-    arch: ArchSpec,
-    normalisation: keras.Normalisation = keras.UNCHANGED,
-) -> None:
-    """Write tensors under our keys as a library stores them; the normalisation only where its file holds one."""
+def write_weight_file(path: Path, bundle: Bundle, layout: Layout, normalisation: Normalisation = UNCHANGED) -> None:
+    """Write a bundle's weights as a library stores them; the normalisation only where its file holds one."""
     if path.suffix == ".h5":
-        keras.write_keras_file(path, state, arch, normalisation)
+        write_keras_file(path, bundle.state, bundle.arch, normalisation)
     else:
-        statefile.write(path, layout.table.to_theirs(state, arch))
+        statefile.write(path, layout.table.to_theirs(bundle.state, bundle.arch))
 
 
 def write_folder(bundle: Bundle, folder: Path, layout: Layout = OURS) -> None:
@@ -43,8 +35,7 @@ def write_folder(bundle: Bundle, folder: Path, layout: Layout = OURS) -> None:
         text = dataclasses.replace(bundle, record=record).config_json()
         (folder / config_json.FILENAME).write_text(text, encoding="utf-8")
         return
-    normalisation = (bundle.images.mean, bundle.images.std)
-    write_weight_file(folder / layout.filename, layout, bundle.state, bundle.arch, normalisation)
+    write_weight_file(folder / layout.filename, bundle, layout, (bundle.images.mean, bundle.images.std))
     documents: dict[str, Any] = {SUMMARY: summary(bundle)}
     if layout.config_files:
         network = description_of(bundle)

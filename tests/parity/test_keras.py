@@ -20,8 +20,8 @@ import torch
 
 from effnet_zoo import EfficientNet, Images, convert
 from effnet_zoo.checkpoints.keras import layers
-from effnet_zoo.checkpoints.keras import read_keras_file as read
-from effnet_zoo.checkpoints.keras import write_keras_file as write
+from effnet_zoo.checkpoints.keras.reading import read_keras_file as read
+from effnet_zoo.checkpoints.keras.writing import write_keras_file as write
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts.keras import KERAS_V1, KERAS_V2, MODELS
 from effnet_zoo.layouts.keytable import role_of

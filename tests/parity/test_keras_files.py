@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from effnet_zoo.checkpoints.keras import hdf5, reading
-from effnet_zoo.checkpoints.keras import read_keras_file as read
-from effnet_zoo.checkpoints.keras import write_keras_file as write
-from effnet_zoo.errors import MissingExtraError, WeightsError
+from effnet_zoo.checkpoints.keras.reading import read_keras_file as read
+from effnet_zoo.checkpoints.keras.writing import write_keras_file as write
+from effnet_zoo.errors import FileError, MissingExtraError, WeightsError
 from effnet_zoo.transfer import opening
 from tests.parity import common
 from tests.parity.keras_models import (
@@ -115,17 +115,19 @@ STEM = {"stem_conv/kernel": np.zeros((3, 3, 3, 4), np.float32)}
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="missing.h5: there is no such file or folder: expected a weight file"):
+    with pytest.raises(FileError, match="missing.h5: there is no such file or folder"):
         read(tmp_path / "missing.h5")
     os.mkfifo(tmp_path / "pipe.h5")
-    with pytest.raises(WeightsError, match="pipe.h5: expected a regular file, found a FIFO"):
+    with pytest.raises(FileError, match="pipe.h5: expected a regular file, found a FIFO"):
         read(tmp_path / "pipe.h5")
-    with pytest.raises(WeightsError, match="expected a file, found a folder: expected a weight file"):
+    with pytest.raises(FileError, match="expected a file, found a folder"):
         read(tmp_path)
     for content in (b"", b"weights", b"\x80\x02}q\x00."):
         (tmp_path / "other.h5").write_bytes(content)
-        with pytest.raises(WeightsError, match="other.h5: neither a zip nor an HDF5 file"):
+        with pytest.raises(WeightsError, match="other.h5 is not a whole file of Keras: .*Expected what model.save"):
             read(tmp_path / "other.h5")
+        with pytest.raises(WeightsError, match="other.h5 is neither a whole safetensors file nor one of plain tensors"):
+            opening.open_package(str(tmp_path / "other.h5"))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -14,9 +14,9 @@ import torch
 from keras.src.utils import file_utils
 
 from effnet_zoo import EfficientNet
-from effnet_zoo.checkpoints.keras import KerasFile
-from effnet_zoo.checkpoints.keras import read_keras_file as read
-from effnet_zoo.checkpoints.keras import write_keras_file as write
+from effnet_zoo.checkpoints.keras.reading import KerasFile
+from effnet_zoo.checkpoints.keras.reading import read_keras_file as read
+from effnet_zoo.checkpoints.keras.writing import write_keras_file as write
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.numerics import relative_error
 from tests.parity import common

@@ -12,18 +12,3 @@ constants of the layers are read. The three kinds of file differ in what they ca
 An archive has checksums, an HDF5 file has none. The HDF5 library itself can crash on a file whose bytes were changed:
 take ``.h5`` files only from where you would take a program.
 """
-
-from effnet_zoo.checkpoints.keras.hdf5 import check_in_child_process, is_keras_file
-from effnet_zoo.checkpoints.keras.reading import NOT_BACKBONE, KerasFile, Normalisation, read_keras_file
-from effnet_zoo.checkpoints.keras.writing import UNCHANGED, write_keras_file
-
-__all__ = [
-    "NOT_BACKBONE",
-    "UNCHANGED",
-    "KerasFile",
-    "Normalisation",
-    "check_in_child_process",
-    "is_keras_file",
-    "read_keras_file",
-    "write_keras_file",
-]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -75,15 +75,16 @@ with h5py.File(sys.argv[1], "r") as file:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """A model or a layer as a configuration declares it.
+    """A model or a layer as a configuration declares it, and the folder of its variables in Keras 3's files.
 
     In Keras 3 an operation that is no layer has its name here, outside its ``config``.
     """
 
     class_name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    name: str | None = None
+    name: str = ""
     compile_config: dict[str, Any] | None = None
+    folder: str = ""
 
 
 def import_h5py() -> ModuleType:
@@ -134,29 +135,25 @@ def opened(path: Path) -> Iterator[tuple[Any, Declaration | None]]:
     """Yield the h5py.File of a file of Keras, and the model that it declares: None in a file of weights alone."""
     h5py = import_h5py()
     with open_regular(path) as file:
-        start, size = file.read(len(SIGNATURE)), os.fstat(file.fileno()).st_size
-    if start == SIGNATURE:
-        with h5py.File(path, "r") as hdf5:
-            model, training = (hdf5.attrs.get(name) for name in ("model_config", "training_config"))
-            yield hdf5, _declaration(model, training) if model else None
-    elif start.startswith(b"PK"):
+        is_archive, size = file.read(2) == b"PK", os.fstat(file.fileno()).st_size
+    if is_archive:
         with zipfile.ZipFile(path) as archive, TemporaryFile() as unpacked:
-            model = _declaration(archive.read(_member(archive, CONFIGURATION, MAX_CONFIGURATION)))
-            with archive.open(_member(archive, WEIGHTS, MAX_EXPANSION * size)) as member:
-                shutil.copyfileobj(member, unpacked)
+            model = _declaration(_member(archive, CONFIGURATION, MAX_CONFIGURATION).read())
+            shutil.copyfileobj(_member(archive, WEIGHTS, MAX_EXPANSION * size), unpacked)
             with h5py.File(unpacked, "r") as hdf5:
                 yield hdf5, model
     else:
-        raise WeightsError("neither a zip nor an HDF5 file: expected .keras, .h5 or .weights.h5 as Keras writes them")
+        with h5py.File(path, "r") as hdf5:
+            model, training = (hdf5.attrs.get(name) for name in ("model_config", "training_config"))
+            yield hdf5, _declaration(model, training) if model else None
 
 
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> zipfile.ZipInfo:
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:
     if name not in archive.namelist():
         raise WeightsError(f"an archive without {name}: expected what model.save('model.keras') writes")
-    member = archive.getinfo(name)
-    if member.file_size > limit:
-        raise WeightsError(f"{name} in it would unpack to {member.file_size} bytes: expected {limit} at most")
-    return member
+    if (size := archive.getinfo(name).file_size) > limit:
+        raise WeightsError(f"{name} in it would unpack to {size} bytes: expected {limit} at most")
+    return archive.open(name)
 
 
 def _declaration(model: str | bytes, training: str | bytes | None = None) -> Declaration:

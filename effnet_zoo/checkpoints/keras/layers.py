@@ -1,9 +1,9 @@
 """Find out which layer each data set of a Keras file belongs to."""
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from effnet_zoo.arch.spec import ArchSpec
@@ -42,17 +42,7 @@ Variables = dict[str, dict[str, Dataset]]
 """Data sets by layer and variable."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredLayer:
-    """A layer as a configuration declares it, and the folder of its variables in Keras 3's files."""
-
-    name: str
-    kind: str
-    config: Mapping[str, Any]
-    folder: str
-
-
-def declared_layers(model: Declaration, folder: str = "") -> Iterator[DeclaredLayer]:
+def declared_layers(model: Declaration, folder: str = "") -> Iterator[Declaration]:
     """Yield the layers of a model in order, those of nested models in their place."""
     used: Counter[str] = Counter()
     for layer in from_plain(model.config["layers"], list[Declaration], "its configuration: layers", WeightsError):
@@ -65,7 +55,7 @@ def declared_layers(model: Declaration, folder: str = "") -> Iterator[DeclaredLa
             yield from declared_layers(layer, f"{inside}/")
         else:
             name = layer.config.get("name") or layer.name or ""
-            yield DeclaredLayer(name=str(name), kind=layer.class_name, config=layer.config, folder=inside)
+            yield dataclasses.replace(layer, name=str(name), folder=inside)
 
 
 def numbered(group: str, used: Counter[str]) -> str:
@@ -74,7 +64,7 @@ def numbered(group: str, used: Counter[str]) -> str:
     return f"{group}_{used[group] - 1}" if used[group] > 1 else group
 
 
-def variables_by_layer(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[DeclaredLayer] | None) -> Variables:
+def variables_by_layer(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[Declaration] | None) -> Variables:
     """Return the data sets of a file by layer and variable, with the layers of its configuration if it has one."""
     has_names = any(name in group.attrs for group in (hdf5, hdf5.get("model_weights", hdf5)) for name in NAME_LISTS)
     names = {} if has_names else _names(hdf5, datasets, layers)
@@ -115,7 +105,7 @@ def _split(folder: str) -> tuple[str, str, int]:
     return (parent, group, int(number)) if number.isdecimal() else (parent, name, 0)
 
 
-def _names(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[DeclaredLayer] | None) -> dict[str, str]:
+def _names(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[Declaration] | None) -> dict[str, str]:
     """Return the name of each folder's layer: from the configuration, from the file, or by position."""
     folders = {_folder(key): key.rpartition("/")[0] for key in datasets}
     declared = {layer.folder: layer.name for layer in layers or ()}

@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 
 from effnet_zoo.checkpoints.keras.hdf5 import Dataset, Declaration, datasets_of, opened, tensors_of
-from effnet_zoo.checkpoints.keras.layers import (
-    OF_NETWORK,
-    DeclaredLayer,
-    Variables,
-    declared_layers,
-    variables_by_layer,
-)
-from effnet_zoo.errors import FileError, MissingExtraError, WeightsError, first_line
+from effnet_zoo.checkpoints.keras.layers import OF_NETWORK, Variables, declared_layers, variables_by_layer
+from effnet_zoo.errors import EffnetZooError, WeightsError, first_line
 from effnet_zoo.layouts.keytable import State
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -42,10 +36,9 @@ HEADS = (
 """Classes of the layers that may follow the network, without dropout."""
 
 DROPOUT = ("Dropout", "FixedDropout")
-RESIZES = ("InputLayer", "Resizing", "CenterCrop")
-"""Layers in front of the network that leave the scale of pixels alone. So do all random ones at inference."""
+NO_SCALE = re.compile(r"InputLayer|Resizing|CenterCrop|Random(?!Crop$).*")
+"""Classes of layers in front of the network that leave the scale of pixels alone: of the random ones all but one."""
 
-SILU = ("swish", "silu")
 EPSILON = 1e-3
 
 
@@ -69,22 +62,17 @@ class KerasFile:
 
 
 def read_keras_file(path: Path, *, backbone_only: bool = False) -> KerasFile:
-    """Read the network in a ``.keras``, ``.h5`` or ``.weights.h5`` file, with or without its head.
+    """Read the one EfficientNet of keras.applications in a ``.keras``, ``.h5`` or ``.weights.h5`` file.
 
-    Raises:
-        MissingExtraError: If h5py is not installed.
-        WeightsError: If the file is of another format, is damaged, is larger than its content, holds not exactly one
-            EfficientNet of keras.applications, or its head is not average pooling and one dense layer.
+    Its head must be average pooling and one dense layer, if it is not left out.
     """
     try:
         with opened(path) as (hdf5, model):
             return _read(hdf5, model, backbone_only=backbone_only)
-    except MissingExtraError:
-        raise
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
-    except FileError as error:
-        raise WeightsError(f"{error}: expected a weight file") from None
+    except EffnetZooError:
+        raise
     except Exception as error:  # h5py, zipfile and json raise whatever a damaged file makes of them
         raise WeightsError(
             f"{path} is not a whole file of Keras: {first_line(error)}. Expected what model.save or model.save_weights "
@@ -143,19 +131,19 @@ def _not_of_layers(paths: Mapping[str, Dataset], training: Mapping[str, Any]) ->
     }
 
 
-def _around_network(layers: Sequence[DeclaredLayer]) -> tuple[Sequence[DeclaredLayer], Sequence[DeclaredLayer]]:
+def _around_network(layers: Sequence[Declaration]) -> tuple[Sequence[Declaration], Sequence[Declaration]]:
     """Return the layers in front of the network and behind it. Refuse one in between that is not as Keras builds it."""
     inside = [index for index, layer in enumerate(layers) if OF_NETWORK.fullmatch(layer.name)]
     if not inside:
         raise WeightsError("its configuration names other layers than its weights do: save the model again")
     for layer in layers[inside[0] : inside[-1] + 1]:
         if not OF_NETWORK.fullmatch(layer.name):
-            raise WeightsError(f"layer {layer.name} ({layer.kind}) is inside the network: expected an unchanged one")
+            raise WeightsError(f"layer {_shown(layer)} is inside the network: expected an unchanged one")
         if not np.isclose(epsilon := layer.config.get("epsilon", EPSILON), EPSILON):
             raise WeightsError(f"layer {layer.name} has epsilon {epsilon}: expected keras.applications' {EPSILON}")
         expected: tuple[str, ...] = ("linear",)
         if layer.name.endswith(("activation", "se_reduce")):
-            expected = SILU
+            expected = ("swish", "silu")
         elif layer.name.endswith("se_expand"):
             expected = ("sigmoid",)
         if "activation" in layer.config and (given := _activation(layer)) not in expected:
@@ -163,7 +151,11 @@ def _around_network(layers: Sequence[DeclaredLayer]) -> tuple[Sequence[DeclaredL
     return layers[: inside[0]], layers[inside[-1] + 1 :]
 
 
-def _activation(layer: DeclaredLayer) -> str:
+def _shown(layer: Declaration) -> str:
+    return f"{layer.name} ({layer.class_name})"
+
+
+def _activation(layer: Declaration) -> str:
     """Return the name of a layer's activation, which Keras writes as a name or as an object."""
     value = layer.config.get("activation")
     if isinstance(value, dict):
@@ -172,29 +164,27 @@ def _activation(layer: DeclaredLayer) -> str:
     return "linear" if value is None else str(value).lower()
 
 
-def _check_head(head: Sequence[DeclaredLayer]) -> None:
+def _check_head(head: Sequence[Declaration]) -> None:
     """Check that the output of the one dense layer are the logits."""
-    layers = [layer for layer in head if layer.kind not in DROPOUT]
-    if tuple(layer.kind for layer in layers) not in HEADS:
-        shown = ", ".join(f"{layer.name} ({layer.kind})" for layer in head)
+    layers = [layer for layer in head if layer.class_name not in DROPOUT]
+    if tuple(layer.class_name for layer in layers) not in HEADS:
         raise WeightsError(
-            f"its head is {shown}: expected GlobalAveragePooling2D, dropout or none, and one Dense; convert "
-            "--backbone-only leaves it out"
+            f"its head is {', '.join(map(_shown, head))}: expected GlobalAveragePooling2D, dropout or none, and one "
+            "Dense; convert --backbone-only leaves it out"
         )
-    dense, last = next(layer for layer in layers if layer.kind == "Dense"), layers[-1]
+    dense, last = next(layer for layer in layers if layer.class_name == "Dense"), layers[-1]
     if last is not dense and _activation(dense) != "linear":
         raise WeightsError(f"its head has two activations, in {dense.name} and in {last.name}: expected one")
 
 
-def _normalisation_of(front: Sequence[DeclaredLayer], variables: Variables, channels: int) -> Normalisation | None:
+def _normalisation_of(front: Sequence[Declaration], variables: Variables, channels: int) -> Normalisation | None:
     """Return the layers in front of the network as one normalisation, or None if one of them does something else.
 
     V1 with ImageNet's weights has three: 1/255, a Normalization whose variance is the standard deviation, and a second
     Rescaling by 1/sqrt(standard deviation) (keras/src/applications/efficientnet.py; tensorflow issue 49930).
     """
     scale, offset = np.full(channels, 255.0), np.zeros(channels)
-    is_random = {layer.name for layer in front if layer.kind.startswith("Random") and layer.kind != "RandomCrop"}
-    steps = [layer for layer in front if layer.kind not in RESIZES and layer.name not in is_random]
+    steps = [layer for layer in front if not NO_SCALE.fullmatch(layer.class_name)]
     for layer in steps:
         affine = _affine(layer, variables.get(layer.name, {}), channels)
         if affine is None:
@@ -207,17 +197,17 @@ def _normalisation_of(front: Sequence[DeclaredLayer], variables: Variables, chan
 
 
 def _affine(
-    layer: DeclaredLayer, variables: Mapping[str, Dataset], channels: int
+    layer: Declaration, variables: Mapping[str, Dataset], channels: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the scale and offset that a layer applies to each channel, or None if it does something else."""
-    names = {"Rescaling": ("scale", "offset"), "Normalization": ("mean", "variance")}.get(layer.kind)
+    names = {"Rescaling": ("scale", "offset"), "Normalization": ("mean", "variance")}.get(layer.class_name)
     if names is None or layer.config.get("invert"):
         return None
     given = [layer.config.get(name) if layer.config.get(name) is not None else variables.get(name) for name in names]
     first, second = (_per_channel(value, channels) for value in given)
     if first is None or second is None:
         return None
-    if layer.kind == "Rescaling":
+    if layer.class_name == "Rescaling":
         return first, second
     std = np.maximum(np.sqrt(second), 1e-7)  # keras.config.epsilon(), what Normalization divides by at least
     return 1 / std, -first / std
@@ -233,7 +223,7 @@ def _per_channel(value: Any, channels: int) -> np.ndarray | None:
     return np.broadcast_to(array, channels) if array.size in (1, channels) else None
 
 
-def _input_size(front: Sequence[DeclaredLayer], layers: Sequence[DeclaredLayer]) -> tuple[int, int] | None:
+def _input_size(front: Sequence[Declaration], layers: Sequence[Declaration]) -> tuple[int, int] | None:
     shapes = [layer.config.get("batch_shape") or layer.config.get("batch_input_shape") for layer in front]
     shape = next((shape for shape in reversed(shapes) if shape), None)
     stem = next((layer.config for layer in layers if layer.name == "stem_conv"), {})

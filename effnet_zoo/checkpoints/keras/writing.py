@@ -27,12 +27,9 @@ def write_keras_file(
 ) -> None:
     """Write a ``.weights.h5`` file that ``keras.applications.EfficientNetB0(weights=None)`` loads, whole or not at all.
 
-    Args:
-        path: Where to.
-        state: Tensors of the whole network by our keys; without a classifier, for ``include_top=False``.
-        arch: The network.
-        normalisation: Only V1's file holds it. The code of V2's model has constants (``include_preprocessing``), and
-            the users of other weights prepare images themselves.
+    The state has all tensors of the network by our keys, or all but the classifier, for ``include_top=False``. Only
+    V1's file holds the normalisation. V2's code has constants (``include_preprocessing``), and the users of other
+    weights prepare images themselves.
     """
     h5py = import_h5py()
     squeezes = all(block.se_filters for stage in arch.blocks() for block in stage if block.kind in KERAS_V1.blocks)

@@ -12,8 +12,7 @@ import effnet_zoo
 from effnet_zoo import ArchSpec, EfficientNet
 from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.errors import ArgumentError
-from effnet_zoo.transfer.card import BEGIN, END, Metric, parse_metric, reported_metrics
-from effnet_zoo.transfer.ledger_text import ledger_entry
+from effnet_zoo.transfer.card import BEGIN, END, Metric, ledger_entry, parse_metric, reported_metrics
 from effnet_zoo.zoo import ledger
 from tests.shell import Shell
 from tests.transfer.publishing.case import IMAGES, OURS, ROWS, THEIRS, tiny
