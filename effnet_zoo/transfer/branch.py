@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -75,30 +75,26 @@ class Branch:
     def __init__(self, repo_id: str, revision: str | None, token: str | None = None) -> None:
         self.api, self.repo_id, self.revision = HfApi(token=token), repo_id, revision
 
-    def state(self) -> BranchState:
-        """Return the branch as it is now."""
+    def state(self, commit: str | None = None) -> BranchState:
+        """Return the branch as it is now, or as it was at a commit."""
 
-        def now() -> BranchState:
-            missing = False
+        def state_now() -> BranchState:
+            missing, revision = False, commit or self.revision
             try:
-                info = self.api.model_info(self.repo_id, revision=self.revision, files_metadata=True, timeout=30)
+                info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=30)
             except RepositoryNotFoundError:
                 return BranchState(commit=None, hashes={}, missing=True)
             except RevisionNotFoundError:
                 info, missing = self.api.model_info(self.repo_id, files_metadata=True, timeout=30), True
-            hashes = {file.rfilename: _hash_of(file) for file in info.siblings or []}
+            files = info.siblings or []
+            hashes = {file.rfilename: str(file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
             return BranchState(commit=info.sha, hashes=hashes, missing=missing)
 
-        return self._ask(now)
+        return self._ask(state_now)
 
     def download(self, name: str, commit: str, folder: str | Path) -> Path:
         """Download a file into an empty folder."""
         return Path(self._ask(lambda: self.api.hf_hub_download(self.repo_id, name, revision=commit, cache_dir=folder)))
-
-    def hash_of(self, name: str, commit: str) -> str:
-        """Return the hash that the Hub states for a file."""
-        (info,) = self._ask(lambda: self.api.get_paths_info(self.repo_id, [name], revision=commit))
-        return _hash_of(info)
 
     def create(self, *, private: bool) -> None:
         """Create the repository and the branch, if they do not exist."""
@@ -191,7 +187,3 @@ def _reason(error: Exception) -> str:
         return f"{constants.ENDPOINT} refuses it: {line}: correct it and push again"
     answer = " ".join((getattr(error, "server_message", None) or "").split())
     return explain(error, constants.ENDPOINT) + (f"; it says: {answer}" if answer else "")
-
-
-def _hash_of(file: Any) -> str:
-    return str(file.blob_id if file.lfs is None else file.lfs.sha256)

@@ -222,7 +222,7 @@ def _check_loads(bundle: Bundle, folder: Path, create_model: Callable[..., Any],
 
 def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
     """Compare the hash that the Hub states, and the hash and the logits of what it sends."""
-    if (stated := branch.hash_of(locate.FILENAME, commit)) != sha256:
+    if (stated := branch.state(commit).hashes.get(locate.FILENAME)) != sha256:
         raise HubError(f"the Hub has another {locate.FILENAME}: expected sha256 {sha256}, got {stated}")
     with tempfile.TemporaryDirectory() as cache:
         weights = branch.download(locate.FILENAME, commit, cache)
