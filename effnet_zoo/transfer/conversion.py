@@ -1,6 +1,7 @@
 """Convert weights from any layout to any other, with proof, into a folder that is written whole or not at all."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,17 +9,20 @@ from typing import Any
 
 from effnet_zoo import atomic_io
 from effnet_zoo.arch.families import Padding
-from effnet_zoo.checkpoints import config_json
+from effnet_zoo.checkpoints import config_json, statefile
 from effnet_zoo.checkpoints.bundle import Bundle
+from effnet_zoo.checkpoints.keras.writing import write_keras_file
 from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.network.options import chosen
-from effnet_zoo.transfer.opening import open_package
+from effnet_zoo.transfer.opening import description_of, open_package
 from effnet_zoo.transfer.proof import prove
-from effnet_zoo.transfer.writing import write_folder
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.ledger import check_licence
 from effnet_zoo.zoo.preprocessing import Preprocessing
+
+SUMMARY = "conversion.json"
+"""The file with `summary` beside weights in another library's layout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,3 +174,48 @@ def fitting_layout(bundle: Bundle, to: str, layouts: Sequence[Layout]) -> Layout
     if missing := layout.missing_feature(pooling, output_stride):
         raise WeightsError(f"{bundle.source} has {missing}, which {layout.name} does not have: its logits would change")
     return layout
+
+
+def write_folder(bundle: Bundle, folder: Path, layout: Layout = OURS) -> None:
+    """Write a bundle's weights in a layout, and what its library keeps beside them, into a folder."""
+    assert bundle.images is not None
+    if layout is OURS:
+        # The notes of the record are in config.json, and the proof is one of them.
+        notes = [*(bundle.record.get("notes") or ()), *([str(bundle.proof)] if bundle.proof else [])]
+        record = {**bundle.record, "notes": list(dict.fromkeys(notes))}
+        bundle.write_weights(folder)
+        text = dataclasses.replace(bundle, record=record).config_json()
+        (folder / config_json.FILENAME).write_text(text, encoding="utf-8")
+        return
+    path = folder / layout.filename
+    if path.suffix == ".h5":
+        write_keras_file(path, bundle.state, bundle.arch, (bundle.images.mean, bundle.images.std))
+    else:
+        statefile.write(path, layout.table.to_theirs(bundle.state, bundle.arch))
+    documents: dict[str, Any] = {SUMMARY: summary(bundle)}
+    if layout.config_files:
+        network = description_of(bundle)
+        assert network is not None
+        documents |= layout.config_files.write(network, bundle.labels, bundle.images)
+    for name, content in documents.items():
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def summary(bundle: Bundle) -> dict[str, Any]:
+    """Return in JSON's types what a bundle is, and in which layout it was written."""
+    to = bundle.target
+    return {
+        "source": bundle.source,
+        "layout": bundle.layout,
+        **({"to": to, "loads_with": LAYOUTS[to].loads_with} if to else {}),
+        "variant": bundle.variant,
+        "num_classes": bundle.num_classes,
+        "in_chans": bundle.options["in_chans"],
+        "seen": list(bundle.seen),
+        "assumed": list(bundle.assumed),
+        "dropped": dict(bundle.dropped),
+        "preprocessing": dataclasses.asdict(bundle.images) if bundle.images else None,
+        "labels": list(bundle.labels) if bundle.labels else None,
+        "proof": dataclasses.asdict(bundle.proof) if bundle.proof else None,
+    }

@@ -19,9 +19,8 @@ from effnet_zoo.documents import from_json
 from effnet_zoo.errors import ArgumentError, FileError, MissingFileError, UnknownNameError, WeightsError, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.layouts.identify import identify, without_head
-from effnet_zoo.layouts.layout import values_from
+from effnet_zoo.layouts.layout import NetworkDescription, values_from
 from effnet_zoo.network.options import ModelOptions, check_flags
-from effnet_zoo.transfer.writing import description_of
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.ledger import Checkpoint
 from effnet_zoo.zoo.preprocessing import Preprocessing
@@ -243,9 +242,9 @@ def _with_config_files(bundle: Bundle, owner: Layout, find: Find) -> Bundle:
 def _of_keras(path: Path, source: str, variant: str | None, *, backbone_only: bool) -> Bundle:
     check_in_child_process(path)
     found = read_keras_file(path, backbone_only=backbone_only)
-    bundle = _of_tensors(StateFile(state=found.state, source=source, dropped=found.dropped), source, variant)
+    bundle = _of_tensors(found, source, variant)
     if not found.normalisation:
-        return dataclasses.replace(bundle, images=None)
+        return bundle
     mean, std = found.normalisation
     with values_from(source):
         images = Preprocessing(
@@ -258,3 +257,18 @@ def _of_keras(path: Path, source: str, variant: str | None, *, backbone_only: bo
         )
     seen = (*bundle.seen, "mean and std of the layers in front of the network")
     return dataclasses.replace(bundle, images=images, seen=seen)
+
+
+def description_of(bundle: Bundle) -> NetworkDescription | None:
+    """Return the network of a bundle as other libraries can be asked for it; None if the network is not a variant."""
+    variant = config_json.variant_of(bundle.arch)
+    if variant is None:
+        return None
+    return NetworkDescription(
+        variant=variant,
+        arch=bundle.arch,
+        num_classes=bundle.num_classes,
+        in_chans=bundle.options["in_chans"],
+        global_pool=bundle.options.get("global_pool", "avg"),
+        output_stride=bundle.options.get("output_stride"),
+    )

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.checkpoints.bundle import Bundle, Proof
+from effnet_zoo.checkpoints.keras.writing import write_keras_file
 from effnet_zoo.checkpoints.statefile import read_safetensors
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts import LAYOUTS, Layout
 from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, SIZE, FileReference, ModuleReference, run_in_float64
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.transfer.writing import description_of, write_weight_file
+from effnet_zoo.transfer.opening import description_of
 
 
 def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
@@ -59,7 +60,7 @@ def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> P
         assert isinstance(reference, FileReference)
         with TemporaryDirectory() as folder:
             path = Path(folder, layout.filename)
-            write_weight_file(path, bundle, layout)
+            write_keras_file(path, bundle.state, bundle.arch)
             theirs = reference.logits(path, image)
     return compare(bundle, model, theirs, image, str(reference), reference.tolerance)
 

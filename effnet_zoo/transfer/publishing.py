@@ -23,9 +23,8 @@ from effnet_zoo.network.options import check_path
 from effnet_zoo.transfer import card
 from effnet_zoo.transfer.branch import STALE, Branch, Change, changes_between
 from effnet_zoo.transfer.card import Metric
-from effnet_zoo.transfer.conversion import Images, with_overrides
+from effnet_zoo.transfer.conversion import Images, with_overrides, write_folder
 from effnet_zoo.transfer.proof import compare, random_image
-from effnet_zoo.transfer.writing import write_folder
 from effnet_zoo.zoo.class_names import checked_labels
 
 STALE_IN_FOLDER = re.compile(r"(pytorch_|tf_|flax_|open_clip_(pytorch_)?)?model([-.].*)?" + STALE.pattern[2:])

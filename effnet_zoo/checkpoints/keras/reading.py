@@ -10,8 +10,8 @@ import numpy as np
 
 from effnet_zoo.checkpoints.keras.hdf5 import Dataset, Declaration, datasets_of, opened, tensors_of
 from effnet_zoo.checkpoints.keras.layers import OF_NETWORK, Variables, declared_layers, variables_by_layer
+from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import EffnetZooError, WeightsError, first_line
-from effnet_zoo.layouts.keytable import State
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel of an image scaled to 0..1."""
@@ -43,21 +43,16 @@ EPSILON = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KerasFile:
-    """The content of a file.
+class KerasFile(StateFile):
+    """The tensors of a file by ``layer/variable``, in Keras' order of axes. The classifier is called ``predictions``.
 
     Attributes:
-        state: Tensors by ``layer/variable``, in Keras' order of axes. The classifier is ``predictions``, whatever its
-            name in the file.
         normalisation: What the layers in front of the network do to pixels 0..255, as mean and standard deviation of
             each channel for pixels 0..1. None if the file does not say, or a layer does something else.
-        dropped: Variables left out on purpose, each with the reason.
         input_size: Height and width that the network was built for. None if the file does not say, or any will do.
     """
 
-    state: State
     normalisation: Normalisation | None
-    dropped: dict[str, str]
     input_size: tuple[int, int] | None
 
 
@@ -68,7 +63,7 @@ def read_keras_file(path: Path, *, backbone_only: bool = False) -> KerasFile:
     """
     try:
         with opened(path) as (hdf5, model):
-            return _read(hdf5, model, backbone_only=backbone_only)
+            return _read(str(path), hdf5, model, backbone_only=backbone_only)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
     except EffnetZooError:
@@ -80,7 +75,7 @@ def read_keras_file(path: Path, *, backbone_only: bool = False) -> KerasFile:
         ) from error
 
 
-def _read(hdf5: Any, model: Declaration | None, *, backbone_only: bool) -> KerasFile:
+def _read(source: str, hdf5: Any, model: Declaration | None, *, backbone_only: bool) -> KerasFile:
     layers = list(declared_layers(model)) if model and "layers" in model.config else None
     datasets = dict(datasets_of(hdf5))
     dropped = _not_of_layers(datasets, (model and model.compile_config) or {})
@@ -113,6 +108,7 @@ def _read(hdf5: Any, model: Declaration | None, *, backbone_only: bool) -> Keras
     if dense and layers is not None:
         _check_head(after)
     return KerasFile(
+        source=source,
         state=state,
         normalisation=_normalisation_of(before, normalizations, channels=state["stem_conv/kernel"].shape[-2]),
         dropped=dropped,
