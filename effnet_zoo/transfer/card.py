@@ -206,7 +206,7 @@ def _section(bundle: Bundle, address: str, metrics: Sequence[Metric]) -> str:
         )
         for metric in metrics
     ]
-    proofs = dict.fromkeys([*([str(bundle.proof)] if bundle.proof else []), *(record.get("notes") or ())])
+    proofs = record.get("notes") or ()
     labels = bundle.labels or ()
     some = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
     imports = "timm" if model else "timm, effnet_zoo  # registers the architecture"

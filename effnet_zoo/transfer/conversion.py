@@ -121,7 +121,11 @@ def convert(
         bundle = with_overrides(source, images, padding, bn_eps, labels, licence)
         layout = OURS if OURS in layouts else fitting_layout(bundle, to, layouts)
         proof = prove(bundle, bundle.model(), (bundle.layout, layout.name), golden)
-        bundle = dataclasses.replace(bundle, proof=proof, target=layout.name)
+        record = bundle.record
+        if proof:
+            notes = dict.fromkeys([*(record.get("notes") or ()), str(proof)])
+            record = {**record, "notes": list(notes)}
+        bundle = dataclasses.replace(bundle, proof=proof, record=record, target=layout.name)
         write_folder(bundle, folder, layout)
     return bundle
 
@@ -180,12 +184,8 @@ def write_folder(bundle: Bundle, folder: Path, layout: Layout = OURS) -> None:
     """Write a bundle's weights in a layout, and what its library keeps beside them, into a folder."""
     assert bundle.images is not None
     if layout is OURS:
-        # The notes of the record are in config.json, and the proof is one of them.
-        notes = [*(bundle.record.get("notes") or ()), *([str(bundle.proof)] if bundle.proof else [])]
-        record = {**bundle.record, "notes": list(dict.fromkeys(notes))}
         bundle.write_weights(folder)
-        text = dataclasses.replace(bundle, record=record).config_json()
-        (folder / config_json.FILENAME).write_text(text, encoding="utf-8")
+        (folder / config_json.FILENAME).write_text(bundle.config_json(), encoding="utf-8")
         return
     path = folder / layout.filename
     if path.suffix == ".h5":

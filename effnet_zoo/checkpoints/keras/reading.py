@@ -27,12 +27,7 @@ NOT_OF_LAYERS = {
 
 AVERAGES = "; its moving averages (use_ema) are part of it, which Keras copies into the layers at the end of fit"
 
-HEADS = (
-    ("GlobalAveragePooling2D", "Dense"),
-    ("GlobalAveragePooling2D", "Flatten", "Dense"),
-    ("GlobalAveragePooling2D", "Dense", "Activation"),
-    ("GlobalAveragePooling2D", "Dense", "Softmax"),
-)
+HEAD = re.compile("GlobalAveragePooling2D (Flatten )?Dense( Activation| Softmax)?")
 """Classes of the layers that may follow the network, without dropout."""
 
 DROPOUT = ("Dropout", "FixedDropout")
@@ -163,7 +158,7 @@ def _activation(layer: Declaration) -> str:
 def _check_head(head: Sequence[Declaration]) -> None:
     """Check that the output of the one dense layer are the logits."""
     layers = [layer for layer in head if layer.class_name not in DROPOUT]
-    if tuple(layer.class_name for layer in layers) not in HEADS:
+    if not HEAD.fullmatch(" ".join(layer.class_name for layer in layers)):
         raise WeightsError(
             f"its head is {', '.join(map(_shown, head))}: expected GlobalAveragePooling2D, dropout or none, and one "
             "Dense; convert --backbone-only leaves it out"
