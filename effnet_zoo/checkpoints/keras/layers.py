@@ -10,7 +10,7 @@ from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints.keras.hdf5 import MAX_DEPTH, Dataset, Declaration, text_of
 from effnet_zoo.documents import from_plain
 from effnet_zoo.errors import WeightsError
-from effnet_zoo.layouts.keras import MODELS
+from effnet_zoo.layouts.keras import KERAS_FORMS, MODELS
 from effnet_zoo.layouts.keytable import KeyTable, Role, role_of
 from effnet_zoo.zoo import catalogue
 
@@ -23,11 +23,8 @@ CLASSES: dict[Role, str] = {
 }
 """Keras 3's names for the groups of each class of layers, before the number."""
 
-VARIABLES: dict[str, tuple[str, ...]] = {
-    "conv2d": ("kernel", "bias"),
-    "depthwise_conv2d": ("kernel", "bias"),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
-    "dense": ("kernel", "bias"),
+VARIABLES = {
+    **{CLASSES[role]: tuple(form.name for form in forms.values()) for role, forms in KERAS_FORMS.items()},
     "normalization": ("mean", "variance", "count"),
 }
 """A layer's variables in the order in which Keras 3 numbers them: trainable ones first (Layer.save_own_variables)."""
