@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state
@@ -50,14 +48,13 @@ class Bundle:
         arch: The network, with its numerics.
         options: ``num_classes``, ``in_chans``, ``global_pool``, ``output_stride``.
         state: Tensors under this package's keys.
-        images: How images are prepared; None if nobody said.
-        labels: Class names in the order of the logits; None if nobody said.
-        record: What is claimed of the weights: the fields of timm's pretrained config that
-            `effnet_zoo.checkpoints.pretrained_cfg.CLAIMS` names.
+        images: How images are prepared; None if it is not known.
+        labels: Class names in the order of the logits; None if they are not known.
+        record: What is claimed of the weights: the fields `CLAIMS` of timm's pretrained config.
         dropped: Tensors of the source left out on purpose, each with the reason.
         seen: What the file shows, in words.
         assumed: What it does not show, in words.
-        proof: See `Proof`; None if there was nothing to compare with.
+        proof: The evidence; None if there was nothing to compare with.
         target: The layout it was written in, if it was.
     """
 
@@ -87,7 +84,7 @@ class Bundle:
         Raises:
             WeightsError: If a tensor is missing, left over or of another shape.
         """
-        load_state(self._build("meta"), self.state, LoadReport(source=self.source), new_head=False, device="meta")
+        load_state(self._network(), self.state, LoadReport(source=self.source), new_head=False, device="meta")
         return self
 
     def with_labels(self, labels: tuple[str, ...] | None) -> "Bundle":
@@ -113,27 +110,21 @@ class Bundle:
         Raises:
             WeightsError: If they do not fit.
         """
-        built = self._build("meta")
-        built.load_report = load_state(built, self.state, LoadReport(source=self.source), new_head=False)
-        built.pretrained_cfg = built.default_cfg = self.pretrained_cfg()
-        built.origin = origin_of(built, StateFile(state=self.state, source=self.source, dropped=self.dropped))
-        return built.eval()
+        model = self._network()
+        model.load_report = load_state(model, self.state, LoadReport(source=self.source), new_head=False)
+        model.pretrained_cfg = model.default_cfg = self.pretrained_cfg()
+        model.origin = origin_of(model, StateFile(state=self.state, source=self.source))
+        return model.eval()
 
-    def _build(self, device: str) -> EfficientNet:
-        return EfficientNet(
-            self.arch,
-            num_classes=self.num_classes,
-            in_chans=self.options["in_chans"],
-            global_pool=self.options.get("global_pool", "avg"),
-            output_stride=self.options.get("output_stride"),
-            device=device,
-        )
+    def _network(self) -> EfficientNet:
+        options: dict[str, Any] = dict(self.options)
+        return EfficientNet(self.arch, **options, device="meta")
 
     def pretrained_cfg(self) -> dict[str, Any]:
         """Return timm's dict of fields for these weights.
 
         Raises:
-            WeightsError: If nobody said how images are prepared.
+            WeightsError: If it is not known how images are prepared.
         """
         if self.images is None:
             raise WeightsError(
@@ -144,19 +135,16 @@ class Bundle:
         labels = {"label_names": list(self.labels)} if self.labels else {}
         return {**self.record, **how, **labels, "num_classes": self.num_classes}
 
-    def config_json(self) -> str:
-        """Return the text of ``config.json``.
+    def write(self, folder: Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into a folder.
 
         Raises:
-            WeightsError: If nobody said how images are prepared.
+            WeightsError: If it is not known how images are prepared.
+            FileError: If a file cannot be written.
         """
-        return config_json.write(self.arch, self.options, self.pretrained_cfg(), self.labels)
-
-    def write_weights(self, folder: Path, state: Mapping[str, Tensor] | None = None) -> Path:
-        """Write ``model.safetensors``, with the mark that transformers asks for."""
-        path = folder / locate.FILENAME
-        statefile.write(path, state or self.state)
-        return path
+        config = config_json.config_text(self.arch, self.options, self.pretrained_cfg(), self.labels)
+        statefile.write_safetensors(folder / locate.FILENAME, self.state)
+        (folder / config_json.FILENAME).write_text(config, encoding="utf-8")
 
 
 def of_model(model: EfficientNet) -> Bundle:

@@ -5,16 +5,19 @@ The folders are those of huggingface_hub (``models--OWNER--NAME/refs``, ``blobs`
 importing its HTTP library takes longer than loading a small model.
 """
 
+import dataclasses
 import json
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import msgspec
 from huggingface_hub import constants
-from msgspec import Meta
 
 from effnet_zoo import atomic_io
 from effnet_zoo.atomic_io import file_errors, read_text, user_path, write_text
@@ -32,16 +35,12 @@ _SHA256 = "[0-9a-f]{64}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file of a repository.
+    """A file of a repository ``owner/name``.
 
     Attributes:
-        repository: ``owner/name``.
         filename: The file's path in the repository.
         revision: Branch, tag or commit; None for the main branch.
-        sha256: The SHA-256 of its content, if the ledger has it.
-
-    Raises:
-        HubError: If `repository` is not a repository's name.
+        sha256: The SHA-256 that the ledger states, if it states one.
     """
 
     repository: str
@@ -60,18 +59,22 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pin:
-    """The commit that a file is from, and the SHA-256 of its content; None where they are not known."""
+    """The commit of a file and the SHA-256 of its content; None where they are not known.
+
+    Attributes:
+        stated_by: The ledger, a lock file, a server or another place that states the SHA-256, in words.
+    """
 
     revision: str | None
     sha256: str | None
+    stated_by: str = field(default="the ledger", compare=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Lock:
+class _Lock(msgspec.Struct):
     """The content of a lock file."""
 
     revision: str | None
-    sha256: Annotated[str, Meta(pattern=f"^{_SHA256}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern=f"^{_SHA256}$")]
 
 
 class WrongFileError(HubError):
@@ -80,40 +83,30 @@ class WrongFileError(HubError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalFile:
-    """A file on this machine, and what it must be.
-
-    Attributes:
-        path: The file.
-        pin: Its commit and the SHA-256 that it must have.
-        stated_by: Who states this SHA-256: the ledger, a lock file, a server or the name of the file's content.
-    """
+    """A file on this machine, and what it must be."""
 
     path: Path
     pin: Pin
-    stated_by: str
 
-    def verified(self) -> Pin:
-        """Return the file's commit and SHA-256, after reading all of it.
+    def verified(self) -> "LocalFile":
+        """Return the file with the SHA-256 that it has, after reading all of it.
 
         Raises:
-            WrongFileError: If the SHA-256 is not the expected one, or none is known and the file is damaged.
+            WrongFileError: If the SHA-256 is not the expected one, or if none is expected and the file is damaged.
             HubError: If the file cannot be read.
         """
-        try:
+        with hub_errors(self.path):
             found = atomic_io.sha256(self.path)
-        except FileError as error:
-            raise HubError(str(error)) from None
         if self.pin.sha256 is None:
             self._check_structure()
         elif self.pin.sha256 != found:
             raise WrongFileError(
-                f"{self.path} is not the file that {self.stated_by} names: expected sha256 {self.pin.sha256}, "
+                f"{self.path} is not the file that {self.pin.stated_by} names: expected sha256 {self.pin.sha256}, "
                 f"got {found}"
             )
-        return Pin(revision=self.pin.revision, sha256=found)
+        return dataclasses.replace(self, pin=dataclasses.replace(self.pin, sha256=found))
 
     def _check_structure(self) -> None:
-        """Check what can be checked of a file whose hash nobody states, before the hash that it has is locked."""
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -140,57 +133,37 @@ def repository_folder(file: RemoteFile, cache_dir: str | Path | None = None) -> 
     return cache_folder(cache_dir) / f"models--{file.repository.replace('/', '--')}"
 
 
-def find_cached(file: RemoteFile, cache_dir: str | Path | None = None) -> LocalFile | None:
-    """Return a file of the cache, or None if it is not there.
-
-    The ledger or the lock file states its SHA-256. Where neither does, because another program fetched the file, the
-    name of its content does: huggingface_hub names the content of a large file by the SHA-256 that the Hub stated.
-
-    Raises:
-        HubError: If the lock file is damaged, or the cache cannot be read.
-    """
-    pin = expected_pin(file, cache_dir)
-    folder, revision = repository_folder(file, cache_dir), pin.revision or "main"
-    try:
-        with file_errors(folder):
-            reference = folder / "refs" / revision
-            commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-            snapshots = folder / "snapshots"
-            # Only folders that are there: a revision may be any text, such as "..".
-            known = os.listdir(snapshots) if snapshots.is_dir() else []
-            path = snapshots / commit / file.filename
-            if commit not in known or not path.is_file():
-                return None
-            content = path.resolve().name
-    except FileError as error:
-        raise HubError(str(error)) from None
-    if pin.sha256:
-        return LocalFile(path=path, pin=Pin(revision=commit, sha256=pin.sha256), stated_by=stated_by(file, cache_dir))
-    sha256 = content if is_sha256(content) else None
-    name = "the name that the client gave its content"
-    return LocalFile(path=path, pin=Pin(revision=commit, sha256=sha256), stated_by=name)
+def lock_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
+    """Return the path of a file's lock file."""
+    name = f"{file.revision or 'main'}--{file.filename}.json".replace("/", "--")
+    return repository_folder(file, cache_dir) / "effnet-zoo" / name
 
 
 def expected_pin(file: RemoteFile, cache_dir: str | Path | None = None) -> Pin:
-    """Return the commit and SHA-256 that a file must have: the ledger's, or the lock file's where it has none.
+    """Return what a file must be: what the ledger states, or the lock file where the ledger states nothing.
 
     Raises:
         HubError: If the lock file is damaged.
     """
-    locked = _read_lock(file, cache_dir)
-    revision, sha256 = (locked.revision, locked.sha256) if locked else (None, None)
-    return Pin(revision=revision or file.revision, sha256=file.sha256 or sha256)
-
-
-def stated_by(file: RemoteFile, cache_dir: str | Path | None = None) -> str:
-    """Return who states the SHA-256 of `expected_pin`."""
-    return "the ledger" if file.sha256 else f"the lock file {lock_path(file, cache_dir)}"
+    path = lock_path(file, cache_dir)
+    pin = Pin(revision=file.revision, sha256=file.sha256)
+    if not os.path.lexists(path):
+        return pin
+    try:
+        lock = from_json(read_text(path), _Lock, f"{path} is damaged", HubError)
+    except (FileError, HubError) as error:
+        raise HubError(
+            f"{error}: expected a commit and a sha256 in JSON; delete it to record {file} anew, or set {HOME} to "
+            "another folder"
+        ) from None
+    pin = dataclasses.replace(pin, revision=lock.revision or file.revision)
+    return pin if pin.sha256 else dataclasses.replace(pin, sha256=lock.sha256, stated_by=f"the lock file {path}")
 
 
 def write_lock(file: RemoteFile, pin: Pin, cache_dir: str | Path | None = None) -> None:
     """Write the lock file: from now on, a file must be what it was when it was first fetched.
 
-    Where it cannot be written, as in a cache that is read-only, this warns.
+    If the file cannot be written, as in a cache that is read-only, this warns.
     """
     path = lock_path(file, cache_dir)
     try:
@@ -199,25 +172,42 @@ def write_lock(file: RemoteFile, pin: Pin, cache_dir: str | Path | None = None) 
         warnings.warn(f"{error}: {file} is not checked against this content next time", stacklevel=3)
 
 
-def lock_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
-    """Return the path of a file's lock file."""
-    name = f"{file.revision or 'main'}--{file.filename}.json".replace("/", "--")
-    return repository_folder(file, cache_dir) / "effnet-zoo" / name
+def find_cached(file: RemoteFile, cache_dir: str | Path | None = None) -> LocalFile | None:
+    """Return a file of the cache and what it must be, or None if it is not there.
 
+    If neither the ledger nor a lock file states its SHA-256, because another program fetched the file, the name of its
+    content does: huggingface_hub names the content of a large file by the SHA-256 that the Hub stated.
 
-def _read_lock(file: RemoteFile, cache_dir: str | Path | None) -> _Lock | None:
-    path = lock_path(file, cache_dir)
-    if not os.path.lexists(path):
-        return None
-    try:
-        return from_json(read_text(path), _Lock, f"{path} is damaged", HubError)
-    except (FileError, HubError) as error:
-        raise HubError(
-            f"{error}: expected a commit and a sha256 in JSON; delete it to record {file} anew, or set {HOME} to "
-            "another folder"
-        ) from None
+    Raises:
+        HubError: If the lock file is damaged, or the cache cannot be read.
+    """
+    pin = expected_pin(file, cache_dir)
+    folder, revision = repository_folder(file, cache_dir), pin.revision or "main"
+    with hub_errors(folder):
+        reference, snapshots = folder / "refs" / revision, folder / "snapshots"
+        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+        # Only folders that are there: a revision may be any text, such as "..".
+        known = os.listdir(snapshots) if snapshots.is_dir() else []
+        path = snapshots / commit / file.filename
+        if commit not in known or not path.is_file():
+            return None
+        content = path.resolve().name
+    pin = dataclasses.replace(pin, revision=commit)
+    if pin.sha256 is None and is_sha256(content):
+        pin = Pin(revision=commit, sha256=content, stated_by="the name that the client gave its content")
+    return LocalFile(path=path, pin=pin)
 
 
 def is_sha256(text: str) -> bool:
     """Return whether a text is a SHA-256 in hex."""
     return re.fullmatch(_SHA256, text) is not None
+
+
+@contextmanager
+def hub_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the block into a `HubError`. `path` is named if the error names no file."""
+    try:
+        with file_errors(path):
+            yield
+    except FileError as error:
+        raise HubError(str(error)) from None

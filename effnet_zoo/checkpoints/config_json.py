@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ import msgspec
 
 from effnet_zoo import atomic_io, documents
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints.pretrained_cfg import KnownFields, check_cfg
+from effnet_zoo.checkpoints.pretrained_cfg import Blueprint, KnownFields, check_cfg
 from effnet_zoo.errors import ArgumentError, SpecError, WeightsError, quoted
 from effnet_zoo.layouts.effnet_zoo import PAD_TYPES
 from effnet_zoo.network.options import ModelOptions, check_global_pool, check_whole_option
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
-from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of
 
 FILENAME = "config.json"
 SCHEMES = ("local-dir", "hf-hub")
@@ -70,25 +68,6 @@ class _Document(msgspec.Struct):
     pretrained_cfg: KnownFields | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """A ``config.json``, read.
-
-    Attributes:
-        arch: The network, with its numerics.
-        model: The variant; None for a network that is no variant.
-        options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the saved model.
-        pretrained_cfg: timm's dict of the checkpoint.
-        images: How images are prepared; None if the file does not say.
-    """
-
-    arch: ArchSpec
-    model: Model | None
-    options: ModelOptions
-    pretrained_cfg: dict[str, Any]
-    images: Preprocessing | None
-
-
 def variant_of(arch: ArchSpec) -> Model | None:
     """Return the variant whose tensors a network has, whatever its numerics; None if there is no such variant."""
     for model in catalogue.models().values():
@@ -102,16 +81,12 @@ def same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
     return dataclasses.replace(arch, **{field: getattr(other, field) for field in NUMERICS}) == other
 
 
-def write(
+def config_text(
     arch: ArchSpec, options: ModelOptions, pretrained_cfg: Mapping[str, Any], labels: tuple[str, ...] | None = None
 ) -> str:
-    """Return the text of a ``config.json``.
+    """Return the text of a ``config.json`` for a network with these numerics, `ModelOptions` and class names.
 
-    Args:
-        arch: The network, with the numerics that it was built with.
-        options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the model.
-        pretrained_cfg: timm's dict: preprocessing, licence, description. The place of the weights is left out.
-        labels: Class names in the order of the logits.
+    The place of the weights in the `pretrained_cfg` is left out.
     """
     model = variant_of(arch)
     num_classes, in_chans = options.get("num_classes", 1000), options.get("in_chans", 3)
@@ -145,7 +120,7 @@ def write(
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
-def read(path: Path) -> Config:
+def read_config(path: Path) -> Blueprint:
     """Read a ``config.json``.
 
     Raises:
@@ -155,31 +130,25 @@ def read(path: Path) -> Config:
     if not os.path.lexists(path):
         raise WeightsError(f"{path}: expected a {FILENAME} beside the weights")
     content = documents.from_json(atomic_io.read_bytes(path), dict[str, Any], str(path), WeightsError)
-    return parse(content, str(path))
+    return parse_config(content, str(path))
 
 
-def parse(content: Any, source: str) -> Config:
-    """Return the content of a ``config.json`` as a `Config`.
+def parse_config(content: Any, source: str) -> Blueprint:
+    """Return the network and the ``pretrained_cfg`` of the content of a ``config.json``.
 
     Raises:
         WeightsError: If it is not timm's format, or for a network that this package does not have.
     """
     document = documents.from_plain(content, _Document, source, WeightsError)
-    name = document.architecture
     args = _without_null(content.get("model_args") or {})
-    cfg = _without_null(
-        content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"}
-    )
+    cfg = content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"}
     if document.pretrained_cfg is None:
         check_cfg(cfg, source, WeightsError)
-    cfg |= {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
-    cfg = {
-        "crop_mode": "center",
-        **_without_null(cfg),
-        "architecture": name,
-    }  # timm's own default, which old configs rely on
+    top = {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
+    # crop_mode: timm's own default, which old configs rely on.
+    cfg = {"crop_mode": "center", **_without_null({**cfg, **top}), "architecture": document.architecture}
     try:
-        model, arch = _network(name, args.pop("arch", None), source)
+        model, arch = _network(document.architecture, args.pop("arch", None), source)
         arch = _with_numerics(arch, args, source)
         options = ModelOptions(
             num_classes=args.get("num_classes", cfg.get("num_classes", 1000)),
@@ -192,10 +161,11 @@ def parse(content: Any, source: str) -> Config:
         if stride := args.get("output_stride"):
             arch.blocks(output_stride=stride)
             options["output_stride"] = stride
-        images = preprocessing_of(cfg) if "mean" in cfg else None
+        blueprint = Blueprint(variant=model, arch=arch, pretrained_cfg=cfg, options=options)
+        _ = blueprint.images  # refused here if images cannot be prepared so
     except (ArgumentError, SpecError) as error:
         raise WeightsError(f"{source}: {error}") from None
-    return Config(arch=arch, model=model, options=options, pretrained_cfg=cfg, images=images)
+    return blueprint
 
 
 def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
@@ -213,7 +183,6 @@ def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
 
 
 def _without_null(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields without those that are null."""
     return {key: value for key, value in fields.items() if value is not None}
 
 
@@ -231,16 +200,13 @@ def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpe
     )
 
 
-_NUMERIC_ARGS = {"act_layer": "activation"} | {
-    field: field for field in ("bn_eps", "bn_momentum", "drop_rate", "drop_path_rate", "padding")
-}
-
-
 def _with_numerics(arch: ArchSpec, args: Mapping[str, Any], source: str) -> ArchSpec:
-    numerics = {_NUMERIC_ARGS[key]: value for key, value in args.items() if key in _NUMERIC_ARGS}
-    if "pad_type" in args:
-        numerics["padding"] = {theirs: ours for ours, theirs in PAD_TYPES.items()}.get(args["pad_type"])
-    known = {*_NUMERIC_ARGS, "pad_type", "num_classes", "in_chans", "global_pool", "output_stride"}
+    known = set(_ModelArgs.__struct_fields__) - {"arch"}
     if strange := sorted(args.keys() - known):
         raise WeightsError(f"{source}: model_args {', '.join(strange)}: expected some of {', '.join(sorted(known))}")
+    numerics = {key: args[key] for key in NUMERICS if key in args}
+    if "act_layer" in args:
+        numerics["activation"] = args["act_layer"]
+    if "pad_type" in args:
+        numerics["padding"] = {theirs: ours for ours, theirs in PAD_TYPES.items()}.get(args["pad_type"])
     return dataclasses.replace(arch, **numerics)

@@ -2,76 +2,25 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, Unpack, cast
+from typing import TypeAlias, Unpack, cast
 
 from torch import Tensor
 
-from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state, replaced_head
-from effnet_zoo.checkpoints.pretrained_cfg import (
-    IMAGE_FIELDS,
-    cfg_of_checkpoint,
-    for_other_weights,
-    hub_id_of,
-)
+from effnet_zoo.checkpoints.pretrained_cfg import IMAGE_FIELDS, Blueprint, cfg_of_checkpoint, for_other_weights
 from effnet_zoo.checkpoints.provenance import origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import ArgumentError, UnknownNameError, quoted
-from effnet_zoo.layouts import OURS, Layout, layout_of_checkpoint
+from effnet_zoo.layouts import layout_of_checkpoint
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures, build_model
 from effnet_zoo.network.options import BuildOptions, ModelOptions, check_options, check_path
 from effnet_zoo.zoo import catalogue
-from effnet_zoo.zoo.catalogue import Model
-from effnet_zoo.zoo.ledger import Checkpoint
 from effnet_zoo.zoo.preprocessing import image_fields
 
 AnyModel: TypeAlias = EfficientNet | EfficientNetFeatures
-
-
-@dataclass(frozen=True, kw_only=True)
-class Blueprint:
-    """A network to build, and what is known of its weights before they are read.
-
-    Attributes:
-        variant: The variant; None for a network that is no variant.
-        arch: The network.
-        pretrained_cfg: timm's dict of the checkpoint.
-        options: The options that the checkpoint was built with.
-        stated: The fields of `pretrained_cfg` that the caller gave.
-        layout: Whose keys the weights have.
-        notes: What is assumed because the file does not show it, in words.
-        images_assumed: Whether nobody said how images are prepared.
-    """
-
-    variant: Model | None
-    arch: ArchSpec
-    pretrained_cfg: dict[str, Any]
-    options: ModelOptions
-    stated: Mapping[str, Any] = field(default_factory=dict)
-    layout: Layout = OURS
-    notes: tuple[str, ...] = ()
-    images_assumed: bool = False
-
-    @classmethod
-    def of_cfg(
-        cls, variant: Model | None, arch: ArchSpec, cfg: dict[str, Any], stated: Mapping[str, Any] | None = None
-    ) -> "Blueprint":
-        """Return the blueprint of a network as its ``pretrained_cfg`` has it."""
-        options = ModelOptions(num_classes=cfg.get("num_classes", 1000), in_chans=cfg.get("input_size", (3,))[0])
-        return cls(variant=variant, arch=arch, pretrained_cfg=cfg, options=options, stated=stated or {})
-
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint of the ledger; None if `pretrained_cfg` names other weights."""
-        cfg = self.pretrained_cfg
-        checkpoint = self.variant.checkpoints.get(cfg.get("tag", "")) if self.variant else None
-        if checkpoint is None or cfg.get("file") or cfg.get("state_dict"):
-            return None
-        return checkpoint if cfg.get("hf_hub_id") == hub_id_of(checkpoint) else None
 
 
 def create_model(
@@ -108,7 +57,8 @@ def create_model(
 
 def create_classifier(name: str, *, pretrained: bool = False, **options: Unpack[BuildOptions]) -> EfficientNet:
     """Create a classifier, as `create_model` does: the work of `EfficientNet.from_name`."""
-    return cast(EfficientNet, create_model(name, pretrained=pretrained, **_classifier_options(options)))
+    check_options(options, BuildOptions)
+    return cast(EfficientNet, create_model(name, pretrained=pretrained, **options))
 
 
 def create_pretrained_classifier(
@@ -131,7 +81,8 @@ def create_pretrained_classifier(
     variant, stated = catalogue.find_variant(name), {"file": weights_path}
     cfg = {**for_other_weights(cfg_of_checkpoint(variant.default)), **stated}
     blueprint = Blueprint.of_cfg(variant, variant.spec, cfg, stated)
-    return cast(EfficientNet, build(blueprint, _classifier_options(options), pretrained=True))
+    check_options(options, BuildOptions)
+    return cast(EfficientNet, build(blueprint, cast(ModelOptions, options), pretrained=True))
 
 
 def find_blueprint(name: str, cache_dir: str | Path | None = None) -> Blueprint:
@@ -154,27 +105,18 @@ def find_blueprint(name: str, cache_dir: str | Path | None = None) -> Blueprint:
         where = {"hf_hub_id": place}
     else:
         raise UnknownNameError(f"{quoted(name)}: expected a model's name, local-dir:FOLDER or hf-hub:owner/name")
-    saved = config_json.read(path)
+    saved = config_json.read_config(path)
     cfg = {**saved.pretrained_cfg, **where, "source": scheme, "num_classes": saved.options["num_classes"]}
-    return Blueprint(variant=saved.model, arch=saved.arch, pretrained_cfg=cfg, options=saved.options)
+    return dataclasses.replace(saved, pretrained_cfg=cfg)
 
 
 def build(
     blueprint: Blueprint, options: ModelOptions, *, pretrained: bool, cache_dir: str | Path | None = None
 ) -> AnyModel:
-    """Build a model and, if asked, give it the weights of its blueprint.
+    """Build a model and, if asked, give it the weights of its blueprint. The errors are those of `create_model`.
 
-    The model is built on the meta device first, so that no random weights are drawn only to be replaced.
-
-    Args:
-        blueprint: The network and its weights.
-        options: Options that replace those of the blueprint.
-        pretrained: Load the weights.
-        cache_dir: See `create_model`.
-
-    Raises:
-        ArgumentError: If an option does not exist or its value cannot be used.
-        WeightsError: If the weights cannot be found or fetched, are damaged, or do not fit.
+    The model is built on the meta device first, so that no random weights are drawn only to be replaced. `options`
+    replace those of the blueprint.
     """
     if not pretrained:
         return _random_model(blueprint, options)
@@ -211,7 +153,7 @@ def _read_weights(blueprint: Blueprint, cache_dir: str | Path | None) -> StateFi
         return statefile.unwrap(own, "the given state_dict")
     checkpoint = blueprint.checkpoint
     source = locate.of_checkpoint(checkpoint) if checkpoint else locate.of_cfg(cfg)
-    return statefile.read(locate.obtain(source, cache_dir))
+    return statefile.read_weights(locate.obtain(source, cache_dir))
 
 
 def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
@@ -249,8 +191,3 @@ def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
         notes=tuple(notes),
         images_assumed=images_assumed,
     )
-
-
-def _classifier_options(options: BuildOptions) -> ModelOptions:
-    check_options(options, BuildOptions)
-    return cast(ModelOptions, options)

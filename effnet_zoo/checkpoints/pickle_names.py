@@ -15,6 +15,7 @@ from torch import Tensor
 from effnet_zoo.errors import WeightsError
 
 _MAX_DIMENSIONS = 16
+_NOT_AS_TORCH = "it is damaged: a tensor is not described as torch describes one"
 
 
 class PickleError(WeightsError):
@@ -32,7 +33,6 @@ class Storage:
     """A piece of memory that tensors are views of.
 
     Attributes:
-        dtype: Of its elements.
         data: Its bytes, uint8.
         start: Its first element among those in `data`.
         length: Number of its elements.
@@ -44,18 +44,11 @@ class Storage:
     length: int
 
 
-def plain_key(value: Any) -> Any:
-    """Return a dictionary's key, or an `Opaque` if it is not a short plain value: hashing it might never end."""
-    plain = isinstance(value, str | float | bytes | None) or (isinstance(value, int) and value.bit_length() <= 64)
-    return value if plain else Opaque()
-
-
 @dataclass(frozen=True, slots=True)
 class Name:
     """A class or function that a file may name.
 
     Attributes:
-        text: Its name.
         make: What is called in its place; None if it may only be named, not called.
         dtype: Of the elements, if it is a class of storages.
     """
@@ -66,12 +59,20 @@ class Name:
 
 
 def call_name(name: Any, arguments: Any) -> Any:
+    """Return what a file gets for a call of a `Name`."""
     if not isinstance(name, Name) or name.make is None or not isinstance(arguments, tuple):
         raise PickleError(f"it calls {name.text if isinstance(name, Name) else f'a {type(name).__name__}'}")
     return name.make(*arguments)
 
 
+def plain_key(value: Any) -> Any:
+    """Return a dictionary's key, or an `Opaque` if it is not a short plain value: hashing it might never end."""
+    plain = isinstance(value, str | float | bytes | None) or (isinstance(value, int) and value.bit_length() <= 64)
+    return value if plain else Opaque()
+
+
 def is_count(value: Any) -> bool:
+    """Return whether a value can be a number of elements."""
     return isinstance(value, int) and 0 <= value < 2**62
 
 
@@ -81,18 +82,12 @@ def _are_counts(*values: Any) -> bool:
     )
 
 
-def _size(values: Any) -> tuple[Any, ...]:
-    if not isinstance(values, tuple):
-        raise PickleError("it is damaged: a torch.Size is not described as torch describes one")
-    return values
-
-
 def _tensor(
     storage: Any, start: Any, shape: Any, strides: Any, _grad: Any = None, _hooks: Any = None, metadata: Any = None
 ) -> Tensor:
     """Return a view of a storage, as torch._utils._rebuild_tensor_v2 does."""
     if not isinstance(storage, Storage) or not _are_counts(shape, strides, (start,)):
-        raise PickleError("it is damaged: a tensor is not described as torch describes one")
+        raise PickleError(_NOT_AS_TORCH)
     if metadata:
         raise PickleError("a tensor that is conjugate or negative: expected plain tensors")
     last = start + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
@@ -107,16 +102,13 @@ def _tensor_of_bytes(
 ) -> Tensor:
     """Return a view of bytes as elements of a dtype that has no class of storages (_rebuild_tensor_v3)."""
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
-        raise PickleError("it is damaged: a tensor is not described as torch describes one")
+        raise PickleError(_NOT_AS_TORCH)
     typed = Storage(dtype, storage.data, 0, len(storage.data) // dtype.itemsize)
     return _tensor(typed, start, shape, strides, metadata=metadata)
 
 
-def _tensor_without_values(dtype: Any, shape: Any, strides: Any, _grad: Any) -> Tensor:
-    """Return a tensor on the meta device, for the reader to refuse by its key."""
-    if not _are_counts(shape, strides) or not is_count(math.prod(shape)):
-        raise PickleError("it is damaged: a tensor is not described as torch describes one")
-    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+def _tensor_without_values(*_: Any) -> Tensor:
+    raise PickleError("a tensor on torch's meta device, whose values are not in the file: expected plain tensors")
 
 
 def _parameter(tensor: Any, *_: Any) -> Tensor:
@@ -127,7 +119,7 @@ def _parameter(tensor: Any, *_: Any) -> Tensor:
 
 def _of_class(function: Any, kind: Any, arguments: Any, _state: Any) -> Tensor:
     """Return a tensor that has attributes of its own, without them (_rebuild_from_type_v2)."""
-    if not isinstance(kind, Name) or kind.text not in ("torch.Tensor", *_PARAMETERS):
+    if not isinstance(kind, Name) or kind.text not in _TENSOR_CLASSES:
         raise PickleError("a tensor of another class than torch's: expected plain tensors")
     return _parameter(call_name(function, arguments))
 
@@ -136,9 +128,7 @@ def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
     return {plain_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
 
 
-def _dictionary_with_default(factory: Any = None, *pairs: Any) -> dict[Any, Any]:
-    if not (factory is None or isinstance(factory, Name)):
-        raise PickleError("a defaultdict whose default is no class")
+def _dictionary_with_default(_factory: Any = None, *pairs: Any) -> dict[Any, Any]:
     return _dictionary(*pairs)
 
 
@@ -146,10 +136,10 @@ def _opaque(*_: Any) -> Opaque:
     return Opaque()
 
 
-_BUILTINS = ("builtins", "__builtin__")
-"""The module's name in Python 3 and in 2, which Python 3 writes too in protocol 2."""
+def _named(modules: str, names: str) -> list[str]:
+    return [f"{module}.{name}" for module in modules.split() for name in names.split()]
 
-_PARAMETERS = ("torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
+
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -158,29 +148,27 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": _parameter,
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _of_class,
-    "torch.Size": _size,
     "collections.OrderedDict": _dictionary,
     "collections.defaultdict": _dictionary_with_default,
 }
 
-
-def _named(modules: tuple[str, ...], names: str) -> tuple[str, ...]:
-    return tuple(f"{module}.{name}" for module in modules for name in names.split())
-
+_BUILTINS = "builtins __builtin__"
+"""The module's name in Python 3 and in 2, which Python 3 writes too in protocol 2."""
 
 _OPAQUE = (
     *("argparse.Namespace", "types.SimpleNamespace", "collections.Counter", "collections.deque"),
-    *_named(("datetime",), "datetime date time timedelta timezone"),
-    *_named(("numpy",), "dtype ndarray"),
-    *_named(("numpy.core", "numpy._core"), "multiarray._reconstruct multiarray.scalar numeric._frombuffer"),
-    *_named(("pathlib", "pathlib._local"), "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
+    *_named("datetime", "datetime date time timedelta timezone"),
+    *_named("numpy", "dtype ndarray"),
+    *_named("numpy.core numpy._core", "multiarray._reconstruct multiarray.scalar numeric._frombuffer"),
+    *_named("pathlib pathlib._local", "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"),
     *_named(_BUILTINS, "set frozenset bytearray bytes complex range slice"),
     *("_codecs.encode", "decimal.Decimal", "fractions.Fraction", "uuid.UUID"),
-    *("torch.device", "torch.serialization._get_layout"),
+    *_named("torch", "Size device serialization._get_layout"),
 )
 """Names whose values are of no use to a state dict."""
 
-_ONLY_NAMED = ("torch.Tensor", *_PARAMETERS, *_named(_BUILTINS, "int float bool str list dict tuple"))
+_TENSOR_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
+_ONLY_NAMED = (*_TENSOR_CLASSES, *_named(_BUILTINS, "int float bool str list dict tuple"))
 """Classes that a file may name, but not call."""
 
 _STORAGES = {

@@ -15,9 +15,8 @@ import pickletools
 import struct
 import sys
 import zipfile
-import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from effnet_zoo.checkpoints.pickle_names import (
     is_count,
     plain_key,
 )
-from effnet_zoo.errors import quoted
+from effnet_zoo.errors import first_line, quoted
 
 MAX_OPERATIONS = 1_000_000
 """Of all pickles in a file. Each takes some 100 bytes of memory. V2 XL, its average and four slots of an optimizer for
@@ -41,22 +40,19 @@ each weight have 450,000."""
 _TENSOR_COST = 10
 """Operations that a tensor or a storage counts for: as an object it takes as much memory as so many others."""
 
-_ZIP = b"PK\x03\x04"
+_CHUNK = 1 << 20
+"""Bytes that are read at a time."""
+
 _MAGIC = 0x1950A86A20F9469CFC6C
 """What ``torch.save`` of torch before 1.6 wrote first (torch/serialization.py, MAGIC_NUMBER)."""
 _PROTOCOL = 1001
 
 
-def read(file: BinaryIO, size: int) -> Any:
-    """Read the object in a file of ``torch.save``, of either of its formats.
-
-    Args:
-        file: At its start.
-        size: Bytes in it.
+def read_pickle(file: IO[bytes], size: int) -> Any:
+    """Read the object in a file of ``torch.save`` of `size` bytes, of either of its formats.
 
     Returns:
-        The object: dicts, lists, tuples, texts, numbers and tensors on the CPU, without gradients; anything else is an
-        `Opaque`.
+        Dicts, lists, tuples, texts, numbers and tensors on the CPU, without gradients; anything else is an `Opaque`.
 
     Raises:
         PickleError: If the file is damaged, asks for anything that is not a plain value, or for more memory than it
@@ -67,9 +63,11 @@ def read(file: BinaryIO, size: int) -> Any:
     if start[257:262] == b"ustar":
         raise PickleError("a tar archive, as torch wrote until 2017: load it with torch, and save its state_dict")
     try:
-        return _read_zip(file, size) if start.startswith(_ZIP) else _read_legacy(file, size)
+        return _read_zip(file, size) if start.startswith(b"PK\x03\x04") else _read_legacy(file, size)
     except PickleError:
         raise
+    except zipfile.BadZipFile as error:
+        raise PickleError(f"it is damaged: {first_line(error)}") from error
     except Exception as error:  # IndexError, KeyError, ...: whatever comes of operations in a wrong order
         raise PickleError("it is damaged, or another kind of file") from error
 
@@ -77,11 +75,11 @@ def read(file: BinaryIO, size: int) -> Any:
 # The two formats.
 
 
-def _read_zip(file: BinaryIO, size: int) -> Any:
+def _read_zip(file: IO[bytes], size: int) -> Any:
     """Read an archive: ``NAME/data.pkl``, and each storage as ``NAME/data/KEY``."""
-    with zipfile.ZipFile(file) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries.values()):
+    archive = zipfile.ZipFile(file)
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
         raise PickleError("it is compressed, as torch.save never does: expected what torch.save itself wrote")
     if (unpacked := sum(entry.file_size for entry in entries.values())) > size:
         raise PickleError(f"it unpacks to {unpacked} bytes, more than it has: torch does not write such files")
@@ -91,9 +89,15 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
     folder = pickles[0].partition("/")[0]
     if f"{folder}/constants.pkl" in entries:
         raise PickleError("a TorchScript archive, which holds a program: save the model's state_dict instead")
-    if order := entries.get(f"{folder}/byteorder"):
-        _check_byte_order(bytes(_stored(file, order)).decode())
 
+    def content(entry: zipfile.ZipInfo) -> Tensor:
+        if not entry.CRC:  # torch.serialization.set_crc32_options(False) writes 0: an entry without it is not checked
+            del entry.CRC
+        with archive.open(entry) as stored:
+            return _filled(torch.empty(entry.file_size, dtype=torch.uint8), stored)
+
+    if order := entries.get(f"{folder}/byteorder"):
+        _check_byte_order(bytes(content(order)).decode())
     memory: dict[str, Storage] = {}
 
     def storage(name: str, dtype: torch.dtype, key: str, _: Any, length: int, *__: Any) -> Storage:
@@ -103,29 +107,13 @@ def _read_zip(file: BinaryIO, size: int) -> Any:
         if known or entry is None or entry.file_size != length * dtype.itemsize:
             held = f"{entry.file_size} bytes" if entry else "nothing"
             raise PickleError(f"storage {quoted(key)} is said to have {length} elements of {name}, but has {held}")
-        memory[key] = Storage(dtype, _stored(file, entry), 0, length)
+        memory[key] = Storage(dtype, content(entry), 0, length)
         return memory[key]
 
-    return _Machine(storage).run(io.BytesIO(_stored(file, entries[pickles[0]]).numpy().data))
+    return _Machine(storage).run(io.BytesIO(content(entries[pickles[0]]).numpy().data))
 
 
-def _stored(file: BinaryIO, entry: zipfile.ZipInfo) -> Tensor:
-    """Return the bytes of an entry of an archive, uint8."""
-    file.seek(entry.header_offset)
-    header = file.read(30)
-    if header[:4] != _ZIP:
-        raise PickleError("it is damaged: an entry of the archive is not where its directory says")
-    name, extra = struct.unpack("<HH", header[26:])
-    content = torch.empty(entry.file_size, dtype=torch.uint8)
-    file.seek(entry.header_offset + 30 + name + extra)
-    _fill(file, content)
-    # torch.serialization.set_crc32_options(False) writes 0.
-    if entry.CRC and zlib.crc32(content.numpy().data) != entry.CRC:
-        raise PickleError(f"it is damaged: {quoted(entry.filename)} does not have the checksum that was written")
-    return content
-
-
-def _read_legacy(file: BinaryIO, size: int) -> Any:
+def _read_legacy(file: IO[bytes], size: int) -> Any:
     """Read what torch before 1.6 wrote: five pickles (the fourth is the object), then the storages' bytes."""
     memory: dict[str, Storage] = {}
     promised = 0
@@ -151,18 +139,16 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     source, machine = _Bounded(file, size), _Machine(storage)
     if machine.run(source) != _MAGIC or machine.run(source) != _PROTOCOL:
         raise PickleError("it is no file of torch.save")
-    system = machine.run(source)
-    _check_byte_order("little" if system["little_endian"] is True else "big")
+    _check_byte_order("little" if machine.run(source)["little_endian"] is True else "big")
     content, keys = machine.run(source), machine.run(source)
     named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
     if not named or sorted(keys) != sorted(memory):
         raise PickleError("it is damaged: it does not hold the storages that its tensors are in")
-    file.seek(source.tell())
     for key in keys:
         (length,) = struct.unpack("<q", file.read(8))
         if length != memory[key].length:
             raise PickleError(f"storage {quoted(key)} has {length} elements, not {memory[key].length} as was said")
-        _fill(file, memory[key].data)
+        _filled(memory[key].data, file)
     return content
 
 
@@ -173,20 +159,21 @@ def _check_byte_order(order: str) -> None:
         )
 
 
-def _fill(file: BinaryIO, content: Tensor) -> None:
-    view = memoryview(content.numpy().data)
-    done = 0
+def _filled(content: Tensor, file: Any) -> Tensor:
+    """Return a tensor of bytes after reading it whole from a file."""
+    view, done = memoryview(content.numpy().data), 0
     while done < len(view):
-        count = file.readinto(view[done:])  # type: ignore[attr-defined]
+        count = file.readinto(view[done : done + _CHUNK])
         if not count:
             raise PickleError(f"it is cut short: {len(view) - done} bytes are missing")
         done += count
+    return content
 
 
 class _Bounded:
     """A file that never reads more than there is, whatever length a pickle says that a text has."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: IO[bytes], size: int) -> None:
         self._file, self._size = file, size
         self.readline, self.tell = file.readline, file.tell
 
@@ -197,11 +184,14 @@ class _Bounded:
 # The machine.
 
 
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+
+
 class _Machine:
-    """Run pickles: a stack, the stacks that marks have set aside, and the values that a pickle has numbered.
+    """A machine for the pickles of one file.
 
     Args:
-        storage: Returns a storage, given what `torch.save` writes of it: the name of its type, the dtype of that, its
+        storage: Return a storage for what ``torch.save`` writes of it: the name of its class, the dtype of that, its
             key, device and number of elements.
     """
 
@@ -211,141 +201,109 @@ class _Machine:
 
     def run(self, source: Any) -> Any:
         """Return the object of one pickle, read from where a file stands to where the pickle ends."""
-        self.stack: list[Any] = []
-        self.aside: list[list[Any]] = []
-        self.memo: dict[int, Any] = {}
-        for opcode, argument, _ in pickletools.genops(source):
-            self.spend(1)
-            operation = _OPERATIONS.get(opcode.name)
-            if operation is None:
-                raise PickleError(f"it has a pickle's operation {opcode.name}, which torch.save does not write")
-            operation(self, argument)
-        (content,) = self.stack
+        stack: list[Any] = []
+        aside: list[list[Any]] = []  # what stood on the stack at each mark
+        memo: dict[int, Any] = {}
+        operations: Iterable[tuple[Any, Any, Any]] = pickletools.genops(source)
+        for opcode, argument, _ in operations:
+            self._spend(1)
+            match opcode.name:
+                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT":
+                    stack.append(argument)
+                case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINSTRING" | "SHORT_BINSTRING":
+                    stack.append(argument)
+                case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8":
+                    stack.append(argument)
+                case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
+                    stack.append(_CONSTANTS[opcode.name])
+                case "EMPTY_LIST":
+                    stack.append([])
+                case "EMPTY_DICT":
+                    stack.append({})
+                case "EMPTY_SET":
+                    stack.append(Opaque())
+                case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                    memo[len(memo) if argument is None else argument] = stack[-1]
+                case "BINGET" | "LONG_BINGET":
+                    stack.append(memo[argument])
+                case "MARK":
+                    aside.append(stack)
+                    stack = []
+                case "TUPLE" | "FROZENSET" | "APPENDS" | "ADDITEMS" | "SETITEMS":
+                    items, stack = stack, aside.pop()
+                    _gather(opcode.name, items, stack)
+                case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                    count = int(opcode.name[-1])
+                    stack[-count:] = [tuple(stack[-count:])]
+                case "APPEND":
+                    _gather("APPENDS", [stack.pop()], stack)
+                case "SETITEM":
+                    _gather("SETITEMS", [stack.pop(-2), stack.pop()], stack)
+                case "GLOBAL":
+                    stack.append(_find(*argument.split(" ", 1)))
+                case "STACK_GLOBAL":
+                    stack.append(_find(stack.pop(-2), stack.pop()))
+                case "REDUCE" | "NEWOBJ":
+                    stack.append(self._call(stack.pop(-2), stack.pop()))
+                case "BUILD":  # what an Opaque holds, or the _metadata of a state dict: dropped
+                    stack.pop()
+                    _check_type(stack[-1], dict, "sets attributes of")
+                case "BINPERSID":
+                    stack.append(self._stored(*stack.pop()))
+                case "PROTO":
+                    if not 2 <= argument <= 5:
+                        raise PickleError(f"a pickle of protocol {argument}: expected 2 to 5")
+                case "FRAME" | "STOP":
+                    pass
+                case name:
+                    raise PickleError(f"it has a pickle's operation {name}, which torch.save does not write")
+        (content,) = stack
         return content
 
-    def spend(self, operations: int) -> None:
+    def _spend(self, operations: int) -> None:
         self._left -= operations
         if self._left < 0:
             raise PickleError(f"more than {MAX_OPERATIONS} values: expected a checkpoint, save its state_dict alone")
 
-    def since_mark(self) -> list[Any]:
-        """Take off what was pushed since the last mark."""
-        items, self.stack = self.stack, self.aside.pop()
-        return items
-
-    def protocol(self, number: int) -> None:
-        if not 2 <= number <= 5:
-            raise PickleError(f"a pickle of protocol {number}: expected 2 to 5")
-
-    def nothing(self, _: Any) -> None:
-        """Mark a frame or the end."""
-
-    def mark(self, _: None) -> None:
-        self.aside.append(self.stack)
-        self.stack = []
-
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
-    def put(self, number: int | None) -> None:
-        self.memo[len(self.memo) if number is None else number] = self.stack[-1]
-
-    def get(self, number: int) -> None:
-        self.push(self.memo[number])
-
-    def group(self, count: int | None) -> None:
-        """Make a tuple of the last `count` values, or of those since the mark."""
-        if count is None:
-            self.push(tuple(self.since_mark()))
-        else:
-            items = tuple(self.stack[-count:])
-            del self.stack[-count:]
-            self.push(items)
-
-    def drop(self) -> None:
-        """Put an `Opaque` in the place of what was pushed since the mark."""
-        self.since_mark()
-        self.push(Opaque())
-
-    def append(self, items: list[Any]) -> None:
-        if isinstance(target := self.stack[-1], list):
-            target.extend(items)
-        elif not isinstance(target, Opaque):
-            raise PickleError(f"it appends to a {type(target).__name__}")
-
-    def set_items(self, items: list[Any]) -> None:
-        if isinstance(target := self.stack[-1], dict):
-            target.update(zip(map(plain_key, items[::2]), items[1::2], strict=True))
-        elif not isinstance(target, Opaque):
-            raise PickleError(f"it sets items of a {type(target).__name__}")
-
-    def find(self, module: Any, name: Any) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
-            raise PickleError("it is damaged: it asks for something that has no name")
-        if (found := NAMES.get(f"{module} {name}")) is None:
-            raise PickleError(f"it asks for {module}.{name}; where you trust it, save its state_dict alone")
-        self.push(found)
-
-    def call(self, _: None) -> None:
-        function, arguments = self.stack[-2:]
-        del self.stack[-2:]
-        self.spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict)))
+    def _call(self, function: Any, arguments: Any) -> Any:
+        self._spend(sum(len(argument) for argument in arguments if isinstance(argument, list | tuple | dict)))
         result = call_name(function, arguments)
         if isinstance(result, Tensor):
-            self.spend(_TENSOR_COST)
-        self.push(result)
+            self._spend(_TENSOR_COST)
+        return result
 
-    def build(self, _: None) -> None:
-        """Drop the attributes of a value: what an `Opaque` holds, the `_metadata` of a state dict."""
-        self.stack.pop()
-        if not isinstance(target := self.stack[-1], dict | Opaque):
-            raise PickleError(f"it sets attributes of a {type(target).__name__}")
-
-    def persistent(self, _: None) -> None:
-        kind, name, key, *rest = self.stack.pop()
+    def _stored(self, kind: Any, name: Any, key: Any, *rest: Any) -> Storage:
         if kind != "storage":
             raise PickleError("a whole pickled model: save its state_dict instead")
         if not isinstance(name, Name) or name.dtype is None or not isinstance(key, str) or not is_count(rest[1]):
             raise PickleError("it is damaged: a storage is not described as torch describes one")
-        self.spend(_TENSOR_COST)
-        self.push(self._storage(name.text, name.dtype, key, *rest))
+        self._spend(_TENSOR_COST)
+        return self._storage(name.text, name.dtype, key, *rest)
 
 
-_OPERATIONS: Mapping[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": _Machine.protocol,
-    **dict.fromkeys(("FRAME", "STOP"), _Machine.nothing),
-    "MARK": _Machine.mark,
-    **dict.fromkeys(
-        (
-            *("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"),
-            *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"),
-            *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
-        ),
-        _Machine.push,
-    ),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "EMPTY_SET": lambda machine, _: machine.push(Opaque()),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "TUPLE1": lambda machine, _: machine.group(1),
-    "TUPLE2": lambda machine, _: machine.group(2),
-    "TUPLE3": lambda machine, _: machine.group(3),
-    "TUPLE": lambda machine, _: machine.group(None),
-    "FROZENSET": lambda machine, _: machine.drop(),
-    "APPEND": lambda machine, _: machine.append([machine.stack.pop()]),
-    "APPENDS": lambda machine, _: machine.append(machine.since_mark()),
-    "ADDITEMS": lambda machine, _: machine.append(machine.since_mark()),
-    "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop(-2), machine.stack.pop()]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.since_mark()),
-    **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), _Machine.get),
-    "GLOBAL": lambda machine, names: machine.find(*names.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.find(machine.stack.pop(-2), machine.stack.pop()),
-    **dict.fromkeys(("REDUCE", "NEWOBJ"), _Machine.call),
-    "BUILD": _Machine.build,
-    "BINPERSID": _Machine.persistent,
-}
-"""What each operation of a pickle does, by its name in the standard library's `pickletools`."""
+def _gather(operation: str, items: list[Any], stack: list[Any]) -> None:
+    """Make one value of items, or put them into the value that is on the top of the stack."""
+    if operation == "TUPLE":
+        stack.append(tuple(items))
+    elif operation == "FROZENSET":
+        stack.append(Opaque())
+    elif operation == "SETITEMS":
+        if _check_type(stack[-1], dict, "sets items of"):
+            stack[-1].update(zip(map(plain_key, items[::2]), items[1::2], strict=True))
+    elif _check_type(stack[-1], list, "appends to"):
+        stack[-1].extend(items)
+
+
+def _check_type(target: Any, kind: type, does: str) -> bool:
+    """Return whether a value is of a type; False for an `Opaque`, whose content is dropped. Refuse any other."""
+    if not isinstance(target, kind | Opaque):
+        raise PickleError(f"it {does} a {type(target).__name__}")
+    return isinstance(target, kind)
+
+
+def _find(module: Any, name: Any) -> Any:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise PickleError("it is damaged: it asks for something that has no name")
+    if (found := NAMES.get(f"{module} {name}")) is None:
+        raise PickleError(f"it asks for {module}.{name}; where you trust it, save its state_dict alone")
+    return found

@@ -4,14 +4,20 @@ timm puts one on every model and writes it into ``config.json``. Nothing here im
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from effnet_zoo import documents
+from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints.locate import FILENAME
 from effnet_zoo.errors import ArgumentError, EffnetZooError
+from effnet_zoo.layouts import OURS, Layout
+from effnet_zoo.network.options import ModelOptions
+from effnet_zoo.zoo.catalogue import Model
 from effnet_zoo.zoo.ledger import Checkpoint
+from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of
 
 CLAIMS = ("tag", "license", "origin_url", "description", "paper_name", "paper_ids", "notes")
 """Fields that are claims about weights: they are true of no other weights."""
@@ -30,21 +36,15 @@ ALWAYS_THERE = ("pool_size", "first_conv", "classifier")
 
 
 class KnownFields(msgspec.Struct):
-    """The fields of timm's PretrainedCfg, with a type where they are read here (timm/models/_pretrained.py)."""
+    """The fields of timm's PretrainedCfg that are read here (timm/models/_pretrained.py)."""
 
-    url: Any = None
-    file: Any = None
-    state_dict: Any = None
     hf_hub_id: str | None = None
     hf_hub_filename: str | None = None
     source: str | None = None
     architecture: str | None = None
     tag: str | None = None
-    custom_load: Any = None
     input_size: tuple[int, int, int] | None = None
     test_input_size: tuple[int, int, int] | None = None
-    min_input_size: Any = None
-    fixed_input_size: Any = None
     interpolation: str | None = None
     crop_pct: float | None = None
     test_crop_pct: float | None = None
@@ -52,19 +52,58 @@ class KnownFields(msgspec.Struct):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     num_classes: int | None = None
-    label_offset: Any = None
     label_names: tuple[str, ...] | None = None
-    label_descriptions: Any = None
-    pool_size: Any = None
-    test_pool_size: Any = None
-    first_conv: Any = None
-    classifier: Any = None
     license: str | None = None
     description: str | None = None
     origin_url: str | None = None
     paper_name: str | None = None
     paper_ids: str | tuple[str, ...] | None = None
     notes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blueprint:
+    """A network to build, and what is known of its weights before they are read.
+
+    Attributes:
+        variant: The variant; None for a network that is no variant.
+        options: ``num_classes``, ``in_chans``, ``global_pool`` and ``output_stride`` of the checkpoint.
+        stated: The fields of `pretrained_cfg` that the caller gave.
+        layout: Whose keys the weights have.
+        notes: What is assumed because the file does not show it, in words.
+        images_assumed: Whether the `pretrained_cfg` only assumes how images are prepared.
+    """
+
+    variant: Model | None
+    arch: ArchSpec
+    pretrained_cfg: dict[str, Any]
+    options: ModelOptions
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    layout: Layout = OURS
+    notes: tuple[str, ...] = ()
+    images_assumed: bool = False
+
+    @classmethod
+    def of_cfg(
+        cls, variant: Model | None, arch: ArchSpec, cfg: dict[str, Any], stated: Mapping[str, Any] | None = None
+    ) -> "Blueprint":
+        """Return the blueprint of a network as its ``pretrained_cfg`` has it."""
+        options = ModelOptions(num_classes=cfg.get("num_classes", 1000), in_chans=cfg.get("input_size", (3,))[0])
+        return cls(variant=variant, arch=arch, pretrained_cfg=cfg, options=options, stated=stated or {})
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint of the ledger; None if `pretrained_cfg` names other weights."""
+        cfg = self.pretrained_cfg
+        checkpoint = self.variant.checkpoints.get(cfg.get("tag", "")) if self.variant else None
+        if checkpoint is None or cfg.get("file") or cfg.get("state_dict"):
+            return None
+        return checkpoint if cfg.get("hf_hub_id") == hub_id_of(checkpoint) else None
+
+    @property
+    def images(self) -> Preprocessing | None:
+        """How images are prepared; None if `pretrained_cfg` does not say it."""
+        return preprocessing_of(self.pretrained_cfg) if "mean" in self.pretrained_cfg else None
 
 
 def cfg_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -124,14 +163,9 @@ def for_other_weights(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_cfg(cfg: Mapping[str, Any], source: str, error: type[EffnetZooError] = ArgumentError) -> None:
-    """Check the types of the fields of a ``pretrained_cfg`` that are read here. Unknown fields are allowed.
-
-    Args:
-        cfg: The dict.
-        source: What to call it in errors.
-        error: The class of the error.
+    """Check the types of the `KnownFields` of a ``pretrained_cfg``. Unknown fields are allowed.
 
     Raises:
-        EffnetZooError: Of the class `error`. The message names the field.
+        EffnetZooError: Of the class `error`. The message begins with `source` and names the field.
     """
     documents.from_plain(dict(cfg), KnownFields, source, error)

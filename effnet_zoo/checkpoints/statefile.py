@@ -1,12 +1,11 @@
 """Weight files into tensors by name. No code of a file runs, and the wrappers of training scripts are taken off."""
 
-import dataclasses
 import hashlib
 import os
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from effnet_zoo.atomic_io import file_errors, open_regular
-from effnet_zoo.checkpoints import pickles
 from effnet_zoo.checkpoints.pickle_names import PickleError
+from effnet_zoo.checkpoints.pickles import read_pickle
 from effnet_zoo.errors import FileError, WeightsError, first_line, quoted
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.keytable import State
 
-MAX_HEADER = 100_000_000
-"""Bytes of a safetensors header at most, as in its reference implementation (safetensors/src/tensor.rs)."""
-
 MAX_DEPTH = 4
 """Levels of dicts that are searched. Training scripts nest two or three."""
 
-COUNTERS = {"n_averaged": "a counter of torch's AveragedModel"}
-"""Last parts of names that wrapping modules add, each with what it is."""
+COUNTER = "n_averaged"
+"""The last part of the name of the tensor that torch's AveragedModel adds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +34,9 @@ class StateFile:
 
     Attributes:
         state: Tensors by name, without wrappers and prefixes; those of safetensors are on disk until they are used.
+        source: Where it comes from, for errors: a file's path.
         notes: What was unwrapped, chosen or stripped on the way, in words.
         dropped: Names left out on purpose, each with the reason.
-        source: Where it comes from, for errors: a file's path.
         stamp: The file's device, inode, size and time of change when it was opened, which tell it from any other file
             and from itself after it was written to; None for a state dict in memory.
     """
@@ -48,11 +44,11 @@ class StateFile:
     state: State
     source: str
     notes: tuple[str, ...] = ()
-    dropped: Mapping[str, str]
+    dropped: Mapping[str, str] = field(default_factory=dict)
     stamp: tuple[int, ...] | None = None
 
 
-def read(path: Path, *, ema: bool = True) -> StateFile:
+def read_weights(path: Path, *, ema: bool = True) -> StateFile:
     """Read the tensors of a ``.safetensors`` file or of a pickle of plain tensors. The content decides, not the suffix.
 
     Args:
@@ -65,11 +61,10 @@ def read(path: Path, *, ema: bool = True) -> StateFile:
     try:
         with open_regular(path) as file, file_errors(path):
             status = os.fstat(file.fileno())
-            size, stamp = status.st_size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
             start = file.read(9)
             file.seek(0)
             # A pickle is not mapped: torch.save writes over a file in place, and would write over the model's memory.
-            content = _read_safetensors(path, start, size) if start[8:9] == b"{" else pickles.read(file, size)
+            content = _mapped(path) if start[8:9] == b"{" else read_pickle(file, status.st_size)
     except FileError as error:
         raise WeightsError(f"{error}: expected a weight file") from None
     except PickleError as error:
@@ -78,8 +73,13 @@ def read(path: Path, *, ema: bool = True) -> StateFile:
             f"code: {error}"
         ) from error.__cause__
     found = unwrap(content, str(path), ema=ema)
-    _refuse_hollow(found.state, path, size)
-    return dataclasses.replace(found, stamp=stamp)
+    for key, tensor in found.state.items():
+        if tensor.nbytes > status.st_size:  # a pickle can give any shape by strides of 0
+            raise WeightsError(
+                f"{path}: {key} has the shape {tuple(tensor.shape)}, but its values are not all in the file: expected "
+                "plain tensors"
+            )
+    return replace(found, stamp=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 
 def read_safetensors(path: Path) -> State:
@@ -89,13 +89,13 @@ def read_safetensors(path: Path) -> State:
         WeightsError: If it is another kind of file, or damaged.
     """
     try:
-        with open_regular(path) as file, file_errors(path):
-            return _read_safetensors(path, file.read(9), os.fstat(file.fileno()).st_size)
+        with open_regular(path):
+            return _mapped(path)
     except FileError as error:
         raise WeightsError(f"{error}: expected a safetensors file") from None
 
 
-def write(path: Path, state: Mapping[str, Tensor]) -> None:
+def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write tensors to a ``.safetensors`` file, with the metadata that transformers asks for.
 
     Raises:
@@ -112,18 +112,6 @@ def write(path: Path, state: Mapping[str, Tensor]) -> None:
         path.chmod(mode)
 
 
-def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
-    """Take the state dict out of a training checkpoint, and the prefixes of wrapping modules off its keys.
-
-    Where there is a model and its exponential moving average, the average is taken: training scripts evaluate it.
-
-    Raises:
-        WeightsError: If there is no state dict, or several and no way to choose.
-    """
-    state, notes = _unwrapped(content, source, ema=ema)
-    return _stripped(state, notes, source, ema=ema)
-
-
 def fingerprint(state: State) -> str:
     """Return the SHA-256, in hex, of names, dtypes, shapes and values. Files and memory layouts do not change it."""
     digest = hashlib.sha256()
@@ -133,28 +121,31 @@ def fingerprint(state: State) -> str:
     return digest.hexdigest()
 
 
-def _read_safetensors(path: Path, start: bytes, size: int) -> State:
-    header = int.from_bytes(start[:8], "little")
-    if header > min(size - 8, MAX_HEADER):
-        raise WeightsError(
-            f"{path} is not a whole safetensors file: expected a header of {header} bytes, as its first 8 bytes say, "
-            f"but the file has {size}"
-        )
+def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
+    """Take the state dict out of a training checkpoint, and the prefixes of wrapping modules off its keys.
+
+    If there is a model and its exponential moving average, the average is taken: training scripts evaluate it.
+
+    Raises:
+        WeightsError: If there is no state dict, or several and no way to choose.
+    """
+    if _is_state(content):
+        return _stripped(dict(content), (), source, ema=ema)
+    found = _states(content)
+    # Optimizers and metrics keep dicts of tensors too.
+    found = {name: state for name, state in found.items() if _prefixes(state)} or found
+    if not found:
+        raise WeightsError(f"{source}: expected a flat dict of tensors, a state_dict, or a checkpoint with one in it")
+    name = _chosen(list(found), "state dicts", source, ema=ema)
+    return _stripped(found[name], (f"took {_described(name, found)}",), source, ema=ema)
+
+
+def _mapped(path: Path) -> State:
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _refuse_hollow(state: State, path: Path, size: int) -> None:
-    """Refuse tensors whose values are not in the file: a pickle can give any shape by strides of 0, or on no device."""
-    for key, tensor in state.items():
-        if tensor.is_meta or tensor.nbytes > size:
-            raise WeightsError(
-                f"{path}: {key} has the shape {tuple(tensor.shape)}, but its values are not all in the "
-                "file: expected plain tensors"
-            )
+        raise WeightsError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
 
 
 def _is_state(value: Any) -> bool:
@@ -163,18 +154,6 @@ def _is_state(value: Any) -> bool:
         and bool(value)
         and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())
     )
-
-
-def _unwrapped(content: Any, source: str, *, ema: bool) -> tuple[State, tuple[str, ...]]:
-    if _is_state(content):
-        return dict(content), ()
-    found = _states(content)
-    # Optimizers and metrics keep dicts of tensors too.
-    found = {name: state for name, state in found.items() if _prefixes(state)} or found
-    if not found:
-        raise WeightsError(f"{source}: expected a flat dict of tensors, a state_dict, or a checkpoint with one in it")
-    name = _chosen(list(found), "state dicts", source, ema=ema)
-    return found[name], (f"took {_described(name, found)}",)
 
 
 def _states(content: Any) -> dict[str, State]:
@@ -197,7 +176,7 @@ def _states(content: Any) -> dict[str, State]:
 def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -> StateFile:
     prefixes = _prefixes(state)
     if not prefixes or prefixes == [""]:
-        return StateFile(state=state, source=source, notes=notes, dropped={})
+        return StateFile(state=state, source=source, notes=notes)
     prefix = _chosen(prefixes, "models", source, ema=ema)
     # One prefix may begin with another: a key belongs to the longest.
     longest_first = sorted(prefixes, key=len, reverse=True)
@@ -207,8 +186,8 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
         owner = next((one for one in longest_first if key.startswith(one)), None)
         # Whatever else is in the file is not left out silently: it stays, and the loader names it as left over.
         name = key.removeprefix(prefix) if owner == prefix else key
-        if key.rpartition(".")[2] in COUNTERS:
-            dropped[key] = COUNTERS[key.rpartition(".")[2]]
+        if key.rpartition(".")[2] == COUNTER:
+            dropped[key] = "a counter of torch's AveragedModel"
         elif owner is not None and owner != prefix:
             dropped[key] = f"under {quoted(owner)}"
         elif name in kept:
@@ -224,11 +203,8 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
 def _prefixes(state: State) -> list[str]:
     """What stands before each first convolution: one for every model that a state dict has."""
     stems = {layout.stem_key for layout in LAYOUTS.values()}
-    return list(dict.fromkeys(key.removesuffix(stem) for key in state for stem in stems if _ends(key, stem)))
-
-
-def _ends(key: str, stem: str) -> bool:
-    return key == stem or key.endswith(f".{stem}")
+    ends = [(key, stem) for key in state for stem in stems if f".{key}".endswith(f".{stem}")]
+    return list(dict.fromkeys(key.removesuffix(stem) for key, stem in ends))
 
 
 def _is_average(name: str) -> bool:

@@ -2,16 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from effnet_zoo import atomic_io
 from effnet_zoo.cli.output import AsJson, print_json, with_progress
 from effnet_zoo.zoo import catalogue
-
-if TYPE_CHECKING:
-    from effnet_zoo.checkpoints.locate import Source
 
 
 def pull(
@@ -35,11 +32,10 @@ def pull(
         atomic_io.check_destination(to / locate.FILENAME)
     answers: list[dict[str, str]] = []
     for checkpoint in with_progress(checkpoints, len(checkpoints), "pulling", wanted=len(checkpoints) > 1):
-        source = locate.of_checkpoint(checkpoint)
-        path = locate.obtain(source)
+        path = locate.obtain(locate.of_checkpoint(checkpoint))
         answer = {"name": checkpoint.name, "path": str(path)}
         if to:
-            copy = to / _place_in_mirror(source, checkpoint.name)
+            copy = to / (checkpoint.hub_id or checkpoint.name) / path.name
             with atomic_io.written_whole(copy) as draft:
                 shutil.copyfile(path, draft)
             answer["copy"] = str(copy)
@@ -48,11 +44,3 @@ def pull(
             typer.echo(f"{checkpoint.name}  {answer.get('copy', path)}")
     if as_json:
         print_json(answers)
-
-
-def _place_in_mirror(source: "Source", name: str) -> Path:
-    """Return where a mirror has a file. A file that is not on the Hub has a folder with the checkpoint's name."""
-    if source.remote:
-        return Path(source.remote.repository, source.remote.filename)
-    assert source.path is not None
-    return Path(name, source.path.name)

@@ -184,14 +184,13 @@ def write_folder(bundle: Bundle, folder: Path, layout: Layout = OURS) -> None:
     """Write a bundle's weights in a layout, and what its library keeps beside them, into a folder."""
     assert bundle.images is not None
     if layout is OURS:
-        bundle.write_weights(folder)
-        (folder / config_json.FILENAME).write_text(bundle.config_json(), encoding="utf-8")
+        bundle.write(folder)
         return
     path = folder / layout.filename
     if path.suffix == ".h5":
         write_keras_file(path, bundle.state, bundle.arch, (bundle.images.mean, bundle.images.std))
     else:
-        statefile.write(path, layout.table.to_theirs(bundle.state, bundle.arch))
+        statefile.write_safetensors(path, layout.table.to_theirs(bundle.state, bundle.arch))
     documents: dict[str, Any] = {SUMMARY: summary(bundle)}
     if layout.config_files:
         network = description_of(bundle)

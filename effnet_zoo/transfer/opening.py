@@ -13,7 +13,7 @@ from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.keras.hdf5 import check_in_child_process, is_keras_file
 from effnet_zoo.checkpoints.keras.reading import NOT_BACKBONE, read_keras_file
-from effnet_zoo.checkpoints.pretrained_cfg import cfg_of_checkpoint, claims_of
+from effnet_zoo.checkpoints.pretrained_cfg import Blueprint, cfg_of_checkpoint, claims_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import ArgumentError, FileError, MissingFileError, UnknownNameError, WeightsError, quoted
@@ -71,7 +71,7 @@ def open_package(
     if is_keras_file(weights):
         bundle = _of_keras(weights, source, variant, backbone_only=backbone_only)
     else:
-        file = statefile.read(weights, ema=ema)
+        file = statefile.read_weights(weights, ema=ema)
         file = _without_head(file) if backbone_only else file
         bundle = _of_checkpoint(file, checkpoint) if checkpoint else _of_file(file, source, variant, find)
     if backbone_only:
@@ -169,12 +169,12 @@ def _of_file(file: StateFile, source: str, variant: str | None, find: Find | Non
     for layout in LAYOUTS.values():
         if layout.config_files and layout.config_files.is_ours(content):
             return _with_config_files(_of_tensors(file, source, variant), layout, find)
-    return _of_timm(file, source, variant, config_json.parse(content, str(config)))
+    return _of_timm(file, source, variant, config_json.parse_config(content, str(config)))
 
 
-def _of_timm(file: StateFile, source: str, variant: str | None, config: config_json.Config) -> Bundle:
+def _of_timm(file: StateFile, source: str, variant: str | None, config: Blueprint) -> Bundle:
     """Return tensors under our keys with all that timm's ``config.json`` says."""
-    name = config.model.name if config.model else config_json.CUSTOM
+    name = config.variant.name if config.variant else config_json.CUSTOM
     if variant not in (None, name):
         raise WeightsError(f"{source}: its config.json says {name}, not {variant}: remove one of them")
     labels = config.pretrained_cfg.get("label_names")

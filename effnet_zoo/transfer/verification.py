@@ -7,7 +7,7 @@ from pathlib import Path
 
 from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints import cache, locate
-from effnet_zoo.checkpoints.cache import Pin
+from effnet_zoo.checkpoints.cache import LocalFile, Pin
 from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
 from effnet_zoo.transfer.branch import Branch
 from effnet_zoo.zoo.ledger import Checkpoint
@@ -48,16 +48,12 @@ def verify(checkpoints: Iterable[Checkpoint], *, remote: bool) -> Iterator[Verdi
 
 
 def _in_cache(checkpoint: Checkpoint) -> Verdict:
-    if checkpoint.shipped:
-        path, pin = locate.of_checkpoint(checkpoint).path, Pin(revision=None, sha256=checkpoint.sha256)
-        assert path is not None
-    else:
-        cached = cache.find_cached(locate.remote_file(checkpoint))
-        if cached is None:
-            return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
-        path, pin = cached.path, cached.pin
-    found = Pin(revision=pin.revision, sha256=atomic_io.sha256(path))
-    return _judged(checkpoint, str(path), pin.sha256, found, is_new=pin.sha256 is None)
+    source = locate.of_checkpoint(checkpoint)
+    file = source if isinstance(source, LocalFile) else cache.find_cached(source)
+    if file is None:
+        return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
+    expected, found = file.pin.sha256, Pin(revision=file.pin.revision, sha256=atomic_io.sha256(file.path))
+    return _judged(checkpoint, str(file.path), expected, found, is_new=expected is None)
 
 
 def _on_the_hub(checkpoint: Checkpoint) -> Verdict:

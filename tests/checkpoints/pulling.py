@@ -52,7 +52,7 @@ def pull(repository={REPO!r}, filename={FILE!r}, sha256=None, cache_dir=None):
     try:
         source = locate.of_repository(repository, filename)
         if sha256:
-            source = locate.Source(remote=dataclasses.replace(source.remote, sha256=sha256))
+            source = dataclasses.replace(source, sha256=sha256)
         path = locate.obtain(source, cache_dir)
         loaded, path = hashlib.sha256(path.read_bytes()).hexdigest(), str(path)
     except EffnetZooError as e:

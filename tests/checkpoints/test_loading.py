@@ -159,7 +159,7 @@ def test_saving_over_the_file_that_a_model_was_loaded_from_harms_neither(
     with torch.no_grad():
         model.conv_stem.weight.mul_(2)
     assert_same(loaded(images(3)), model(images(3)))
-    stored = statefile.read(path).state
+    stored = statefile.read_weights(path).state
     assert all(torch.equal(stored[key], tensor) for key, tensor in model.state_dict().items())
 
 
@@ -260,7 +260,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path: Path, protocol: str) -> None:
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=f"{name} is {message}"):
-        statefile.read(tmp_path / name)
+        statefile.read_weights(tmp_path / name)
 
 
 def test_a_truncated_real_file_is_refused(saved: tuple[EfficientNet, Path], tmp_path: Path) -> None:

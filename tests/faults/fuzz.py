@@ -56,7 +56,7 @@ def cases() -> dict[str, Case]:
         else:
             fields = mutants.json_of(tensors[8 : 8 + header].decode(), draw).encode("utf-8", "surrogatepass")
             content = len(fields).to_bytes(8, "little") + fields + tensors[8 + header :]
-        return statefile.read(mutants.write(path, content))
+        return statefile.read_weights(mutants.write(path, content))
 
     def label_file(draw: random.Random, path: Path) -> Any:
         path = path.with_suffix(draw.choice((".json", ".txt")))
@@ -70,11 +70,13 @@ def cases() -> dict[str, Case]:
         "block list": lambda draw, _: decode_blocks(mutants.tree(mutants.BLOCKS, draw)),
         "rows": lambda draw, _: decode_rows(mutants.tree(mutants.ROWS, draw), stem=24),
         "ledger": lambda draw, _: ledger.parse(mutants.toml_of(toml, draw), "ledger.toml"),
-        "config.json": lambda draw, path: config_json.read(mutants.write(path, mutants.json_of(saved, draw))),
+        "config.json": lambda draw, path: config_json.read_config(mutants.write(path, mutants.json_of(saved, draw))),
         "record": lambda draw, _: Metadata.from_json(mutants.json_of(record, draw), "file.onnx"),
         "labels": label_file,
         "safetensors": safetensors,
-        "pickle": lambda draw, path: statefile.read(mutants.write(path, mutants.binary(draw.choice(pickles), draw))),
+        "pickle": lambda draw, path: statefile.read_weights(
+            mutants.write(path, mutants.binary(draw.choice(pickles), draw))
+        ),
         "image": lambda draw, path: reader(mutants.write(path, mutants.binary(draw.choice(images), draw))),
     }
 

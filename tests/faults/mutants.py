@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints.config_json import write as write_config
+from effnet_zoo.checkpoints.config_json import config_text as text_of_config
 from effnet_zoo.network.options import ModelOptions
 from effnet_zoo.zoo import ledger
 
@@ -204,14 +204,14 @@ def config_text() -> str:
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
     }
-    return write_config(arch, ModelOptions(num_classes=2, in_chans=3), cfg, ("cat", "dog"))
+    return text_of_config(arch, ModelOptions(num_classes=2, in_chans=3), cfg, ("cat", "dog"))
 
 
 def record_text() -> str:
     """Returns the record of an exported file."""
     from effnet_zoo.checkpoints.creation import create_classifier
     from effnet_zoo.runtime.deployed import metadata_of
-    from effnet_zoo.runtime.interface import Interface
+    from effnet_zoo.runtime.metadata import Interface
 
     model = create_classifier("effnet_zoo_lite0", num_classes=3, device="cpu")
     return metadata_of(model, Interface(size=(224, 256), pixels="nhwc")).to_json()

@@ -47,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def no_work(*_: object, **__: object) -> None:
         pytest.fail("weights were read before the destination was looked at")
 
-    monkeypatch.setattr(statefile, "read", no_work)
+    monkeypatch.setattr(statefile, "read_weights", no_work)
     before = sorted(Path().rglob("*"))
     yield
     assert sorted(Path().rglob("*")) == before

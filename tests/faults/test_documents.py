@@ -95,14 +95,14 @@ def configs() -> list[Any]:
     }
     spec = create_model("effnet_zoo_lite0", device="meta").arch
     own = ArchSpec.from_rows([(1, 8, 1, 1, 1), (4, 16, 1, 2, 1)], stem=8, head=64)
-    written = [config_json.write(arch, {"num_classes": 2}, cfg, ("ant", "bee")) for arch in (spec, own)]
+    written = [config_json.config_text(arch, {"num_classes": 2}, cfg, ("ant", "bee")) for arch in (spec, own)]
     return [*map(json.loads, written), {"architecture": "tf_efficientnet_b0", "num_classes": 5, **cfg}]
 
 
 def test_a_spoilt_config_is_read_or_refused(configs: list[Any], tmp_path: Path) -> None:
     def read(mutant: str) -> None:
-        # As config.read does, without a file: to write thousands takes longer than to read them.
-        config_json.parse(documents.from_json(mutant, dict[str, Any], "made.json", WeightsError), "made.json")
+        # As read_config does, without a file: to write thousands takes longer than to read them.
+        config_json.parse_config(documents.from_json(mutant, dict[str, Any], "made.json", WeightsError), "made.json")
 
     for document in configs:
         read(json.dumps(document))
@@ -137,7 +137,7 @@ def test_an_error_in_a_config_names_file_field_and_what_was_expected(
     path = tmp_path / config_json.FILENAME
     path.write_text(json.dumps({"architecture": "tf_efficientnet_b0", **change}))
     with pytest.raises(WeightsError, match=f"^{re.escape(str(path))}: .*{message}"):
-        config_json.read(path)
+        config_json.read_config(path)
 
 
 def test_images_of_a_config_that_cannot_be_computed_with_are_named(configs: list[Any], tmp_path: Path) -> None:
@@ -147,11 +147,11 @@ def test_images_of_a_config_that_cannot_be_computed_with_are_named(configs: list
         spoilt["pretrained_cfg"][field] = value
         path.write_text(json.dumps(spoilt))
         with pytest.raises(WeightsError, match=rf"^{re.escape(str(path))}: {field.replace('input_', '')} .*: expected"):
-            config_json.read(path)
+            config_json.read_config(path)
 
 
 def test_unknown_fields_of_a_record_are_kept(configs: list[Any]) -> None:
-    assert config_json.parse(configs[0], "a config").pretrained_cfg["strange"] == [1]
+    assert config_json.parse_config(configs[0], "a config").pretrained_cfg["strange"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_network_that_no_memory_holds_is_refused(configs: list[Any], field: st
         arch["stem_filters"] = arch["stages"][0]["in_filters"] = arch["head_filters"] = value
         arch["stages"][-1]["out_filters"] = value
     with pytest.raises(WeightsError, match=message):
-        config_json.parse(spoilt, "a config")
+        config_json.parse_config(spoilt, "a config")
 
 
 TOML = ["nan", "inf", "-1", "0", "1e400", "9" * 500, "true", '""', '"\\u0000"', "[]", "{}", "[[]]", "{ a = { b = 1 } }"]

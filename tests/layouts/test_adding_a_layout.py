@@ -13,7 +13,7 @@ from effnet_zoo.checkpoints import statefile
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import Layout, ModuleReference, NetworkDescription, archs_named
+from effnet_zoo.layouts.layout import Layout, NetworkDescription, Reference, archs_named
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.parity import common
@@ -24,7 +24,7 @@ NAME = "effnet_zoo_lite0"
 OURS = LAYOUTS["effnet_zoo"].table
 TABLE = KeyTable(
     name="french",
-    network={"conv_stem": "tige", "bn1": "norme", "conv_head": "tete", "bn2": "norme_tete", "classifier": "classes"},
+    network=("tige", "norme", "tete", "norme_tete", "classes"),
     block="bloc_{index}.",
     blocks=OURS.blocks,
 )
@@ -54,7 +54,7 @@ FRENCH = Layout(
     loads_with="french.load('DIR')",
     aliases=("francais",),
     preprocessing=lambda _: PREPROCESSING,
-    reference=lambda network: ModuleReference(distribution="torch", module=French(network)),
+    reference=lambda network: Reference(distribution="torch", module=French(network)),
 )
 
 
@@ -69,7 +69,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_its_stem_is_found_behind_a_prefix_and_it_is_identified(file: Path) -> None:
-    state = statefile.read(file).state
+    state = statefile.read_weights(file).state
     assert FRENCH.stem_key == "tige.weight"
     found = identify(state, "a file")
     assert (found.layout, found.name, found.num_classes, found.in_chans) == (FRENCH, NAME, 5, 3)
@@ -88,8 +88,8 @@ def test_it_is_converted_there_and_back_and_proven_by_its_own_implementation(fil
     assert "timm" in ours.proof.against
     back = convert(str(tmp_path / "ours"), tmp_path / "back", to="francais")
     assert back.target == "french"
-    written = statefile.read(tmp_path / "back" / "model.safetensors").state
-    expected = statefile.read(file).state
+    written = statefile.read_weights(tmp_path / "back" / "model.safetensors").state
+    expected = statefile.read_weights(file).state
     assert list(written) == list(expected)
     assert all(torch.equal(written[key], tensor) for key, tensor in expected.items())
 

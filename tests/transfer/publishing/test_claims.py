@@ -19,7 +19,7 @@ from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES
 from effnet_zoo.checkpoints.provenance import known_of
 from effnet_zoo.errors import ArgumentError, WeightsError
 from effnet_zoo.runtime.deployed import metadata_of
-from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import Interface
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 from tests.transfer.publishing.case import IMAGES, NAMES, tiny
 
