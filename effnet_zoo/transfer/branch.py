@@ -1,4 +1,4 @@
-"""A branch of a repository on the Hub: the files that it has, and one commit to it that loses nobody's work."""
+"""A branch of a repository on the Hub: the files that it has, and one commit to it that overwrites no other's."""
 
 import json
 import re
@@ -27,7 +27,7 @@ SHA1_DIGITS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``; and the new file's size in bytes."""
+    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``; and the new one's bytes and SHA-256."""
 
     path: str
     what: str

@@ -92,7 +92,7 @@ def convert(
         place: As in `effnet_zoo.open_package`.
         out: The folder; it must not exist yet, or be empty, and is not created if anything fails.
         to: The layout; by default this package's own, which is timm's.
-        variant: The architecture, if it is known better than the file tells.
+        variant: The architecture, if the user knows it better than the file shows it.
         ema: Take moving averages where a file has both.
         images: How images are prepared, where the file does not state it or is wrong.
         padding: The network's padding, instead of the layout's convention.
@@ -100,7 +100,7 @@ def convert(
         labels: Class names in the order of the logits.
         golden: A safetensors file with an ``image`` and its ``logits``, to compare with.
         licence: The licence of the weights.
-        backbone_only: Leave the head out, whatever it is.
+        backbone_only: Leave the head out, of any kind.
 
     Returns:
         The bundle that was written, with its proof.

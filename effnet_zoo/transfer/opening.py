@@ -1,4 +1,4 @@
-"""Open weights wherever they are, and tell what they are: a file, a folder, a repository, or a checkpoint's name."""
+"""Open the weights of a file, a folder, a repository or a checkpoint of the ledger, and find out what they are."""
 
 import dataclasses
 import os
@@ -44,14 +44,14 @@ def open_package(
     backbone_only: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Bundle:
-    """Read weights, tell what they are, and check that every tensor of the network is there and no other.
+    """Read weights, find out what they are, and check that every tensor of the network is there and no other.
 
     Args:
         place: A weight file; a folder or Hub repository with one, and perhaps a ``config.json``; or a checkpoint of the
             ledger.
-        variant: The architecture's name, if it is known better than the file tells.
+        variant: The architecture's name, if the user knows it better than the file shows it.
         ema: Take moving averages where a file has both.
-        backbone_only: Leave the head out, whatever it is. The tensors left out are in the bundle's `dropped`.
+        backbone_only: Leave the head out, of any kind. The tensors left out are in the bundle's `dropped`.
         cache_dir: Where fetched files are kept.
 
     Raises:
@@ -159,7 +159,7 @@ def _of_checkpoint(file: StateFile, checkpoint: Checkpoint) -> Bundle:
 
 
 def _of_file(file: StateFile, source: str, variant: str | None, find: Find | None) -> Bundle:
-    """Return tensors with what the config files beside them say, which is more than the tensors tell."""
+    """Return tensors with what the config files beside them state, or else with what the tensors show."""
     if find is None or (config := find(config_json.FILENAME)) is None:
         return _of_tensors(file, source, variant)
     try:
@@ -173,7 +173,7 @@ def _of_file(file: StateFile, source: str, variant: str | None, find: Find | Non
 
 
 def _of_timm(file: StateFile, source: str, variant: str | None, config: Blueprint) -> Bundle:
-    """Return tensors under our keys with all that timm's ``config.json`` says."""
+    """Return tensors under our keys with all that timm's ``config.json`` states."""
     name = config.variant.name if config.variant else config_json.CUSTOM
     if variant not in (None, name):
         raise WeightsError(f"{source}: its config.json says {name}, not {variant}: remove one of them")
@@ -195,7 +195,7 @@ def _of_timm(file: StateFile, source: str, variant: str | None, config: Blueprin
 
 
 def _of_tensors(file: StateFile, source: str, variant: str | None) -> Bundle:
-    """Return tensors in any layout with all that their keys and shapes tell."""
+    """Return tensors in any layout with all that their keys and shapes show."""
     identity = identify(file.state, source, among=[variant] if variant else None)
     layout, num_classes, in_chans = identity.layout, identity.num_classes, identity.in_chans
     return Bundle(
@@ -219,7 +219,7 @@ def _of_tensors(file: StateFile, source: str, variant: str | None) -> Bundle:
 
 
 def _with_config_files(bundle: Bundle, owner: Layout, find: Find) -> Bundle:
-    """Return a bundle with what the config files of a library say."""
+    """Return a bundle with what the config files of a library state."""
     files, network = owner.config_files, description_of(bundle)
     assert files is not None
     if bundle.layout != owner.name or network is None:

@@ -310,6 +310,17 @@ def test_a_file_that_crashes_hdf5_is_refused_by_the_process_that_survives(
         opening.open_package(str(tmp_path / "model.weights.h5"))
 
 
+def test_an_hdf5_file_that_ends_as_an_archive_is_walked_through_too(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "model.weights.h5"
+    with zipfile.ZipFile(good) as archive:
+        place.write_bytes(archive.read("model.weights.h5") + good.read_bytes())
+    monkeypatch.setattr(hdf5, "WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(WeightsError, match="model.weights.h5 is not a whole HDF5 file: reading it crashes HDF5"):
+        opening.open_package(str(place))
+
+
 def test_a_walk_through_hdf5_has_a_limit_of_time_and_of_memory(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -115,7 +114,7 @@ def check_in_child_process(path: Path) -> None:
 
     The checksums of an archive show damage without a walk.
     """
-    if not importlib.util.find_spec("h5py") or zipfile.is_zipfile(path):
+    if not importlib.util.find_spec("h5py") or _is_archive(path):
         return
     command = [sys.executable, "-W", "ignore", "-c", WALK, str(path), str(WALK_BYTES)]
     try:
@@ -134,18 +133,21 @@ def check_in_child_process(path: Path) -> None:
 def opened(path: Path) -> Iterator[tuple[Any, Declaration | None]]:
     """Yield the h5py.File of a file of Keras, and the model that it declares: None in a file of weights alone."""
     h5py = import_h5py()
-    with open_regular(path) as file:
-        is_archive, size = file.read(2) == b"PK", os.fstat(file.fileno()).st_size
-    if is_archive:
+    if _is_archive(path):
         with zipfile.ZipFile(path) as archive, TemporaryFile() as unpacked:
             model = _declaration(_member(archive, CONFIGURATION, MAX_CONFIGURATION).read())
-            shutil.copyfileobj(_member(archive, WEIGHTS, MAX_EXPANSION * size), unpacked)
+            shutil.copyfileobj(_member(archive, WEIGHTS, MAX_EXPANSION * path.stat().st_size), unpacked)
             with h5py.File(unpacked, "r") as hdf5:
                 yield hdf5, model
     else:
         with h5py.File(path, "r") as hdf5:
             model, training = (hdf5.attrs.get(name) for name in ("model_config", "training_config"))
             yield hdf5, _declaration(model, training) if model else None
+
+
+def _is_archive(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(2) == b"PK"
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:

@@ -43,8 +43,8 @@ class KerasFile(StateFile):
 
     Attributes:
         normalisation: What the layers in front of the network do to pixels 0..255, as mean and standard deviation of
-            each channel for pixels 0..1. None if the file does not say, or a layer does something else.
-        input_size: Height and width that the network was built for. None if the file does not say, or any will do.
+            each channel for pixels 0..1. None if the file does not state it, or a layer does something else.
+        input_size: Height and width that the network was built for. None if the file does not state it, or any will do.
     """
 
     normalisation: Normalisation | None
@@ -63,7 +63,7 @@ def read_keras_file(path: Path, *, backbone_only: bool = False) -> KerasFile:
         raise WeightsError(f"{path}: {error}") from error.__cause__
     except EffnetZooError:
         raise
-    except Exception as error:  # h5py, zipfile and json raise whatever a damaged file makes of them
+    except Exception as error:  # h5py, zipfile and json raise many errors at a damaged file
         raise WeightsError(
             f"{path} is not a whole file of Keras: {first_line(error)}. Expected what model.save or model.save_weights "
             "wrote: save or download it again"
