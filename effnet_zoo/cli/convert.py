@@ -40,7 +40,6 @@ def convert(
     effnet-zoo convert effnet_zoo_b3 --to torchvision --out b3-torchvision
     """
     from effnet_zoo.transfer import conversion
-    from effnet_zoo.transfer.writing import summary as summary_of
 
     bundle = conversion.convert(
         place,
@@ -56,7 +55,7 @@ def convert(
         licence=weights.licence,
         backbone_only=backbone_only,
     )
-    summary = {**summary_of(bundle), "out": str(out)}
+    summary = {**conversion.summary(bundle), "out": str(out)}
     if as_json:
         print_json(summary)
         return

@@ -13,8 +13,8 @@ def inspect(
 
     effnet-zoo inspect timm/efficientnet_b0.ra_in1k --json
     """
+    from effnet_zoo.transfer.conversion import summary
     from effnet_zoo.transfer.opening import open_package
-    from effnet_zoo.transfer.writing import summary
 
     found = summary(open_package(place, variant=variant, ema=not no_ema))
     if as_json:

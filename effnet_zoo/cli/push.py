@@ -60,7 +60,7 @@ def push(
     metrics = [parse_metric(text, measured=True) for text in measured or []]
     metrics += [parse_metric(text, measured=False) for text in reported or []]
     bundle = weights.open(place)
-    metrics = metrics or list(reported_metrics(bundle))
+    metrics = metrics or reported_metrics(bundle)
     if to is not None:
         done = publishing.save(bundle, to, metrics=metrics, dry_run=dry_run)
     else:

@@ -29,16 +29,16 @@ def verify(
     """
     if bool(names) == everything:
         raise ArgumentError("expected the names of checkpoints, or --all")
-    from effnet_zoo.transfer import ledger_text, verification
+    from effnet_zoo.transfer import verification
 
     checkpoints = {
         checkpoint.name: checkpoint
         for name in names or ["*"]
         for _, checkpoint in list(catalogue.checkpoints(name)) or [catalogue.find(name)]
     }.values()
-    compare = verification.against_hub if remote else verification.against_cache
-    verdicts = list(with_progress(compare(checkpoints), len(checkpoints), "verifying"))
-    pinned = ledger_text.write_pins(verdicts, ledger.FOLDER) if write_pins else []
+    found = verification.verify(checkpoints, remote=remote)
+    verdicts = list(with_progress(found, len(checkpoints), "verifying"))
+    pinned = verification.write_pins(verdicts, ledger.FOLDER) if write_pins else []
     if as_json:
         print_json(
             [

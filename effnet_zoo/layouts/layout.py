@@ -105,7 +105,6 @@ class Layout:
             such network.
         in_config: Fields of `ArchSpec` that the config files hold: they may differ from the convention.
         dilates: Whether its networks can have an output stride below 32.
-        stores_normalisation: Whether its weight file holds mean and standard deviation of the images.
     """
 
     table: KeyTable
@@ -120,7 +119,6 @@ class Layout:
     poolings: tuple[str, ...] = ("avg",)
     dilates: bool = False
     filename: str = "model.safetensors"
-    stores_normalisation: bool = False
 
     @property
     def name(self) -> str:
