@@ -134,19 +134,18 @@ def check_error(error: float, tolerance: float, who: str, hint: str) -> None:
 
 def own_size(model: EfficientNet) -> Size:
     """Return the size of the checkpoint's images, or the architecture's if there is no checkpoint."""
-    if model.pretrained_cfg:
-        return preprocessing_of(model.pretrained_cfg).size
-    return (model.arch.image_size, model.arch.image_size)
+    side = model.arch.image_size
+    return preprocessing_of(model.pretrained_cfg).size if model.pretrained_cfg else (side, side)
 
 
-def checked_size(size: int | Size | list[int], name: str = "size") -> Size:
-    """Return height and width of a side, or of height and width. Raise ArgumentError if one is out of its range."""
+def checked_size(size: int | Size | list[int]) -> Size:
+    """Return height and width of a side, or of height and width, or raise ArgumentError if one is out of its range."""
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or not all(type(side) is int and MIN_SIZE <= side <= LARGEST_SIDE for side in sides):
         raise ArgumentError(
-            f"{name}={quoted(size)}: expected a side, or height and width, of {MIN_SIZE} to {LARGEST_SIDE} pixels"
+            f"size={quoted(size)}: expected a side, or height and width, of {MIN_SIZE} to {LARGEST_SIDE} pixels"
         )
-    return sides[0], sides[1]
+    return sides
 
 
 def check_has_weights(model: EfficientNet, caller: str) -> None:
@@ -158,8 +157,13 @@ def check_has_weights(model: EfficientNet, caller: str) -> None:
 def metadata_of(model: EfficientNet, interface: Interface) -> Metadata:
     """Return what is known of a model, as it will be read back from a file.
 
-    Raise WeightsError if the model's ``pretrained_cfg`` has values that metadata cannot hold.
+    Raise ArgumentError if the model does not give one row an image, and WeightsError if its ``pretrained_cfg`` has
+    values that metadata cannot hold.
     """
+    if interface.softmax and not model.num_classes:
+        raise ArgumentError("softmax: this model gives features: expected a classifier")
+    if not model.num_classes and not model.global_pool.pool_type:
+        raise ArgumentError("export: this model pools nothing: expected logits or pooled features")
     known, cfg = known_of(model), model.pretrained_cfg
     names = class_names(model.num_classes, known.labels or cfg.get("label_names")) if model.num_classes else []
     numbered = bool(names) and names[0] == "class 0"

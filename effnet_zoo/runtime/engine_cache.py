@@ -1,4 +1,4 @@
-"""Where engines keep what took time: files by the hash of everything they were made of, and which engine was fastest.
+"""Where engines keep files that took time to make, by the hash of everything they were made of.
 
 What lies here is run. The cache is its owner's alone. Each folder in it has the SHA-256 of its files, compared before
 anything reads them. A folder appears whole and never changes; a wrong one is made again.
@@ -25,6 +25,8 @@ from effnet_zoo.errors import EffnetZooError, FileError
 HASHES = "record.json"
 """The file that has the hashes of the other files in its folder."""
 
+ADVICE = f"{HOME} names another folder, and engine(backend='eager') needs none"
+
 WAIT = 3600.0
 """Seconds to wait for another process that makes the same files: as long as the slowest may take, see `child`."""
 
@@ -38,10 +40,6 @@ _ABOUT_PROCESSOR = (
 
 class _Hashes(msgspec.Struct, forbid_unknown_fields=True):
     files: dict[str, str]
-
-
-class _Fastest(msgspec.Struct):
-    backend: str
 
 
 def cache_key(ingredients: Mapping[str, Any]) -> str:
@@ -85,23 +83,6 @@ def discard_files(key: str) -> None:
         _discard(place)
 
 
-def recall_fastest(key: str) -> str | None:
-    """Return the engine that was remembered for a key; None if there is none. Raise FileError if none could be."""
-    with _place_of(f"{key}.json") as place:
-        if not place.exists():
-            atomic_io.check_destination(place)
-            return None
-        with suppress(EffnetZooError):  # damaged: it is measured again
-            return from_json(atomic_io.read_text(place), _Fastest, str(place), FileError).backend
-    return None
-
-
-def remember_fastest(key: str, engine: str, seconds: Mapping[str, float]) -> None:
-    """Note which engine was fastest, and how many seconds a batch took in each."""
-    with _place_of(f"{key}.json") as place:
-        atomic_io.write_text(place, json.dumps({"backend": engine, "seconds": dict(seconds)}, indent=1) + "\n")
-
-
 @contextmanager
 def _place_of(name: str) -> Iterator[Path]:
     """Yield a path in ``$EFFNET_ZOO_HOME/engines``, or in ``effnet-zoo/engines`` in the user's cache folder."""
@@ -113,9 +94,9 @@ def _place_of(name: str) -> Iterator[Path]:
             folder = atomic_io.user_path(cache, "XDG_CACHE_HOME") / "effnet-zoo"
         yield atomic_io.private_folder(folder / "engines") / name
     except FileError as error:
-        raise FileError(
-            f"the cache of engines: {error}; {HOME} names another folder, and engine(backend='eager') needs none"
-        ) from error
+        if ADVICE in str(error):  # of one folder, which is made while another one is
+            raise
+        raise FileError(f"the cache of engines: {error}; {ADVICE}") from error
 
 
 def _discard(place: Path) -> None:

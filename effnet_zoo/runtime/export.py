@@ -27,7 +27,7 @@ from effnet_zoo.network.options import check_flags, chosen
 from effnet_zoo.runtime import deployed, engine
 from effnet_zoo.runtime.exported import graph_input, read_pixels
 from effnet_zoo.runtime.metadata import Interface, Metadata, Size
-from effnet_zoo.runtime.targets import FORMATS
+from effnet_zoo.runtime.targets.table import FORMATS
 from effnet_zoo.runtime.targets.target import Target, runtime_errors
 
 TOLERANCE = {**engine.TOLERANCE, "float32": 1e-4}
@@ -91,12 +91,14 @@ def export(
     if not isinstance(model, EfficientNet):
         raise ArgumentError(f"export: expected a classifier of this package, found {type(model).__name__}")
     check_flags(dynamic=dynamic, resize=resize, softmax=softmax, force=force)
-    interface = interface_of(model, size, dynamic=dynamic, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
+    if size is not None and dynamic:
+        raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
+    sides = None if dynamic else deployed.own_size(model) if size is None else deployed.checked_size(size)
+    interface = Interface(size=sides, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
     place = checked_path(path, target, force=force)
     target.check_file(interface)
     deployed.check_has_weights(model, "export")
     model, metadata = in_eval(model), deployed.metadata_of(model, interface)
-    on_processor = model.conv_stem.weight.device.type == "cpu"
     with (
         runtime_errors(f"export to {format} failed", "nothing was written"),
         destination(place, target, force=force) as scratch,
@@ -112,33 +114,10 @@ def export(
         target.save(built, final, metadata)
         again = _outputs(target, final, model, drawn)
         # On a GPU, PyTorch may be set to choose algorithms by their time, so that two runs round differently.
-        check_same_outputs(again, outputs[: len(drawn)], format, 0.0 if on_processor else TOLERANCE[dtype])
+        tolerance = 0.0 if model.conv_stem.weight.is_cpu else TOLERANCE[dtype]
+        check_same_outputs(again, outputs[: len(drawn)], format, tolerance)
         size_in_bytes = move_into_place(final, place, target)
     return Export(path=place, format=format, bytes=size_in_bytes, metadata=metadata)
-
-
-def interface_of(
-    model: EfficientNet,
-    size: int | Size | None,
-    *,
-    dynamic: bool = False,
-    pixels: str | None,
-    resize: bool = False,
-    softmax: bool,
-    dtype: str = "float32",
-) -> Interface:
-    """Return what goes in and comes out, from the arguments of `export`.
-
-    Raise ArgumentError if a value is of another type, or options do not fit together or the model.
-    """
-    if size is not None and dynamic:
-        raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
-    if softmax and not model.num_classes:
-        raise ArgumentError("softmax: this model gives features: expected a classifier")
-    if not model.num_classes and not model.global_pool.pool_type:
-        raise ArgumentError("export: this model pools nothing: expected logits or pooled features")
-    sides = None if dynamic else deployed.own_size(model) if size is None else deployed.checked_size(size)
-    return Interface(size=sides, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
 
 
 def checked_path(path: str | Path, target: Target, *, force: bool) -> Path:

@@ -15,25 +15,19 @@ from effnet_zoo.errors import EngineError, InputError, WeightsError
 from effnet_zoo.images.reader import Reader, Resizer, read_whole
 from effnet_zoo.images.transform import Pixels, normalised
 from effnet_zoo.runtime.metadata import Interface, Metadata
-from effnet_zoo.runtime.targets import READABLE
-from effnet_zoo.runtime.targets.target import Shape, runtime_errors
+from effnet_zoo.runtime.targets.onnx import READABLE, Shape
+from effnet_zoo.runtime.targets.target import runtime_errors
 from effnet_zoo.zoo.preprocessing import Preprocessing, image_fields
 
 
 class Exported:
-    """An exported classifier, for `predict` and `embed`.
+    """An exported classifier, for `predict` and `embed`: a `Runnable` of an ``.onnx`` file or an OpenVINO ``.xml``.
 
     Args:
-        path: An ``.onnx`` file or an OpenVINO ``.xml``, written by `export` or `quantize`.
+        path: A file that `export` or `quantize` wrote.
         threads: How many threads to compute with. The default is torch's number where torch is imported, else
             ``OMP_NUM_THREADS``, else the number of processors.
         resize: What resizes images, unless the file does: see `Reader`. ``pillow`` needs no torch.
-
-    Attributes:
-        metadata: What the file says of itself.
-        fingerprint: SHA-256, in hex, of the file, followed by those of the files that belong to it.
-
-    The other attributes are those of `Runnable`.
 
     Raises:
         WeightsError: If the file is damaged, has no metadata or metadata that are not true of its graph, or does not
@@ -78,17 +72,13 @@ class Exported:
         return f"Exported({self.path})"
 
     def read(self, path: Path, *, orientation: bool = True) -> Pixels:
-        """Return an image file as the uint8 pixels (height, width, 3) that the file is to be called with.
-
-        With `orientation`, the image is turned as its EXIF orientation says.
-        """
+        """Return an image file as the uint8 pixels (height, width, 3) that the file is to be called with."""
         return read_pixels(path, self.metadata.interface, self.preprocessing, orientation, self._resize)
 
     def __call__(self, pixels: Sequence[Pixels]) -> NDArray[numpy.float32]:
         """Return float32 (n, outputs) of what `read` gives; the logarithm of probabilities, which serves as logits.
 
-        Raises:
-            EngineError: If the runtime fails, or this process was forked from the one that opened the file.
+        Raise EngineError if the runtime fails, or this process was forked from the one that opened the file.
         """
         if self._process != os.getpid():
             raise EngineError(
@@ -108,10 +98,7 @@ class Exported:
 def read_pixels(
     path: Path, interface: Interface, how: Preprocessing, orientation: bool = True, resize: Resizer = "torch"
 ) -> Pixels:
-    """Return an image file as pixels, resized and cropped unless the graph does that.
-
-    Raise InputError if the file is missing, unreadable, too large, or not an image.
-    """
+    """Return an image file as pixels, resized and cropped unless the graph does that."""
     if interface.resize:
         return read_whole(path, how, orientation=orientation)
     return Reader(how, orientation, resize)(path)
@@ -134,10 +121,7 @@ def _default_threads() -> int:
 
 
 def _check_declaration(path: Path, metadata: Metadata, images: Shape, outputs: Shape) -> None:
-    """Raise WeightsError unless a graph takes and gives what its metadata say.
-
-    Nothing is made of a size in the metadata before that.
-    """
+    """Raise WeightsError unless a graph takes and gives what its metadata say. Their size is not used before that."""
     interface = metadata.interface
     sides: Shape = interface.size if interface.size and not interface.any_size else (None, None)
     said: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)

@@ -35,8 +35,6 @@ LIMIT = (1 << 31) - (1 << 20)
 
 STEM, HEAD = ("conv_stem", "bn1", "act1"), ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier")
 
-TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
-
 
 def onnx_model(
     model: EfficientNet, interface: Interface, preprocessing: Preprocessing | None = None
@@ -47,11 +45,9 @@ def onnx_model(
     and width are computed in float32. `preprocessing` has the interface's size; only uint8 images need it.
 
     Raises:
-        ArgumentError: If ONNX has no such dtype, the file would be too large, or pixels cannot be normalised.
+        ArgumentError: If the file would be too large, or pixels cannot be normalised.
         EngineError: If a module, such as a block of your own, computes what has no translation here.
     """
-    if interface.dtype not in TYPES:
-        raise ArgumentError(f"onnx has no {interface.dtype} that runtimes compute in: expected {' or '.join(TYPES)}")
     folded = optimize(model).cpu().float()
     size = sum(weight.numel() for weight in folded.parameters()) * (4 if interface.dtype == "float32" else 2)
     if size > LIMIT:
@@ -92,17 +88,14 @@ class _Writer:
         self.nodes[-1].output[0] = output
         sides: Any = ("height", "width") if interface.any_size else interface.size
         images = ["batch", *interface.image_shape(network.in_chans, sides)]
+        kind = TensorProto.UINT8 if interface.pixels else TensorProto.FLOAT
         outputs: list[str | int] = ["batch", network.num_classes or network.head_hidden_size]
         if not network.num_classes and not network.global_pool.pool_type:
             outputs += self.size or ("rows", "columns")
         graph = helper.make_graph(
             self.nodes,
             "EfficientNet",
-            [
-                helper.make_tensor_value_info(
-                    INPUT, TensorProto.UINT8 if interface.pixels else TensorProto.FLOAT, images
-                )
-            ],
+            [helper.make_tensor_value_info(INPUT, kind, images)],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, outputs)],
             list(self.tensors.values()),
         )
@@ -239,9 +232,7 @@ class _Writer:
     def global_pool(self, pool: GlobalPool, name: str, x: str) -> str:
         if not pool.pool_type:
             return self.node("Identity", [x], name)
-        parts = []
-        if pool.pool_type != "max":
-            parts.append(self.pooled(x, f"{name}.avg"))
+        parts = [self.pooled(x, f"{name}.avg")] if pool.pool_type != "max" else []
         if pool.pool_type != "avg":
             parts.append(self.node("GlobalMaxPool", [x], f"{name}.max"))
         if pool.pool_type == "catavgmax":
