@@ -6,7 +6,7 @@ import os
 import statistics
 import threading
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,7 @@ class Engine:
 
     def __init__(self, model: EfficientNet, backend: str, dtype: str, size: Size | None) -> None:
         global _first_process
-        if _first_process is None:
-            _first_process = os.getpid()
+        _first_process = _first_process or os.getpid()
         _check_fork(_first_process)
         self._target = ENGINES[backend]
         self._target.check_engine(model.conv_stem.weight.device.type, dtype)
@@ -121,12 +120,9 @@ class Engine:
         return self._computed(function, images).to(images.device)
 
     def _computed(self, function: TensorFunction, images: Tensor) -> Tensor:
-        with self._errors("failed"), torch.inference_mode():
+        with runtime_errors(f"engine {self.backend} failed", "try another backend"), torch.inference_mode():
             outputs = function(images.detach())
         return outputs.clone()  # what is made in inference mode may not be changed outside of it
-
-    def _errors(self, what: str) -> AbstractContextManager[None]:
-        return runtime_errors(f"engine {self.backend} {what}", "try another backend")
 
     def _check_images(self, images: Tensor) -> Size:
         if not isinstance(images, Tensor):
@@ -147,7 +143,7 @@ class Engine:
 
     def _function_for(self, size: Size) -> TensorFunction:
         if size not in self._functions:
-            with self._errors("cannot run this model"):
+            with runtime_errors(f"engine {self.backend} cannot run this model", "try another backend"):
                 self._functions[size] = self._target.load_engine(
                     self.model, self._file(size), threads=self._threads, dtype=self.dtype
                 )
@@ -231,8 +227,7 @@ def engine(
         EngineError: If the backend cannot run the model.
         WeightsError: If a name's weights are not available.
     """
-    if _first_process is not None:
-        _check_fork(_first_process)
+    _check_fork(_first_process or os.getpid())
     chosen(backend, ("auto", *ENGINES), "engine")
     if dtype not in COMPUTE_DTYPES:
         raise ArgumentError(f"dtype={quoted(dtype)}: expected {', '.join(COMPUTE_DTYPES)}")

@@ -36,13 +36,11 @@ LIMIT = (1 << 31) - (1 << 20)
 STEM, HEAD = ("conv_stem", "bn1", "act1"), ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier")
 
 
-def onnx_model(
-    model: EfficientNet, interface: Interface, preprocessing: Preprocessing | None = None
-) -> onnx.ModelProto:
+def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | None = None) -> onnx.ModelProto:
     """Return a model's graph, from ``images`` to ``logits``, ``probabilities`` or ``features``, with any batch.
 
     Nodes are called after the modules they stand for. In float16, weights and maps are float16, but means over height
-    and width are computed in float32. `preprocessing` has the interface's size; only uint8 images need it.
+    and width are computed in float32. `how` has the interface's size; only uint8 images need it.
 
     Raises:
         ArgumentError: If the file would be too large, or pixels cannot be normalised.
@@ -55,7 +53,7 @@ def onnx_model(
             f"onnx: {size / 1e9:.2f} GB of weights: expected at most {LIMIT / 1e9:.2f}, which is what an ONNX file "
             "holds: export in float16, or to another format"
         )
-    return _Writer(folded, interface, preprocessing).model()
+    return _Writer(folded, interface, how).model()
 
 
 class _Writer:
@@ -66,8 +64,8 @@ class _Writer:
         size: Height and width of the map that is written now; None if it is not known.
     """
 
-    def __init__(self, network: EfficientNet, interface: Interface, preprocessing: Preprocessing | None) -> None:
-        self.network, self.interface, self.preprocessing = network, interface, preprocessing
+    def __init__(self, network: EfficientNet, interface: Interface, how: Preprocessing | None) -> None:
+        self.network, self.interface, self.how = network, interface, how
         self.half = False
         self.size = interface.size
         self.nodes: list[onnx.NodeProto] = []
@@ -116,7 +114,7 @@ class _Writer:
         if self.interface.pixels == "nhwc":
             x = self.node("Transpose", [x], "pixels.nchw", perm=[0, 3, 1, 2])
         x = self.cast(x, "pixels.float", TensorProto.FLOAT)
-        scale, shift = scale_and_shift(self.preprocessing, self.network.in_chans)
+        scale, shift = scale_and_shift(self.how, self.network.in_chans)
         if self.interface.resize:
             x = self.resized(x)
         for op, name, values in (("Mul", "pixels.scale", scale), ("Add", "pixels.shift", shift)):
@@ -125,7 +123,7 @@ class _Writer:
         return x
 
     def resized(self, x: str) -> str:
-        how = self.preprocessing
+        how = self.how
         assert how is not None
 
         def whole(values: Iterable[int], name: str) -> str:

@@ -103,7 +103,7 @@ def test_an_artefact_that_is_not_as_recorded_is_never_loaded(
 
 def test_a_compiled_program_that_somebody_planted_does_not_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(*given: Any, **more: Any) -> None:
-        Path(given[5]).write_bytes(b"ours")
+        given[4].write_bytes(b"ours")
 
     ran: list[bytes] = []
     monkeypatch.setattr("effnet_zoo.runtime.targets.pytorch.run_in_child", compiled)

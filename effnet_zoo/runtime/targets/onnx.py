@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,9 +67,7 @@ class Streams:
         """Yield the parts of a batch; the last may be smaller."""
         return (slice(start, min(start + self.images, batch)) for start in range(0, batch, self.images))
 
-    def run(
-        self, images: NDArray[Any], compute: Callable[[int, NDArray[Any]], Any], pool: ThreadPoolExecutor
-    ) -> NDArray[numpy.float32]:
+    def run(self, images: NDArray[Any], compute: Callable[[int, NDArray[Any]], Any], pool: Executor) -> NDArray[Any]:
         """Return the outputs of a batch. `compute` gets the number of a stream, and a part of the batch."""
         parts = list(self.parts(len(images)))
         found: list[Any] = [None] * len(parts)
@@ -91,7 +89,6 @@ class Onnx(Target):
 
     engine = "onnxruntime"
     format = "onnx"
-    help = "an ONNX graph of a dozen operators"
     suffix = ".onnx"
     packages = ("onnxruntime", "onnx")
     extra = "onnxruntime"
@@ -180,11 +177,10 @@ def _session(file: Path | bytes, threads: int = 0, *, optimize: bool = True, opt
 
 
 class OpenVino(Target):
-    """OpenVINO, and its own format: a graph and its weights in two files."""
+    """OpenVINO, and its own format: a graph and its weights in two files. In float16, only the file's weights are."""
 
     engine = "openvino"
     format = "openvino"
-    help = "OpenVINO IR, an .xml and its .bin; float16 is of the stored weights"
     suffix = ".xml"
     companions = (".bin",)
     packages = ("openvino", "onnx")

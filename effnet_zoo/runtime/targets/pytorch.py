@@ -57,12 +57,11 @@ class Program(Target):
         path = folder / f"program{self.suffix}"
         try:
             run_in_child(
-                write_program,
-                type(self),
+                self.write_in_child,
                 deployed,
                 images,
                 interface,
-                str(path),
+                path,
                 torch.get_num_threads(),  # compiled code is for so many
                 # What the compiler keeps would otherwise lie in the shared /tmp, where it is found and run again.
                 environment={"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
@@ -75,8 +74,15 @@ class Program(Target):
         """Return where a file runs that is made of a model on a device: there if it can, else on the processor."""
         return device if device.type in self.devices else torch.device("cpu")
 
+    def write_in_child(
+        self, deployed: Deployed, images: Tensor, interface: Interface, path: Path, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        with torch.no_grad():
+            self.write(deployed, images, interface, path)
+
     def write(self, deployed: Deployed, images: Tensor, interface: Interface, path: Path) -> None:
-        """Write the program of a folded model behind its interface, exported with some images. It runs in the child."""
+        """Write the program of a folded model behind its interface, exported with some images."""
         raise NotImplementedError
 
     def save(self, built: Path, path: Path, metadata: Metadata | None = None) -> None:
@@ -96,15 +102,6 @@ class Program(Target):
         return lambda images: program(images.to(place).contiguous())
 
 
-def write_program(
-    target: type[Program], deployed: Deployed, images: Tensor, interface: Interface, path: str, threads: int
-) -> None:
-    """Write a model's program; `Program.build` runs it in a child."""
-    torch.set_num_threads(threads)
-    with torch.no_grad():
-        target().write(deployed, images, interface, Path(path))
-
-
 def exported_program(deployed: Deployed, images: Tensor, interface: Interface) -> Any:
     """Return torch.export's program, with any batch, and any height and width if the interface takes them."""
     axes: dict[int, Any] = {0: torch.export.Dim("batch", min=1)}
@@ -117,10 +114,9 @@ def exported_program(deployed: Deployed, images: Tensor, interface: Interface) -
 
 
 class TorchExport(Program):
-    """A graph of PyTorch's core operators."""
+    """A graph of PyTorch's core operators, for torch.export.load."""
 
     format = "torch"
-    help = "torch.export's program, for torch.export.load"
     suffix = ".pt2"
     if torch.torch_version.TorchVersion(torch.__version__) < "2.9":
         cannot_resize = "exports antialiased resizing as something else before torch 2.9"
@@ -133,11 +129,10 @@ class TorchExport(Program):
 
 
 class AotInductor(Program):
-    """Machine code for this processor or GPU, which needs no Python. Compiling takes half a minute and more."""
+    """AOTInductor's machine code for this kind of processor or GPU. Compiling takes half a minute and more."""
 
     engine = "inductor"
     format = "aotinductor"
-    help = "AOTInductor's package of machine code for this kind of processor, from torch's compiler"
     suffix = ".pt2"
     devices = ("cpu", "cuda", "xpu")
     engine_dtypes = COMPUTE_DTYPES
@@ -168,10 +163,9 @@ class AotInductor(Program):
 
 
 class TorchScript(Program):
-    """TorchScript, which PyTorch keeps for those who have it in use."""
+    """TorchScript, for torch.jit.load and libtorch. PyTorch keeps it for those who have it in use."""
 
     format = "torchscript"
-    help = "TorchScript, for torch.jit.load and libtorch; PyTorch itself now prefers torch.export"
     suffix = ".ts"
 
     def write(self, deployed: Deployed, images: Tensor, interface: Interface, path: Path) -> None:
@@ -182,10 +176,9 @@ class TorchScript(Program):
 
 
 class LiteRt(Program):
-    """LiteRT, formerly TensorFlow Lite, for phones and other small devices. A file takes one image at a time."""
+    """LiteRT, formerly TensorFlow Lite, for phones and other small devices. Its files take one image at a time."""
 
     format = "litert"
-    help = "a LiteRT .tflite for one image at a time, by litert-torch"
     suffix = ".tflite"
     packages = ("litert_torch", "ai_edge_litert")
     extra = "litert"

@@ -34,7 +34,6 @@ class Target:
 
     engine = ""  # its name for `effnet_zoo.engine`; empty if it is no engine
     format = ""  # its name for `effnet_zoo.export`; empty if it writes no files for users
-    help = ""  # what its file is, in words
     suffix = ""  # of its file; empty if it has no file
     companions: tuple[str, ...] = ()  # suffixes of files that belong to the file and lie beside it
     packages: tuple[str, ...] = ()  # modules that it needs beyond this package's own
