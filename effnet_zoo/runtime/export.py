@@ -121,12 +121,7 @@ def export(
 
 
 def checked_path(path: str | Path, target: Target, *, force: bool) -> Path:
-    """Check that a file of a target can be written at a path, and return the path.
-
-    Raises:
-        ArgumentError: If it is no path.
-        InputError: If there is a file already and `force` is false, the suffix is another, or nothing can be written.
-    """
+    """Return a path, after a check that a file of a target can be written there, over another only with `force`."""
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(f"path={quoted(path)}: expected a path")
     place = Path(path)
@@ -148,7 +143,7 @@ def checked_path(path: str | Path, target: Target, *, force: bool) -> Path:
 def destination(path: Path, target: Target, *, force: bool) -> Iterator[Path]:
     """Hold a path for this process alone, and yield an empty folder beside it.
 
-    Raise InputError if another process writes it, or has written it meanwhile, or the system refuses.
+    Raise InputError if another process writes to the path, or has written to it since `checked_path`.
     """
     with exclusive(path), scratch_beside(path) as scratch, file_errors(path):
         checked_path(path, target, force=force)
@@ -261,12 +256,7 @@ def _photos(model: EfficientNet, metadata: Metadata) -> dict[str, Tensor]:
 
 
 def file_input(path: Path, metadata: Metadata) -> Tensor:
-    """Return an image file as an exported file takes it, without batch.
-
-    Raises:
-        ArgumentError: If it is not known how images are prepared.
-        InputError: If the image is missing, unreadable, too large, or not an image.
-    """
+    """Return an image file as an exported file takes it, without batch."""
     if metadata.images is None:
         raise ArgumentError("how this model's images are prepared is not known: expected it in its pretrained_cfg")
     pixels = read_pixels(path, metadata.interface, metadata.images)

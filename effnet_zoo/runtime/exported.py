@@ -30,10 +30,7 @@ class Exported:
         resize: What resizes images, unless the file does: see `Reader`. ``pillow`` needs no torch.
 
     Raises:
-        WeightsError: If the file is damaged, has no metadata or metadata that are not true of its graph, or does not
-            say how its images are prepared.
-        InputError: If there is no such file, or it is of another kind, or no regular file.
-        MissingExtraError: If its runtime is not installed.
+        WeightsError: If the file is damaged, or its metadata are missing, incomplete, or not true of its graph.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, resize: Resizer = "torch") -> None:

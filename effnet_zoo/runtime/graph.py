@@ -173,7 +173,7 @@ class _Writer:
         write = _LAYERS.get(type(module).forward)
         if write is None or (isinstance(module, Block) and type(module).add_skip is not Block.add_skip):
             raise EngineError(f"onnx: {name} is {type(module).__name__}, which has no translation here")
-        return self.node(write, [x], name) if isinstance(write, str) else write(self, module, name, x)
+        return write(self, module, name, x)
 
     def sequence(self, layers: nn.Module, name: str, x: str) -> str:
         for child, module in layers.named_children():
@@ -199,12 +199,6 @@ class _Writer:
             self.size = (height, width)
         shape = {"kernel_shape": kernel, "strides": stride, "dilations": dilation}
         return self.weighted("Conv", conv, name, x, group=conv.groups, **shape, **pads)
-
-    def pooled_conv(self, conv: PooledConv2d, name: str, x: str) -> str:
-        return self.weighted("Conv", conv, name, x, kernel_shape=[1, 1])
-
-    def linear(self, linear: nn.Linear, name: str, x: str) -> str:
-        return self.weighted("Gemm", linear, name, x, transB=1)
 
     def weighted(self, op: str, layer: nn.Conv2d | nn.Linear, name: str, x: str, **attributes: Any) -> str:
         inputs = [x]
@@ -240,15 +234,6 @@ class _Writer:
             parts = [self.node("Mul", [both, self.number(0.5)], f"{name}.mean")]
         return self.node("Flatten", parts, name, axis=1)
 
-    def silu(self, silu: nn.SiLU, name: str, x: str) -> str:
-        return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
-
-    def hardtanh(self, act: nn.Hardtanh, name: str, x: str) -> str:
-        return self.clip(x, name, act.min_val, act.max_val)
-
-    def nothing(self, identity: nn.Identity, name: str, x: str) -> str:
-        return x
-
     # the pieces
 
     def node(self, op: str, inputs: Iterable[str], name: str, **attributes: Any) -> str:
@@ -277,20 +262,21 @@ def _check_plain(module: nn.Module, name: str) -> None:
         raise EngineError(f"onnx: {name} has a hook, or a forward of its own, which has no translation here")
 
 
-_LAYERS: dict[Callable[..., Any], str | Callable[[_Writer, Any, str, str], str]] = {
+_LAYERS: dict[Callable[..., Any], Callable[[_Writer, Any, str, str], str]] = {
     nn.Sequential.forward: _Writer.sequence,
     Stage.forward: _Writer.sequence,
     Block.forward: _Writer.block,
     SqueezeExcite.forward: _Writer.squeeze_excite,
-    SameConv2d.forward: _Writer.conv,
-    PooledConv2d.forward: _Writer.pooled_conv,
-    nn.Conv2d.forward: _Writer.conv,
-    nn.Linear.forward: _Writer.linear,
-    nn.SiLU.forward: _Writer.silu,
-    nn.Sigmoid.forward: "Sigmoid",
-    nn.Hardtanh.forward: _Writer.hardtanh,  # which nn.ReLU6 is
-    nn.ReLU.forward: "Relu",
-    nn.Identity.forward: _Writer.nothing,
     GlobalPool.forward: _Writer.global_pool,
+    nn.Conv2d.forward: _Writer.conv,
+    SameConv2d.forward: _Writer.conv,
+    PooledConv2d.forward: lambda to, conv, name, x: to.weighted("Conv", conv, name, x, kernel_shape=[1, 1]),
+    nn.Linear.forward: lambda to, linear, name, x: to.weighted("Gemm", linear, name, x, transB=1),
+    nn.SiLU.forward: lambda to, _, name, x: to.node("Mul", [x, to.node("Sigmoid", [x], f"{name}.sigmoid")], name),
+    nn.Sigmoid.forward: lambda to, _, name, x: to.node("Sigmoid", [x], name),
+    nn.ReLU.forward: lambda to, _, name, x: to.node("Relu", [x], name),
+    nn.Hardtanh.forward: lambda to, act, name, x: to.clip(x, name, act.min_val, act.max_val),  # nn.ReLU6 is one
+    nn.Identity.forward: lambda to, _, name, x: x,
 }
-"""What writes each kind of layer, by its forward: an operator, or a method. A subclass may share its kind's forward."""
+"""What writes each kind of layer, by its forward, which a subclass may share. Its arguments are a writer, the layer, and
+the names of the layer and of its input. It returns the name of the output."""

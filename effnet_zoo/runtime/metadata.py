@@ -44,9 +44,6 @@ class Interface:
         resize: Whether uint8 images may have any size, and are resized and cropped inside.
         softmax: Whether probabilities come out instead of logits.
         dtype: One of `COMPUTE_DTYPES`.
-
-    Raises:
-        ArgumentError: If the fields do not fit together, or have other values.
     """
 
     size: Size | None = None
@@ -98,9 +95,6 @@ class Metadata:
         proof: How far outputs are from the model's, and on which images; empty before they were compared.
         quantization: How the file was quantized, and what that cost; empty for float files.
         made_by: The version of this package.
-
-    Raises:
-        ArgumentError: If the fields do not fit together.
     """
 
     model: str
