@@ -1,4 +1,4 @@
-"""The engine: a model run by the target that was asked for, or the fastest one here, and compared with the model."""
+"""Make an engine: a model that a chosen target runs, or the fastest one here. It is compared with the model."""
 
 import dataclasses
 import json
@@ -31,32 +31,32 @@ from effnet_zoo.runtime.targets.target import Target, TensorFunction, runtime_er
 TOLERANCE: dict[str, float] = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """Largest relative error, ||outputs - model's|| / ||model's||, by dtype.
 
-Trained weights lose 1e-5, 5e-2 and 6e-3 (Lite0 on photos); another epsilon, another padding or another image change
-the logits by 0.5 and more.
+Trained weights have errors of 1e-5, 5e-2 and 6e-3 (Lite0 on photos). A wrong epsilon, padding or image changes the
+logits by 0.5 and more.
 """
 
 DRAWN = 2
-"""Different images that an engine is compared with the model on; a larger batch repeats them."""
+"""Number of different images on which an engine is compared with the model; a larger batch repeats them."""
 
 TRIALS, REST = 5, 0.05
-"""Calls of each candidate that ``auto`` times, and seconds before each: threads of other runtimes spin for a while."""
+"""Calls of each candidate that ``auto`` times, and seconds before each, while threads of other runtimes still spin."""
 
 BATCH = 8
-"""Images a call that ``auto`` measures with by default."""
+"""Images in a call that ``auto`` times, by default."""
 
 _first_process: int | None = None
 """The process in which the first engine was made: this one, or the one that this one was forked from."""
 
 _inherited: list[Any] = []
-"""What a forked process has of its parent's runtimes: to free it, they would wait for threads that are not there."""
+"""What a forked process has of its parent's runtimes. Freeing it would wait for threads that the fork does not have."""
 
 
 class Engine:
     """A model as a function: images float32 (n, channels, height, width) to outputs float32 (n, outputs), n free.
 
-    It computes with the weights that the model had when the engine was made, whatever becomes of the model. Its outputs
-    carry no gradient. Any number of threads may call it. It can be pickled and copied: the copy is made anew, from the
-    weights and the cache. A forked process makes its own at the first call.
+    It computes with the weights that the model had when the engine was made; later changes of the model do not matter.
+    Its outputs carry no gradient. Any number of threads may call it. It can be pickled and copied: the copy is made
+    again from the weights and the cache. A forked process makes its own engine at the first call.
 
     Attributes:
         model: What it computes: a copy in eval mode.
@@ -169,7 +169,7 @@ class Engine:
         return {"weights": fingerprint(self.model.state_dict()), **_network_settings(self.model)}
 
     def _check_outputs(self, function: TensorFunction, size: Size, count: int) -> None:
-        """Compare outputs with the model's on images that have nothing to do with the caller's."""
+        """Compare outputs with the model's on drawn images, which do not depend on the caller's."""
         weight = self.model.conv_stem.weight
         if size not in self._expected:
             drawn = torch.randn(DRAWN, self.model.in_chans, *size, generator=torch.Generator().manual_seed(0))

@@ -1,7 +1,7 @@
-"""Where engines keep files that took time to make, by the hash of everything they were made of.
+"""Keep the files of engines in a cache, by the hash of everything that they were made of.
 
-What lies here is run. The cache is its owner's alone. Each folder in it has the SHA-256 of its files, compared before
-anything reads them. A folder appears whole and never changes; a wrong one is made again.
+These files are run. Only their owner can write to the cache. Each folder has the SHA-256 of its files, which are
+compared before anything reads the files. A folder appears whole and never changes; a wrong one is made again.
 """
 
 import functools
@@ -43,14 +43,14 @@ class _Hashes(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def cache_key(ingredients: Mapping[str, Any]) -> str:
-    """Return a name for what is made of JSON values, and of this package, torch and the processor."""
+    """Return a hash of JSON values, and of the versions of this package and torch, and of the processor."""
     everything = {**ingredients, "effnet_zoo": __version__, "torch": torch.__version__, "processor": processor()}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @functools.cache
 def processor() -> list[str]:
-    """Return what names this machine's processor: its model and what it can do."""
+    """Return the texts that name this machine's processor, its model and what it can do."""
     lines = []
     with suppress(OSError, UnicodeDecodeError):  # only Linux has the file
         first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
@@ -59,10 +59,10 @@ def processor() -> list[str]:
 
 
 def cached_files(key: str, write: Callable[[Path], None]) -> Path:
-    """Return the folder of a key. Its files are written if they are not there, or are not as their hashes say.
+    """Return the folder of a key, and first make it if it is not there or its files do not have their hashes.
 
-    Of several processes one writes them, and the others wait. `write` writes files into the empty folder that it is
-    given, and no folders. Raise FileError if others can write to the cache, or the system refuses to write there.
+    One of several processes makes it, and the others wait. `write` gets an empty folder, and writes files into it.
+    Raise FileError if other users can write to the cache, or the system refuses to write there.
     """
     with _place_of(key) as place:
         if _is_sound(place):
@@ -78,7 +78,7 @@ def cached_files(key: str, write: Callable[[Path], None]) -> Path:
 
 
 def discard_files(key: str) -> None:
-    """Remove the folder of a key, if it is there. A process that has mapped its files keeps them."""
+    """Remove the folder of a key, if it exists. A process that has mapped its files keeps them."""
     with _place_of(key) as place:
         _discard(place)
 
@@ -94,7 +94,7 @@ def _place_of(name: str) -> Iterator[Path]:
             folder = atomic_io.user_path(cache, "XDG_CACHE_HOME") / "effnet-zoo"
         yield atomic_io.private_folder(folder / "engines") / name
     except FileError as error:
-        if ADVICE in str(error):  # of one folder, which is made while another one is
+        if ADVICE in str(error):  # an engine was made while its folder was
             raise
         raise FileError(f"the cache of engines: {error}; {ADVICE}") from error
 

@@ -1,7 +1,7 @@
-"""A model into a file for another runtime, which is run and compared with the model before it takes its place.
+"""Write a model into a file for another runtime. The file is run and compared with the model before it takes its place.
 
 What is published is what was proven. A file is saved without its proof, run, and compared with the model. It is saved
-again with the proof, run again, and must give the same outputs to the bit. That second file is the one that is moved
+again with the proof, run again, and must give the same outputs to the bit. This second file is the one that is moved
 into place: nothing is saved after it was run.
 """
 
@@ -156,7 +156,7 @@ def move_into_place(draft: Path, path: Path, target: Target) -> int:
     total = 0
     for file in files:
         with file.open("rb") as content:
-            os.fsync(content.fileno())  # else a crash of the machine could leave an empty file of the right name
+            os.fsync(content.fileno())  # otherwise a crash of the machine could leave an empty file of the right name
             total += os.fstat(content.fileno()).st_size
     if target.companions:
         path.unlink(missing_ok=True)  # an old graph must not be found beside new weights
@@ -175,7 +175,7 @@ def check_same_outputs(outputs: Sequence[Tensor], proven: Sequence[Tensor], what
 
 
 def _outputs(target: Target, path: Path, model: EfficientNet, batches: Sequence[Tensor]) -> list[Tensor]:
-    """Return what a file computes. Nothing has the file open, or mapped, after that."""
+    """Return the outputs of a file. When this returns, no runtime has the file open or mapped."""
     function = target.load(path, model.conv_stem.weight.device, torch.get_num_threads())
     with torch.inference_mode():
         return [function(batch).cpu().clone() for batch in batches]

@@ -1,4 +1,4 @@
-"""An exported file as a function of image files. An ONNX file or an OpenVINO IR is run without torch."""
+"""An exported file as a function of image files. ONNX files and OpenVINO IRs run without torch."""
 
 import functools
 import os
@@ -39,14 +39,12 @@ class Exported:
         target = READABLE[path.suffix]
         files = [path.with_suffix(suffix) for suffix in (target.suffix, *target.companions)]
         for file in files:
-            open_regular(file).close()  # a runtime would wait for a FIFO's writer for ever
+            open_regular(file).close()  # a runtime would wait for the writer of a FIFO for ever
         target.check_installed()
         text, images, outputs = target.declaration(path)
         self.path, self.metadata = path, Metadata.from_json(text, str(path))
         if self.metadata.images is None:
-            raise WeightsError(
-                f"{path}: how its images are to be prepared is not in the file: export it with that known"
-            )
+            raise WeightsError(f"{path}: it does not say how its images are prepared: export it with a pretrained_cfg")
         _check_declaration(path, self.metadata, images, outputs)
         self.preprocessing = self.metadata.images
         self.fingerprint = "".join(sha256(file) for file in files)
@@ -83,7 +81,7 @@ class Exported:
                 "threads: open it here, or start processes by 'spawn'"
             )
         interface = self.metadata.interface
-        # Images of several sizes cannot be given together.
+        # A graph takes images of one size at a time.
         groups = [[image] for image in pixels] if interface.resize else [list(pixels)]
         with runtime_errors(f"{self.path}: its runtime failed", "export it again"):
             outputs = [self._session(graph_input(group, interface, self.preprocessing)) for group in groups]
@@ -111,14 +109,13 @@ def graph_input(pixels: Sequence[Pixels], interface: Interface, how: Preprocessi
 
 def _default_threads() -> int:
     if torch := sys.modules.get("torch"):
-        threads: int = torch.get_num_threads()
-        return threads
+        return torch.get_num_threads()
     said = os.environ.get("OMP_NUM_THREADS", "")
     return int(said) if said.isdecimal() and int(said) else os.cpu_count() or 1
 
 
 def _check_declaration(path: Path, metadata: Metadata, images: Shape, outputs: Shape) -> None:
-    """Raise WeightsError unless a graph takes and gives what its metadata say. Their size is not used before that."""
+    """Raise WeightsError unless a graph takes and gives what its metadata say. Before this, no size of them is used."""
     interface = metadata.interface
     sides: Shape = interface.size if interface.size and not interface.any_size else (None, None)
     said: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)

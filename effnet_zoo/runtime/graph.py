@@ -1,9 +1,9 @@
-"""The network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv, one node a layer.
+"""Write a network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv.
 
-Each block is a row of named layers (`Block`); here is only what each kind of layer is in ONNX. Nothing is traced:
-torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models that other
-threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding, so that a
-graph for any size computes it from shapes at every layer.
+A table says what each kind of layer is in ONNX. Nothing is traced: torch.fx, which PyTorch's exporter uses, replaces
+methods of `nn.Module` while it works. This breaks models that other threads run at the same time. The exporter also
+takes eight seconds for a B0, and it does not know SAME padding: its graphs for any size compute the padding of every
+layer from shapes.
 """
 
 from collections.abc import Callable, Iterable
@@ -278,5 +278,5 @@ _LAYERS: dict[Callable[..., Any], Callable[[_Writer, Any, str, str], str]] = {
     nn.Hardtanh.forward: lambda to, act, name, x: to.clip(x, name, act.min_val, act.max_val),  # nn.ReLU6 is one
     nn.Identity.forward: lambda to, _, name, x: x,
 }
-"""What writes each kind of layer, by its forward, which a subclass may share. Its arguments are a writer, the layer, and
-the names of the layer and of its input. It returns the name of the output."""
+"""What writes each kind of layer, by its forward, which a subclass may share. It gets a writer, the layer, the layer's
+name and its input's name, and returns the name of its output."""

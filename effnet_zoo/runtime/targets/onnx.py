@@ -134,8 +134,7 @@ class Onnx(Target):
             streams = Streams.for_batch(len(images), threads)
             one = session(streams.threads)  # one session serves any number of streams
             if streams.count == 1:
-                outputs: NDArray[numpy.float32] = one.run(None, {name: images})[0]
-                return outputs
+                return one.run(None, {name: images})[0]
             return streams.run(images, lambda _, part: one.run(None, {name: part})[0], pool)
 
         return outputs_of
@@ -256,8 +255,7 @@ class OpenVino(Target):
                 else:
                     request.start_async([given], share_inputs=True)
                     request.wait()
-                outputs: NDArray[numpy.float32] = request.get_output_tensor(0).data[: len(part)].copy()
-                return outputs
+                return request.get_output_tensor(0).data[: len(part)].copy()
 
             with lock:
                 requests = requests_for(streams, images.shape[1:])

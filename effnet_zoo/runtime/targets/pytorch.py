@@ -50,22 +50,15 @@ class Program(Target):
         optimized = optimize(model, TORCH_DTYPES[interface.dtype])
         device = self.device_for(model.conv_stem.weight.device)
         # Not channels last, of which torch.export warns. Convolutions follow the images' layout anyway.
-        deployed = Deployed(optimized, interface, how).eval().to(device)
-        deployed.to(memory_format=torch.contiguous_format)
+        deployed = Deployed(optimized, interface, how).eval().to(device).to(memory_format=torch.contiguous_format)
         shape = (EXAMPLES, *interface.image_shape(model.in_chans, interface.size or own_size(model)))
         images = torch.zeros(shape, dtype=torch.uint8 if interface.pixels else torch.float32, device=device)
         path = folder / f"program{self.suffix}"
+        threads = torch.get_num_threads()  # compiled code is for so many
+        # What the compiler keeps would otherwise lie in the shared /tmp, where it is found and run again.
+        private = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
         try:
-            run_in_child(
-                self.write_in_child,
-                deployed,
-                images,
-                interface,
-                path,
-                torch.get_num_threads(),  # compiled code is for so many
-                # What the compiler keeps would otherwise lie in the shared /tmp, where it is found and run again.
-                environment={"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
-            )
+            run_in_child(self.write_in_child, deployed, images, interface, path, threads, environment=private)
         except EngineError as error:
             raise EngineError(f"building for {self.format} failed: {error}: nothing was written") from error
         return path
