@@ -16,6 +16,7 @@ from torch import Tensor
 
 from effnet_zoo.arch.checks import is_whole
 from effnet_zoo.arch.spec import MIN_SIZE
+from effnet_zoo.atomic_io import file_errors
 from effnet_zoo.checkpoints.creation import create_classifier
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError, EffnetZooError, EngineError, InputError, quoted
@@ -288,7 +289,8 @@ def _fastest(model: EfficientNet, dtype: str, batch: int, sides: Size | None) ->
                 run(images)
                 seconds[name].append(time.perf_counter() - start)
         medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-        (folder / "seconds.json").write_text(json.dumps(medians, indent=1) + "\n")
+        with file_errors(folder):
+            (folder / "seconds.json").write_text(json.dumps(medians, indent=1) + "\n")
 
     settings = {
         **_network_settings(model),

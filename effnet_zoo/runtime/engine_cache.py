@@ -73,7 +73,8 @@ def cached_files(key: str, write: Callable[[Path], None]) -> Path:
                 with atomic_io.folder_written_whole(place) as draft:
                     write(draft)
                     hashes = {path.name: atomic_io.sha256(path) for path in draft.iterdir()}
-                    (draft / HASHES).write_bytes(msgspec.json.encode(_Hashes(hashes)))
+                    with atomic_io.file_errors(place):
+                        (draft / HASHES).write_bytes(msgspec.json.encode(_Hashes(hashes)))
         return place
 
 
