@@ -22,7 +22,8 @@ from effnet_zoo.runtime.export import export, file_input
 from effnet_zoo.runtime.int8.quantization import quantize
 from effnet_zoo.runtime.int8.recipes import RECIPES
 from effnet_zoo.runtime.metadata import Interface
-from effnet_zoo.runtime.targets import FORMATS, ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.onnx import ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.table import FORMATS
 from effnet_zoo.runtime.targets.target import on_tensors
 
 BATCH = 8

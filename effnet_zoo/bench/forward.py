@@ -36,8 +36,8 @@ from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.runtime.engine import TOLERANCE, engine
-from effnet_zoo.runtime.targets import ENGINES
-from effnet_zoo.runtime.targets.openvino import PRECISIONS, openvino_core
+from effnet_zoo.runtime.targets.onnx import PRECISIONS, openvino_core
+from effnet_zoo.runtime.targets.table import ENGINES
 
 Logits = Callable[[Tensor], Tensor]
 """From images to logits."""

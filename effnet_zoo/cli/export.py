@@ -55,7 +55,7 @@ def export(
         raise ArgumentError("--static is for one size, --dynamic for any: expected at most one of them")
     if dynamic and with_resize:
         raise ArgumentError("--with-resize ends at one size, --dynamic takes any: expected at most one of them")
-    from effnet_zoo.runtime.targets import FORMATS
+    from effnet_zoo.runtime.targets.table import FORMATS
 
     if to not in FORMATS:
         raise UnknownNameError(

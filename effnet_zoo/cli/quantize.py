@@ -72,7 +72,7 @@ def quantize(
     from effnet_zoo.runtime.export import checked_path
     from effnet_zoo.runtime.int8.quantization import DEFAULT_RECIPE
     from effnet_zoo.runtime.int8.quantization import quantize as write
-    from effnet_zoo.runtime.targets import ONNX
+    from effnet_zoo.runtime.targets.onnx import ONNX
 
     checked_path(out, ONNX, force=interface.force)  # before weights are fetched
     ONNX.check_installed()

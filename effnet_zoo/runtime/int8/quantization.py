@@ -20,20 +20,19 @@ from effnet_zoo.network.folding import in_eval, optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_flags, chosen
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.deployed import Deployed, error_of, metadata_of, model_outputs
+from effnet_zoo.runtime.deployed import Deployed, checked_size, error_of, metadata_of, model_outputs, own_size
 from effnet_zoo.runtime.export import (
     check_same_outputs,
     checked_path,
     destination,
     file_input,
-    interface_of,
     move_into_place,
 )
 from effnet_zoo.runtime.int8.calibration import FEWEST, Images
 from effnet_zoo.runtime.int8.recipes import RECIPES, Recipe, groups, layers
 from effnet_zoo.runtime.int8.rounding import Statistics, observe, round_weights, simulated
-from effnet_zoo.runtime.metadata import Metadata, Size
-from effnet_zoo.runtime.targets import ONNX, ONNX_RUNTIMES
+from effnet_zoo.runtime.metadata import Interface, Metadata, Size
+from effnet_zoo.runtime.targets.onnx import ONNX, ONNX_RUNTIMES
 from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors, runtime_errors
 
 DEFAULT_RECIPE = "front-8"
@@ -137,7 +136,8 @@ def quantize(
             )
     place = checked_path(path, ONNX, force=force)
     ONNX.check_installed()
-    metadata = metadata_of(model, interface_of(model, size, pixels=pixels, softmax=softmax))
+    sides = own_size(model) if size is None else checked_size(size)
+    metadata = metadata_of(model, Interface(size=sides, pixels=pixels, softmax=softmax))
     if metadata.images is None or model.in_chans != 3:
         raise ArgumentError("quantize: how this model's images are prepared is not known: expected its pretrained_cfg")
     selected = Images.of(
