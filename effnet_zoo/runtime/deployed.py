@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.provenance import known_of
+from effnet_zoo.checkpoints.pretrained_cfg import known_of
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError
 from effnet_zoo.network.model import EfficientNet
