@@ -120,14 +120,6 @@ def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
     return {plain_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
 
 
-def _dictionary_with_default(_factory: Any = None, *pairs: Any) -> dict[Any, Any]:
-    return _dictionary(*pairs)
-
-
-def _opaque(*_: Any) -> Opaque:
-    return Opaque()
-
-
 def _named(modules: str, names: str) -> list[str]:
     return [f"{module}.{name}" for module in modules.split() for name in names.split()]
 
@@ -141,7 +133,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _of_class,
     "collections.OrderedDict": _dictionary,
-    "collections.defaultdict": _dictionary_with_default,
+    "collections.defaultdict": lambda _factory=None, *pairs: _dictionary(*pairs),
 }
 
 _BUILTINS = "builtins __builtin__"
@@ -182,7 +174,7 @@ NAMES: Mapping[str, Name | torch.dtype] = MappingProxyType(
         " ".join(name.text.rsplit(".", 1)): name
         for name in (
             *(Name(name, make) for name, make in _FUNCTIONS.items()),
-            *(Name(name, _opaque) for name in _OPAQUE),
+            *(Name(name, lambda *_: Opaque()) for name in _OPAQUE),
             *(Name(name) for name in _ONLY_NAMED),
             *(Name(f"torch.{kind}Storage", dtype=dtype) for kind, dtype in _STORAGES.items()),
             Name("torch.storage.UntypedStorage", dtype=torch.uint8),

@@ -60,7 +60,9 @@ def read_weights(path: Path, *, ema: bool = True) -> StateFile:
             start = file.read(9)
             file.seek(0)
             # A pickle is not mapped: torch.save writes over a file in place, and would write over the model's memory.
-            content = _mapped(path) if start[8:9] == b"{" else read_pickle(file, status.st_size)
+            content = load_file(path) if start[8:9] == b"{" else read_pickle(file, status.st_size)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
     except FileError as error:
         raise WeightsError(f"{error}: expected a weight file") from None
     except PickleError as error:
@@ -72,15 +74,6 @@ def read_weights(path: Path, *, ema: bool = True) -> StateFile:
             shape = tuple(tensor.shape)
             raise WeightsError(f"{path}: {key} has the shape {shape}, but its values are not all in the file")
     return replace(found, stamp=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-
-
-def read_safetensors(path: Path) -> State:
-    """Read the tensors of a ``.safetensors`` file by name. They stay on disk until they are used."""
-    try:
-        with open_regular(path):
-            return _mapped(path)
-    except FileError as error:
-        raise WeightsError(f"{error}: expected a safetensors file") from None
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -119,13 +112,6 @@ def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
     name = _chosen(list(found), "state dicts", source, ema=ema)
     notes = (f"took {_described(name, found)}",) if name else ()  # without a name, it is the content itself
     return _stripped(found[name], notes, source, ema=ema)
-
-
-def _mapped(path: Path) -> State:
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
 
 
 def _is_state(value: Any) -> bool:
