@@ -12,8 +12,7 @@ __version__ = "0.1.0"
 if "_effnet_zoo_command" not in sys.modules:
     from effnet_zoo import registry as _registered  # noqa: F401  # the import registers the models with timm
     from effnet_zoo.arch.notation import StageSpec, decode_blocks, decode_rows, encode_block, encode_rows
-    from effnet_zoo.arch.scaling import Scaling
-    from effnet_zoo.arch.spec import ArchSpec
+    from effnet_zoo.arch.spec import ArchSpec, Scaling
     from effnet_zoo.checkpoints.creation import create_model
     from effnet_zoo.errors import EffnetZooError
     from effnet_zoo.images.transform import eval_transform

@@ -1,6 +1,6 @@
 """Files and folders that are written completely or not at all, and errors that name the file and say what to do.
 
-The package opens, writes, hashes and locks files through this module only.
+The package opens, writes, hashes and locks files through this module only. Every refusal is a `FileError`.
 """
 
 import errno
@@ -27,7 +27,7 @@ TEXT_LIMIT = 16 << 20
 """Largest number of bytes in a text file. The class names of ImageNet-21k take 2 MB."""
 
 TEMPORARY = ".effnet-zoo-"
-"""Beginning of every temporary name. Nobody needs such a file or folder while no process of this package runs."""
+"""Beginning of every temporary name. No file or folder of this name is needed while no process of this package runs."""
 
 _MOST_WRITERS = 1000
 """Largest number of processes that write beside the same path at the same time."""
@@ -56,11 +56,9 @@ _ADVICE = {
 
 @contextmanager
 def file_errors(path: str | Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a `FileError`.
-
-    Args:
-        path: The file that the error names, if the operating system's error names no file.
-    """
+    """Turn an OSError inside the block into a `FileError`. It names `path` where the OSError names no file."""
+    if not isinstance(path, str | os.PathLike):
+        raise FileError(f"{quoted(path)}: expected a path, a text or pathlib.Path")
     try:
         yield
     except OSError as error:
@@ -75,21 +73,16 @@ def explained(error: OSError, path: str | Path) -> str:
     """Return the file, the reason of an OSError, and what to do."""
     # A copy or a move has two names: the second one is written.
     names = (name for name in (error.filename2, error.filename) if isinstance(name, str | os.PathLike))
-    place = next(names, path)
+    place = os.fspath(next(names, path))
     reason = _ADVICE.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
-    return f"{os.fspath(place) or repr('')}: {reason}"
+    folder, name = os.path.split(place)
+    if name.startswith(TEMPORARY):
+        return f"{path}: nothing can be created in {folder}: {reason}"
+    return f"{place or repr('')}: {reason}"
 
 
 def user_path(text: str, name: str) -> Path:
-    """Return a path with ``~`` replaced by the home folder.
-
-    Args:
-        text: The path.
-        name: Where the path comes from, such as an environment variable.
-
-    Raises:
-        FileError: If the user after ``~`` does not exist.
-    """
+    """Return a path with ``~`` replaced by the home folder. `name` is the environment variable that holds the path."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -99,37 +92,22 @@ def user_path(text: str, name: str) -> Path:
 # reading
 
 
-def _check_path(path: object) -> None:
-    if not isinstance(path, str | os.PathLike):
-        raise FileError(f"{quoted(path)}: expected a path, a text or pathlib.Path")
-
-
 def open_regular(path: str | Path) -> BufferedReader:
-    """Open a regular file to read bytes. Refuse FIFOs, sockets and devices, where reading can block or never end.
-
-    Raises:
-        FileError: If the file does not exist, cannot be opened, or is not a regular file.
-    """
-    _check_path(path)
+    """Open a regular file to read bytes. Refuse FIFOs, sockets and devices, where reading can block or never end."""
     with file_errors(path):
         # Without O_NONBLOCK, opening a FIFO waits for a writer.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            os.close(descriptor)
-            if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, "", path)
-            kind = _KINDS.get(stat.S_IFMT(mode), "special file")
-            raise FileError(f"{path}: expected a regular file, found a {kind}")
-        return os.fdopen(descriptor, "rb")
+        if stat.S_ISREG(mode):
+            return os.fdopen(descriptor, "rb")
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "", path)
+        raise FileError(f"{path}: expected a regular file, found a {_KINDS.get(stat.S_IFMT(mode), 'special file')}")
 
 
 def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes.
-
-    Raises:
-        FileError: If the file is larger, cannot be read, or is not a regular file.
-    """
+    """Return the content of a regular file. Refuse a file of more than `limit` bytes."""
     with open_regular(path) as file, file_errors(path):
         size = os.fstat(file.fileno()).st_size
         content = b""
@@ -143,11 +121,7 @@ def read_bytes(path: str | Path, limit: int = TEXT_LIMIT) -> bytes:
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
-    """Return the text of a regular UTF-8 file, without a byte order mark.
-
-    Raises:
-        FileError: If the file is not UTF-8, larger than `limit` bytes, cannot be read, or is not a regular file.
-    """
+    """Return the text of a regular UTF-8 file, without a byte order mark. Refuse more than `limit` bytes."""
     try:
         return read_bytes(path, limit).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -155,11 +129,7 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a regular file, in hexadecimal digits.
-
-    Raises:
-        FileError: If the file cannot be read, or is not a regular file.
-    """
+    """Return the SHA-256 of a regular file, in hexadecimal digits."""
     with open_regular(path) as file, file_errors(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -168,29 +138,22 @@ def sha256(path: Path) -> str:
 
 
 def check_destination(path: str | Path) -> Path:
-    """Check that a file or folder can be written at a path. Call this before the work whose result is written there.
+    """Check that a file or folder can be written at a path, before the work whose result is written there.
 
-    Returns:
-        The path without symbolic links. Writing through a link replaces the target of the link.
-
-    Raises:
-        FileError: If a part of the path is a file, its folder cannot be written to, or a name is too long.
+    Return the path without symbolic links: writing through a link replaces the target of the link.
     """
-    place, existing = _destination(path)
-    with _making_in(existing, path):
+    place = _destination(path)
+    with file_errors(path):
+        existing = next(folder for folder in place.parents if folder.is_dir())
         os.rmdir(tempfile.mkdtemp(prefix=TEMPORARY, dir=existing))  # permissions do not tell: only an attempt does
     return place
 
 
-def _destination(path: str | Path) -> tuple[Path, Path]:
-    """Return a path without symbolic links, and the nearest folder around it that exists, after all checks but one.
-
-    The missing check is whether the folder can be written to.
-    """
-    _check_path(path)
-    if not os.fspath(path) or str(path) == ".":
-        raise FileError(f"{quoted(os.fspath(path))}: expected the name of a file or folder to write")
+def _destination(path: str | Path) -> Path:
+    """Return a path without symbolic links, after all checks but the attempt to write."""
     with file_errors(path):
+        if os.fspath(path) in ("", "."):
+            raise FileError(f"{quoted(os.fspath(path))}: expected the name of a file or folder to write")
         place = Path(os.path.realpath(path))
         nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
         if nearest.is_symlink():  # realpath keeps only links that lead in a circle
@@ -202,57 +165,39 @@ def _destination(path: str | Path) -> tuple[Path, Path]:
         for part in place.relative_to(nearest).parts:
             if (length := len(os.fsencode(part))) > longest:
                 raise FileError(f"{path}: a name of {length} bytes: expected at most {longest}")
-    return place, nearest
+    return place
 
 
-@contextmanager
-def _making_in(folder: Path, path: str | Path) -> Iterator[None]:
-    """Turn an OSError inside the block into a `FileError`: `path` cannot be written, because `folder` cannot be."""
-    try:
-        yield
-    except OSError as error:
-        reason = explained(OSError(error.errno, error.strerror), folder)
-        raise FileError(f"{path}: nothing can be created in {reason}") from error
+def _beside(place: Path, end: str) -> Path:
+    """Return the temporary path that belongs to a path. A name itself may be as long as names can be."""
+    return place.parent / f"{TEMPORARY}{hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()}{end}"
 
 
 @contextmanager
 def scratch_beside(path: str | Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`, and remove it with its content when the block ends.
 
-    The folder is on the file system of `path`, so that a file in it can be moved there in one step. The folder of a
-    process that was killed is removed when the same `path` is written again.
-
-    Raises:
-        FileError: If the folder cannot be created, or `path` is not one that can be written.
+    The folder is on the file system of `path`: a file in it can be moved there in one step. The folder of a process
+    that was killed is removed when the same `path` is written again.
     """
-    with _scratch(path, _destination(path)[0]) as folder:
-        yield folder
-
-
-@contextmanager
-def _scratch(path: str | Path, place: Path) -> Iterator[Path]:
-    """Yield what `scratch_beside` yields, for a path whose symbolic links have been followed to `place`."""
-    with _making_in(place.parent, path):
+    place = _destination(path)
+    with file_errors(path):
         place.parent.mkdir(parents=True, exist_ok=True)
     for number in range(_MOST_WRITERS):
-        folder = place.parent / f"{_mark(place)}-{number}"
-        with _lock(folder.with_suffix(".lock"), path) as held:
-            if held:
-                with _making_in(place.parent, path):
-                    if folder.exists():
-                        shutil.rmtree(folder)
-                    folder.mkdir()
-                try:
-                    yield folder
-                finally:
-                    shutil.rmtree(folder, ignore_errors=True)
-                return
+        with _lock(_beside(place, f"-{number}.lock"), path) as held:
+            if not held:
+                continue
+            folder = _beside(place, f"-{number}")
+            with file_errors(path):
+                if folder.exists():
+                    shutil.rmtree(folder)
+                folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
     raise FileError(f"{path}: {_MOST_WRITERS} processes write it, or its file system has no locks: name another place")
-
-
-def _mark(place: Path) -> str:
-    """Return the temporary name that belongs to a path. A name itself may be as long as names can be."""
-    return TEMPORARY + hashlib.blake2b(os.fsencode(place.name), digest_size=6).hexdigest()
 
 
 @contextmanager
@@ -260,12 +205,9 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path of the same name to write to. The file replaces `path` when the block ends.
 
     If the block raises, nothing changes. If `path` is a symbolic link, the target of the link is replaced.
-
-    Raises:
-        FileError: If the operating system refuses to write or to replace the file.
     """
-    place, _ = _destination(path)
-    with _scratch(path, place) as folder, file_errors(path):
+    with scratch_beside(path) as folder, file_errors(path):
+        place = Path(os.path.realpath(path))
         draft = folder / place.name
         yield draft
         with draft.open("rb") as file:
@@ -274,31 +216,24 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file, completely or not at all.
-
-    Raises:
-        FileError: If the operating system refuses.
-    """
+    """Write a UTF-8 text file, completely or not at all."""
     with written_whole(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def folder_written_whole(path: str | Path) -> Iterator[Path]:
-    """Yield an empty temporary folder to fill. It replaces `path` when the block ends.
+    """Yield an empty temporary folder to fill. It replaces `path`, if that is empty or not there, when the block ends.
 
     If the block raises, nothing changes.
-
-    Raises:
-        FileError: If `path` exists and is not an empty folder, or the operating system refuses.
     """
-    place, _ = _destination(path)
+    place = _destination(path)
     with file_errors(path):
         if place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise FileError(f"{path}: expected a folder that does not exist yet, or is empty: nothing is overwritten")
         if place in (here := Path.cwd(), *here.parents):
             raise FileError(f"{path}: expected a new folder, found the current one or one around it: name another")
-    with _scratch(path, place) as folder:
+    with scratch_beside(path) as folder:
         draft = folder / "draft"
         draft.mkdir()
         yield draft
@@ -313,7 +248,7 @@ def folder_written_whole(path: str | Path) -> Iterator[Path]:
 def _lock(lock: Path, path: str | Path, seconds: float = 0) -> Iterator[bool]:
     """Try to take a lock file for some seconds. Yield whether it is held, until the block or the process ends."""
     until = time.monotonic() + seconds
-    with _making_in(lock.parent, path):
+    with file_errors(path):
         while (descriptor := _locked(lock)) is None and time.monotonic() < until:
             time.sleep(_POLL)
     try:
@@ -344,30 +279,21 @@ def _locked(lock: Path) -> int | None:
 
 @contextmanager
 def exclusive(path: str | Path, seconds: float = 0) -> Iterator[None]:
-    """Keep other processes from writing a file or folder, by a lock beside it that ends with this process.
+    """Keep other processes and threads from writing a file or folder, by a lock beside it that ends with this process.
 
-    Args:
-        path: The file or folder.
-        seconds: How long to wait while another process, or another thread of this one, holds the lock.
-
-    Raises:
-        FileError: If the lock is still held after this time, or cannot be made.
+    If another one holds the lock, wait for it for this number of seconds, then raise FileError.
     """
     with file_errors(path):
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(place.parent / f"{_mark(place)}.lock", path, seconds) as held:
+    with _lock(_beside(place, ".lock"), path, seconds) as held:
         if not held:
             raise FileError(f"{path}: another process is writing it: wait for its end, or name another file")
         yield
 
 
 def private_folder(path: Path) -> Path:
-    """Create a folder that only its owner can read and write (mode 0700), or check the one that exists.
-
-    Raises:
-        FileError: If the folder belongs to another user, others can write to it, or it cannot be created.
-    """
+    """Create a folder that only its owner can read and write (mode 0700), or check the one that exists."""
     with file_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)

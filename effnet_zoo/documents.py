@@ -1,12 +1,14 @@
 """JSON and TOML documents from outside, read into a type.
 
 msgspec refuses what JSON does not allow (NaN, a number out of range, text after the end), a field of another type, and
-too many levels. An error names the file, the field, what was found and what was expected.
+too many levels. An error names the file, the field, what was found and what was expected. `source` is the name of the
+document in errors, such as its path, and `error` is the class of the error.
 """
 
 import math
 import re
 import tomllib
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,30 +17,14 @@ from effnet_zoo.errors import EffnetZooError, quoted
 
 Kind = TypeVar("Kind")
 
-_FAILURES = (msgspec.MsgspecError, RecursionError, ValueError, TypeError, SystemError)
-"""What msgspec raises. Before version 0.22 it loses some RecursionErrors, and Python raises SystemError."""
-
 
 def from_json(content: str | bytes, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
-    """Return a JSON document as an object of a type.
-
-    Args:
-        content: The document, in UTF-8.
-        kind: A dataclass, a `msgspec.Struct`, or a type such as ``dict[str, str]``.
-        source: The name of the document in errors, such as its path.
-        error: The class of the error.
-
-    Raises:
-        EffnetZooError: Of the class `error`, if the document is not JSON or not of the type.
-    """
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except _FAILURES as failure:
-        raise error(_explained(failure, source)) from None
+    """Return a JSON document as an object of a type: a dataclass, a `msgspec.Struct`, or such as ``dict[str, str]``."""
+    return _read(lambda: msgspec.json.decode(content, type=kind), source, error)
 
 
 def from_toml(content: str, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
-    """Return a TOML document as an object of a type. The arguments are those of `from_json`."""
+    """Return a TOML document as an object of a type."""
     try:
         value = tomllib.loads(content)
     except (ValueError, RecursionError) as failure:
@@ -47,36 +33,31 @@ def from_toml(content: str, kind: type[Kind], source: str, error: type[EffnetZoo
 
 
 def from_plain(value: Any, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
-    """Return dicts, lists, texts and numbers as an object of a type. The arguments are those of `from_json`."""
+    """Return dicts, lists, texts and numbers as an object of a type."""
+    return _read(lambda: msgspec.convert(value, type=kind), source, error)
+
+
+def _read(read: Callable[[], Kind], source: str, error: type[EffnetZooError]) -> Kind:
     try:
-        return msgspec.convert(value, type=kind)
-    except _FAILURES as failure:
-        raise error(_explained(failure, source)) from None
+        return read()
+    except (RecursionError, SystemError):  # before version 0.22, msgspec loses some RecursionErrors
+        message = "objects and lists inside each other: expected fewer levels"
+    except msgspec.ValidationError as failure:
+        text, _, place = _lower(str(failure)).partition(" - at `$")
+        text = re.sub(r"^expected (.*), got ", r"expected \1, found ", text.replace("`", ""))
+        field = place.strip("`.")
+        message = f"{field}: {text}" if field else text
+    except (msgspec.MsgspecError, ValueError, TypeError) as failure:
+        message = f"expected JSON: {_lower(str(failure).removeprefix('JSON is malformed: '))}"
+    raise error(f"{source}: {message}") from None
 
 
-def _explained(failure: Exception, source: str) -> str:
-    if isinstance(failure, RecursionError | SystemError):
-        return f"{source}: objects and lists inside each other: expected fewer levels"
-    if isinstance(failure, EffnetZooError):  # raised by a type of this package, which checks its own values
-        return f"{source}: {failure}"
-    message = str(failure)
-    if isinstance(failure, msgspec.ValidationError):
-        message, _, place = message.partition(" - at `$")
-        field = place.rstrip("`").lstrip(".")
-        message = re.sub(r"`([^`]*)`", r"\1", message)
-        expected = re.fullmatch(r"Expected (.*), got (.*)", message)
-        said = f"expected {expected[1]}, found {expected[2]}" if expected else message[:1].lower() + message[1:]
-        return f"{source}: {f'{field}: ' if field else ''}{said}"
-    message = message.removeprefix("JSON is malformed: ")
-    return f"{source}: expected JSON: {message[:1].lower()}{message[1:]}"
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def check_finite(value: Any, name: str, error: type[EffnetZooError]) -> None:
-    """Check that all numbers in lists and dicts are finite: JSON has no others.
-
-    Raises:
-        EffnetZooError: Of the class `error`, naming the place of the number.
-    """
+    """Raise `error` with the place of a number in lists and dicts that is not finite: JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         raise error(f"{name}: expected a finite number, found {quoted(value)}")
     if isinstance(value, dict):

@@ -17,9 +17,8 @@ LONGEST_QUOTE = 80
 class EffnetZooError(Exception):
     """Base class of all errors of effnet_zoo.
 
-    Args:
-        message: One line. Parts of it can come from files and command lines: control characters are escaped, and a
-            message of more than `LONGEST_MESSAGE` characters is shortened.
+    Parts of a message can come from files and command lines: control characters and line ends are escaped, and a
+    message of more than `LONGEST_MESSAGE` characters is shortened.
     """
 
     def __init__(self, message: str) -> None:
@@ -81,16 +80,9 @@ def first_line(error: BaseException) -> str:
 
 def printable(text: str) -> str:
     """Return text in which control characters, line ends and bytes that are not UTF-8 are escaped by backslashes."""
-    return text if text.isprintable() else "".join(map(_printable, text))
-
-
-def _printable(character: str) -> str:
-    if character.isprintable():
-        return character
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name, as os.fsdecode keeps it
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode()
+    # os.fsdecode keeps a byte of a file name that is not UTF-8 as a surrogate, \udc80 to \udcff.
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode().replace("\\udc", "\\x") for c in text)
+    return "".join(escaped)
 
 
 def shortened(text: str, length: int) -> str:

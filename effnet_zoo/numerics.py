@@ -12,14 +12,11 @@ from effnet_zoo.network.model import EfficientNet
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-BRANCH_SCALE = 0.25
-"""Factor of a residual block's branch in `damp`."""
-
 
 def relative_error(out: Tensor, reference: Tensor) -> float:
-    """Return ||out - reference|| / ||reference||, computed in float64 on the CPU; infinity if `out` is not finite.
+    """Return ||out - reference|| / ||reference|| in float64; infinity if `out` is not finite.
 
-    Where the reference is zero everywhere, as the logits of a classifier of zeros are, return ||out||.
+    Return ||out|| if the reference is zero everywhere, as the logits of a classifier of zeros are.
     """
     reference = reference.detach().double().cpu()
     length = reference.norm()
@@ -37,30 +34,27 @@ def shallow(arch: ArchSpec, repeats: int = 1) -> ArchSpec:
 def randomise(model: AnyModule, *, seed: int) -> AnyModule:
     """Draw all weights and batch norm statistics, so that a wrong epsilon, padding or key shows in the output.
 
-    Activations stay near unit scale, where half precision is used too. An epsilon of 1e-3 instead of 1e-5 changes every
-    layer by 5e-4.
+    Activations stay near unit scale. An epsilon of 1e-3 instead of 1e-5 changes every layer by 5e-4.
     """
     draw = torch.Generator().manual_seed(seed)
 
-    def normal(shape: torch.Size, scale: float) -> Tensor:
-        return torch.randn(shape, generator=draw) * scale
+    def normal(tensor: Tensor, scale: float) -> None:
+        tensor.copy_(torch.randn(tensor.shape, generator=draw) * scale)
 
-    def uniform(shape: torch.Size, low: float, width: float) -> Tensor:
-        return torch.rand(shape, generator=draw) * width + low
+    def uniform(tensor: Tensor, low: float, width: float) -> None:
+        tensor.copy_(torch.rand(tensor.shape, generator=draw) * width + low)
 
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.weight.copy_(normal(layer.weight.shape, (2 / layer.weight[0].numel()) ** 0.5))
+            normal(layer.weight, (2 / layer.weight[0].numel()) ** 0.5)
             if layer.bias is not None:
-                layer.bias.copy_(normal(layer.bias.shape, 0.1))
+                normal(layer.bias, 0.1)
         elif isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            shape = layer.weight.shape
-            layer.running_mean.copy_(normal(shape, 0.2))
-            layer.running_var.copy_(uniform(shape, 0.5, 1.5))
-            layer.weight.copy_(uniform(shape, 0.5, 1.0))
-            layer.bias.copy_(normal(shape, 0.2))
+            statistics = dict(layer.named_buffers())
+            normal(statistics["running_mean"], 0.2)
+            uniform(statistics["running_var"], 0.5, 1.5)
+            uniform(layer.weight, 0.5, 1.0)
+            normal(layer.bias, 0.2)
     return model
 
 
@@ -73,7 +67,7 @@ def damp(model: EfficientNet) -> EfficientNet:
     for block in model.modules():
         if isinstance(block, Block) and block.skip:
             *_, last = (layer for layer in block.children() if isinstance(layer, nn.BatchNorm2d))
-            last.weight.mul_(BRANCH_SCALE)
+            last.weight.mul_(0.25)
     return model
 
 

@@ -28,21 +28,16 @@ GivenCfg: TypeAlias = str | dict[str, Any] | PretrainedCfg | None
 
 
 def timm_config(checkpoint: Checkpoint) -> PretrainedCfg:
-    """Return a checkpoint of the ledger as timm's own object."""
     return PretrainedCfg(**cfg_of_checkpoint(checkpoint))
 
 
+# timm's `register_model` reads this name from the module of each entry point.
 default_cfgs = generate_default_cfgs(
-    {
-        checkpoint.name + ("*" if checkpoint.default else ""): timm_config(checkpoint)
-        for _, checkpoint in catalogue.checkpoints()
-    }
+    {f"{each.name}{'*' if each.default else ''}": timm_config(each) for _, each in catalogue.checkpoints()}
 )
-"""What timm's `register_model` reads from the module of each entry point."""
 
 
-def describe(variant: Model) -> str:
-    """Return one sentence about a variant, for `help`."""
+def _sentence_about(variant: Model) -> str:
     return (
         f"{variant.family.title} {variant.name.removeprefix(variant.family.timm_prefix).upper()}: "
         f"{variant.spec.parameters() / 1e6:.1f} M parameters, {variant.spec.image_size} px; "
@@ -59,68 +54,45 @@ def hub_entry(variant: Model) -> Callable[..., AnyModel]:
 
     create.__name__ = create.__qualname__ = variant.hub_name
     create.__doc__ = (
-        f"{describe(variant)}\n\n"
+        f"{_sentence_about(variant)}\n\n"
         "    pretrained: True for the first tag's weights, a tag for its weights, False or None for random ones.\n"
         "    options: num_classes, in_chans, drop_rate, features_only, ...: see ModelOptions.\n"
     )
     return create
 
 
-def _register(variant: Model) -> None:
+def _register(variant: Model | None) -> None:
+    """Register the entry point of a variant with timm; or of networks that are no variant, which `arch` describes."""
+
     def create(
         pretrained: bool = False,
         pretrained_cfg: GivenCfg = None,
         pretrained_cfg_overlay: dict[str, Any] | None = None,
         cache_dir: str | Path | None = None,
         pretrained_model_args: dict[str, Any] | None = None,
+        arch: dict[str, Any] | None = None,
         **options: Unpack[ModelOptions],
     ) -> AnyModel:
-        cfg, stated = _merged(variant, pretrained_cfg, pretrained_cfg_overlay)
-        blueprint = Blueprint.of_cfg(variant, variant.spec, cfg, stated)
+        if variant and arch is not None:
+            raise ArgumentError(f"unknown keyword 'arch': {variant.name} has its own: expected {config_json.CUSTOM}")
+        spec = variant.spec if variant else config_json.custom_arch(arch)
+        blueprint = Blueprint.of_cfg(variant, spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
         model = build(blueprint, options, pretrained=bool(pretrained), cache_dir=cache_dir)
         model.pretrained_model_args = pretrained_model_args or {}
         return model
 
-    create.__name__ = create.__qualname__ = variant.name
-    create.__doc__ = describe(variant)
+    create.__name__ = create.__qualname__ = variant.name if variant else config_json.CUSTOM
+    create.__doc__ = _sentence_about(variant) if variant else "A network that is no variant: `arch` is its ArchSpec."
     register_model(create)
-
-
-def effnet_zoo_custom(
-    pretrained: bool = False,
-    pretrained_cfg: dict[str, Any] | None = None,
-    pretrained_cfg_overlay: dict[str, Any] | None = None,
-    cache_dir: str | Path | None = None,
-    pretrained_model_args: dict[str, Any] | None = None,
-    arch: dict[str, Any] | None = None,
-    **options: Unpack[ModelOptions],
-) -> AnyModel:
-    """A network that is no variant, as a saved ``config.json`` describes it in `arch`."""
-    if arch is None:
-        raise ArgumentError(f"{config_json.CUSTOM} needs arch, the fields of an ArchSpec: expected a saved config.json")
-    spec = config_json.custom_arch(arch)
-    cfg, stated = _merged(None, pretrained_cfg or {}, pretrained_cfg_overlay)
-    model = build(Blueprint.of_cfg(None, spec, cfg, stated), options, pretrained=bool(pretrained), cache_dir=cache_dir)
-    model.pretrained_model_args = pretrained_model_args or {}
-    return model
 
 
 def _merged(
     variant: Model | None, given: GivenCfg, overlay: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Merge what timm passes into one ``pretrained_cfg``. Claims about weights go where other weights are named.
+    """Merge what timm passes into one ``pretrained_cfg``; return it, and the fields of it that the caller gave.
 
-    Args:
-        variant: The variant; None for a network that is no variant.
-        given: A tag, or fields as timm reads them from a saved config; None for the default checkpoint.
-        overlay: Fields that replace those of `given`.
-
-    Returns:
-        The merged dict, and the fields of it that the caller gave.
-
-    Raises:
-        UnknownNameError: If there is no such tag.
-        ArgumentError: If a field is of another type, or `overlay` has one that timm does not know.
+    `given` is a tag, or fields as timm reads them from a saved config. Fields of `overlay` replace those of `given`.
+    Claims about weights are left out where other weights are named.
     """
     if not isinstance(given, str | Mapping | PretrainedCfg | None):
         raise ArgumentError(f"pretrained_cfg={quoted(given)}: expected a tag, or a dict of timm's fields")
@@ -132,6 +104,7 @@ def _merged(
             f"pretrained_cfg_overlay: unknown field {quoted(unknown)}.{did_you_mean(str(unknown), known)}"
         )
     stated: dict[str, Any] = {}
+    given = {} if variant is None and not given else given
     if given is None or isinstance(given, str):
         if variant is None:
             raise UnknownNameError(f"unknown tag {quoted(given)}: {config_json.CUSTOM} has no checkpoints")
@@ -154,6 +127,5 @@ def _merged(
     return cfg, {**stated, **overlay}
 
 
-register_model(effnet_zoo_custom)
-for _variant in catalogue.models().values():
+for _variant in (None, *catalogue.models().values()):
     _register(_variant)

@@ -1,4 +1,4 @@
-"""Checks of single values: whole numbers, numbers in a range, flags and choices."""
+"""Checks of single values: whole numbers, numbers in a range, flags and choices. Each `check_...` raises SpecError."""
 
 from collections.abc import Sequence
 from typing import TypeGuard
@@ -20,24 +20,20 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def check_whole(field: str, value: object, *, least: int = 1) -> None:
-    """Raise SpecError unless a field is a whole number from `least` to `MAX_WHOLE`."""
     if not is_whole(value, least=least):
         raise SpecError(f"{field}={quoted(value)}: expected a whole number from {least} to {MAX_WHOLE}")
 
 
 def check_number(field: str, value: object, low: float, high: float, expected: str = "a number") -> None:
-    """Raise SpecError unless a field is a number from `low` to `high`."""
     if not is_number(value) or not low <= value <= high:
         raise SpecError(f"{field}={quoted(value)}: expected {expected} from {low:g} to {high:g}")
 
 
 def check_flag(field: str, value: object) -> None:
-    """Raise SpecError unless a field is True or False."""
     if not isinstance(value, bool):
         raise SpecError(f"{field}={quoted(value)}: expected True or False")
 
 
 def check_choice(field: str, value: object, known: Sequence[str]) -> None:
-    """Raise SpecError unless a field is one of the known names."""
     if not isinstance(value, str) or value not in known:
         raise SpecError(f"{field}={quoted(value)}: expected {' or '.join(known)}.{did_you_mean(value, known)}")

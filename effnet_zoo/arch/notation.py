@@ -1,27 +1,27 @@
-"""A stage, and the two notations it is written in: block strings, and rows ``(t, c, n, s, fused)``.
-
-Both are decoded into `StageSpec` and encoded back here, and exist nowhere else. Nothing here needs torch.
-"""
+"""A stage, and the two notations it is written in: block strings, and rows ``(t, c, n, s, fused)``."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 from effnet_zoo.arch.checks import MAX_WHOLE, check_flag, check_number, check_whole, is_whole
-from effnet_zoo.arch.families import Stages
+from effnet_zoo.arch.families import Row
 from effnet_zoo.errors import SpecError, quoted
-
-Row = tuple[int, int, int, int, int]
 
 ROW_KERNEL = 3
 ROW_SE_RATIO = 0.25
 
-_WHOLE = re.compile(r"[1-9][0-9]{0,5}")
-_RATIO = re.compile(r"(0|1)(\.[0-9]{1,9})?")
-_TOKEN = re.compile(r"([a-z]+)(.*)", re.DOTALL)
 _FIELDS = {"r": "repeats", "k": "kernel", "s": "stride", "e": "expand", "i": "in_filters", "o": "out_filters"}
-_KEYS = (*_FIELDS, "se", "c", "noskip")
+_WHOLE = f"a whole number from 1 to {MAX_WHOLE}"
+_VALUES = {
+    **{key: ("[1-9][0-9]{0,5}", f"{key} and {_WHOLE}") for key in _FIELDS},
+    "k": ("([1-9][0-9]{0,4})?[13579]", f"k and {_WHOLE}, for an odd kernel"),
+    "s": ("1|2|11|22", "a square stride of 1 or 2: s1, s2, s11 or s22"),
+    "se": (r"1(\.0{1,9})?|0\.(?=0*[1-9])[0-9]{1,9}", "se and a decimal above 0 and up to 1; leave se out for none"),
+    "c": ("0|1", "c0 (MBConv) or c1 (Fused-MBConv)"),
+    "noskip": ("", "noskip without a value"),
+}
+"""For each key of a block string, the regular expression of its value, and what is expected in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class StageSpec:
     fused: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("repeats", "kernel", "stride", "expand", "in_filters", "out_filters"):
+        for field in _FIELDS.values():
             check_whole(field, getattr(self, field))
         if self.kernel % 2 == 0:
             raise SpecError(f"kernel={self.kernel}: expected an odd kernel, which has a centre")
@@ -70,14 +70,9 @@ class StageSpec:
 def decode_block(text: str) -> StageSpec:
     """Return the stage of one block string.
 
-    Examples are ``r2_k3_s22_e6_i16_o24_se0.25``, and ``r4_k3_s2_e4_i24_o48_c1`` in the form of Google's V2 code.
-
-    Args:
-        text: Tokens joined by underscores, in any order: r, k, s, e, i and o once each, with a whole number (s also
-            twice the same digit); optionally ``se`` with a ratio, ``c`` with 0 or 1 (1 = fused) and ``noskip``.
-
-    Raises:
-        SpecError: Quoting the token that is wrong and what was expected in its place.
+    Examples are ``r2_k3_s22_e6_i16_o24_se0.25``, and ``r4_k3_s2_e4_i24_o48_c1`` in the form of Google's V2 code. The
+    tokens stand in any order: r, k, s, e, i and o once each, with a whole number (s also twice the same digit);
+    optionally ``se`` with a ratio, ``c`` with 0 or 1 (1 = fused) and ``noskip``.
     """
     if not isinstance(text, str):
         raise SpecError(f"block string {quoted(text)}: expected text such as 'r2_k3_s22_e6_i16_o24_se0.25'")
@@ -85,44 +80,26 @@ def decode_block(text: str) -> StageSpec:
     def wrong(token: str, expected: str) -> SpecError:
         return SpecError(f"block string {quoted(text)}, token {quoted(token)}: expected {expected}")
 
-    numbers: dict[str, int] = {}
-    se_ratio, skip, fused = 0.0, True, False
-    seen: set[str] = set()
+    values: dict[str, str] = {}
     for token in text.split("_"):
-        match = _TOKEN.fullmatch(token)
+        match = re.fullmatch("([a-z]+)(.*)", token, re.DOTALL)
         key, value = match.groups() if match else ("", "")
-        if key not in _KEYS:
-            raise wrong(token, f"one of the keys {', '.join(_KEYS)} and its value")
-        if key in seen:
+        if key not in _VALUES:
+            raise wrong(token, f"one of the keys {', '.join(_VALUES)} and its value")
+        if key in values:
             raise wrong(token, f"{key} only once")
-        seen.add(key)
-        if key == "noskip":
-            if value:
-                raise wrong(token, "noskip without a value")
-            skip = False
-        elif key == "c":
-            if value not in ("0", "1"):
-                raise wrong(token, "c0 (MBConv) or c1 (Fused-MBConv)")
-            fused = value == "1"
-        elif key == "se":
-            if not _RATIO.fullmatch(value) or not 0 < float(value) <= 1:
-                raise wrong(token, "se and a decimal above 0 and up to 1; leave se out for none")
-            se_ratio = float(value)
-        elif key == "s":
-            if value not in ("1", "2", "11", "22"):
-                raise wrong(token, "a square stride of 1 or 2: s1, s2, s11 or s22")
-            numbers["stride"] = int(value[0])
-        else:
-            if not _WHOLE.fullmatch(value):
-                raise wrong(token, f"{key} and a whole number from 1 to {MAX_WHOLE}")
-            numbers[_FIELDS[key]] = int(value)
-    if missing := [key for key, field in _FIELDS.items() if field not in numbers]:
+        pattern, expected = _VALUES[key]
+        if not re.fullmatch(pattern, value):
+            raise wrong(token, expected)
+        values[key] = value
+    if missing := [key for key in _FIELDS if key not in values]:
         raise SpecError(f"block string {quoted(text)}: expected also the keys {', '.join(missing)}")
-    if numbers["kernel"] % 2 == 0:
-        raise wrong(f"k{numbers['kernel']}", "an odd kernel")
-    if fused and se_ratio:
+    fused = values.get("c") == "1"
+    if fused and "se" in values:
         raise wrong("c1", "no se beside it: fused blocks have no squeeze-excite")
-    return StageSpec(**numbers, se_ratio=se_ratio, skip=skip, fused=fused)
+    values["s"] = values["s"][0]
+    numbers = {field: int(values[key]) for key, field in _FIELDS.items()}
+    return StageSpec(**numbers, se_ratio=float(values.get("se", 0)), skip="noskip" not in values, fused=fused)
 
 
 def encode_block(stage: StageSpec) -> str:
@@ -134,7 +111,7 @@ def encode_block(stage: StageSpec) -> str:
     if not isinstance(stage, StageSpec):
         raise SpecError(f"{quoted(stage)}: expected a StageSpec")
     tokens = [f"{key}{getattr(stage, field)}" for key, field in _FIELDS.items()]
-    tokens[2] = f"s{stage.stride}{stage.stride}"
+    tokens[2] += str(stage.stride)  # height and width
     if stage.se_ratio:
         ratio = f"{stage.se_ratio:.9f}".rstrip("0").rstrip(".")
         if float(ratio) != stage.se_ratio:
@@ -164,17 +141,17 @@ def decode_rows(rows: Sequence[Sequence[int]], *, stem: int) -> tuple[StageSpec,
     """Return the stages of a network's rows ``(t, c, n, s, fused)``: kernel 3, squeeze-excite 0.25 where not fused.
 
     Args:
-        rows: One row for each stage: expansion, output filters, repeats, stride, and 1 for fused or 0 for MBConv.
+        rows: For each stage: expansion, output filters, repeats, stride, and 1 for fused or 0 for MBConv.
         stem: Filters that enter the first stage.
 
     Raises:
-        SpecError: Naming the row and the column that is wrong.
+        SpecError: If a row is wrong. It names the row and the column.
     """
     if isinstance(rows, str | bytes) or not isinstance(rows, Sequence):
         raise SpecError(f"rows {quoted(rows)}: expected a list of (t, c, n, s, fused), one a stage")
     stages: list[StageSpec] = []
     for number, row in enumerate(rows, start=1):
-        if isinstance(row, str | bytes) or not isinstance(row, Sequence) or len(row) != len(get_args(Row)):
+        if isinstance(row, str | bytes) or not isinstance(row, Sequence) or len(row) != 5:
             raise SpecError(f"row {number}, {quoted(row)}: expected five whole numbers (t, c, n, s, fused)")
         t, c, n, s, fused = row
         if not is_whole(fused) or fused not in (0, 1):
@@ -211,11 +188,9 @@ def encode_rows(stages: Iterable[StageSpec]) -> list[Row]:
             raise SpecError(f"stage {number}, {quoted(stage)}: expected a StageSpec")
         expected = {"kernel": ROW_KERNEL, "se_ratio": 0.0 if stage.fused else ROW_SE_RATIO, "skip": True}
         for field, value in expected.items():
-            if getattr(stage, field) != value:
-                raise SpecError(
-                    f"stage {number} has {field}={getattr(stage, field)}: rows can only express {value}; "
-                    "write it as block strings"
-                )
+            if (given := getattr(stage, field)) != value:
+                expressed = f"rows can only express {value}; write it as block strings"
+                raise SpecError(f"stage {number} has {field}={given}: {expressed}")
         rows.append((stage.expand, stage.out_filters, stage.repeats, stage.stride, int(stage.fused)))
     return rows
 
@@ -228,16 +203,3 @@ def check_chain(stages: tuple[StageSpec, ...]) -> None:
         given, wanted = stages[number - 1].out_filters, stages[number].in_filters
         if given != wanted:
             raise SpecError(f"stage {number + 1} takes i{wanted}, but stage {number} gives o{given}: expected i{given}")
-
-
-def decode_stages(stages: Stages, *, stem: int) -> tuple[StageSpec, ...]:
-    """Return stages from either notation.
-
-    Raises:
-        SpecError: If a stage is malformed, or the notations are mixed.
-    """
-    blocks = [stage for stage in stages if isinstance(stage, str)]
-    rows = [stage for stage in stages if not isinstance(stage, str)]
-    if blocks and rows:
-        raise SpecError(f"stages {quoted(stages)}: expected all block strings or all rows")
-    return decode_blocks(blocks) if blocks else decode_rows(rows, stem=stem)

@@ -1,19 +1,18 @@
 """A whole network in one frozen object: scaled stages, and every numeric that changes its output.
 
-The engine sees neither notation, family nor name. Nothing here needs torch.
+The engine sees neither notation, family nor name.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from effnet_zoo.arch.blocks import BlockKind, BlockSpec
-from effnet_zoo.arch.checks import check_choice, check_flag, check_number, check_whole, is_whole
-from effnet_zoo.arch.cost import Convolution, block_convolutions, multiply_accumulates
+from effnet_zoo.arch.blocks import BlockKind, BlockSpec, Convolution
+from effnet_zoo.arch.checks import check_choice, check_flag, check_number, check_whole, is_number, is_whole
 from effnet_zoo.arch.families import Activation, Family, Padding, Variant
-from effnet_zoo.arch.notation import StageSpec, check_chain, decode_blocks, decode_rows, decode_stages
-from effnet_zoo.arch.scaling import Scaling, round_filters
+from effnet_zoo.arch.notation import StageSpec, check_chain, decode_blocks, decode_rows
 from effnet_zoo.errors import SpecError, quoted
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -21,8 +20,72 @@ OUTPUT_STRIDES = (8, 16, 32)
 MIN_SIZE = 32
 """Smallest input side in pixels: the network halves it five times."""
 
+MAX_FACTOR = 100
+"""Largest factor of width or depth; the widest published network, L2, has 4.3 and 5.3."""
+
 SMALLEST = 1e-12
 """Smallest batch norm epsilon and momentum: float32 takes much smaller ones for 0, and divides by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Compound scaling of filters and repeats (arXiv:1905.11946, section 3.3, and the reference code's rounding).
+
+    Attributes:
+        width: Factor of the filters, which are then rounded to a multiple of `divisor`; at 1 they stay as declared.
+        depth: Factor of the repeats, which are then rounded up.
+        divisor: Number that the filters are rounded to a multiple of; also their minimum.
+        round_limit: Share of the scaled filters that rounding must keep; below it, filters are rounded up.
+        scale_ends: Whether stem and head are scaled too, and the first and last stage deepened (not in Lite).
+
+    Raises:
+        SpecError: If a value is outside its bounds.
+    """
+
+    width: float = 1.0
+    depth: float = 1.0
+    divisor: int = 8
+    round_limit: float = 0.9
+    scale_ends: bool = True
+
+    def __post_init__(self) -> None:
+        for field, value in (("width", self.width), ("depth", self.depth)):
+            if not is_number(value) or not 0 < value <= MAX_FACTOR:
+                raise SpecError(f"{field}={quoted(value)}: expected a factor above 0 and up to {MAX_FACTOR}")
+        check_whole("divisor", self.divisor)
+        check_number("round_limit", self.round_limit, 0, 1, "a share")
+        check_flag("scale_ends", self.scale_ends)
+
+    def filters(self, filters: int) -> int:
+        """Return `filters` times width, rounded."""
+        return filters if self.width == 1.0 else round_filters(filters * self.width, self.divisor, self.round_limit)
+
+    def ends(self, filters: int) -> int:
+        """Return the filters of stem or head, scaled only if `scale_ends`."""
+        return self.filters(filters) if self.scale_ends else filters
+
+    def repeats(self, repeats: int) -> int:
+        """Return `repeats` times depth, rounded up."""
+        return math.ceil(repeats * self.depth)
+
+    def stages(self, stages: tuple[StageSpec, ...]) -> tuple[StageSpec, ...]:
+        """Return all stages of a network, scaled."""
+        kept = () if self.scale_ends else (0, len(stages) - 1)
+        return tuple(
+            dataclasses.replace(
+                stage,
+                repeats=stage.repeats if index in kept else self.repeats(stage.repeats),
+                in_filters=self.ends(stage.in_filters) if index == 0 else self.filters(stage.in_filters),
+                out_filters=self.filters(stage.out_filters),
+            )
+            for index, stage in enumerate(stages)
+        )
+
+
+def round_filters(filters: float, divisor: int, round_limit: float = 0.9) -> int:
+    """Return the multiple of `divisor` nearest to `filters`, or the next one where it is below `round_limit`."""
+    rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < round_limit * filters else rounded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +140,8 @@ class ArchSpec:
         first = self.stages[0].in_filters
         expands_declared = self.first_expansion_as_declared and self.stages[0].expand > 1
         if first != self.stem_filters and not expands_declared:
-            raise SpecError(
-                f"stage 1 takes i{first}, but the stem gives {self.stem_filters}: expected i{self.stem_filters}"
-            )
+            stem = self.stem_filters
+            raise SpecError(f"stage 1 takes i{first}, but the stem gives {stem}: expected i{stem}")
 
     @classmethod
     def build(
@@ -91,26 +153,15 @@ class ArchSpec:
         scaling: Scaling | None = None,
         **numerics: Any,
     ) -> "ArchSpec":
-        """Scale decoded stages, stem and head into a network.
+        """Scale stages, stem and head into a network. Without `scaling` they stay as declared.
 
-        Args:
-            stages: The stages as declared, before scaling.
-            stem: Filters of the stem, before scaling.
-            head: Filters of the head, before scaling.
-            scaling: Factors of width and depth; by default everything stays as declared.
-            numerics: Other fields of the network, such as `activation`.
-
-        Raises:
-            SpecError: If a value is outside its bounds, or the first stage does not take what the stem gives.
+        `numerics` are other fields of the network, such as `activation`.
         """
         scaling = scaling or Scaling()
         check_whole("stem", stem)
         check_whole("head", head)
         return cls(
-            stem_filters=scaling.filters(stem) if scaling.scale_ends else stem,
-            stages=scaling.stages(stages),
-            head_filters=scaling.filters(head) if scaling.scale_ends else head,
-            **numerics,
+            stem_filters=scaling.ends(stem), stages=scaling.stages(stages), head_filters=scaling.ends(head), **numerics
         )
 
     @classmethod
@@ -128,11 +179,7 @@ class ArchSpec:
     def from_rows(
         cls, rows: Sequence[Sequence[int]], *, stem: int = 24, head: int = 1280, scaling: Scaling | None = None
     ) -> "ArchSpec":
-        """Return the network of a list of ``(t, c, n, s, fused)`` rows, with V2's numerics.
-
-        Raises:
-            SpecError: If a row is malformed.
-        """
+        """Return the network of ``(t, c, n, s, fused)`` rows, with V2's numerics. A malformed row is a SpecError."""
         return cls.build(decode_rows(rows, stem=stem), stem=stem, head=head, scaling=scaling)
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,28 +188,18 @@ class ArchSpec:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ArchSpec":
-        """Return the network with the fields that `to_dict` returns.
-
-        Raises:
-            SpecError: If a field is missing, unknown or outside its bounds.
-        """
+        """Return the network with the fields that `to_dict` returns. Any other field is a SpecError."""
         try:
             stages = tuple(StageSpec(**stage) for stage in fields["stages"])
             return cls(**{**fields, "stages": stages})
         except (TypeError, KeyError) as error:
-            raise SpecError(
-                f"not a network's fields: {error}: expected the fields that ArchSpec.to_dict returns"
-            ) from None
+            raise SpecError(f"not a network's fields: {error}: expected those that ArchSpec.to_dict returns") from None
 
     def blocks(self, *, output_stride: int | None = None) -> tuple[tuple[BlockSpec, ...], ...]:
         """Return every block, stage by stage.
 
-        Args:
-            output_stride: Total stride of the network: 8, 16 or 32. A stride beyond it becomes 1, and the blocks after
-                it are dilated instead. None leaves all strides as declared.
-
-        Raises:
-            SpecError: If output_stride is another number.
+        `output_stride` is the total stride of the network: 8, 16 or 32. A stride beyond it becomes 1, and the blocks
+        after it are dilated instead. None leaves all strides as declared.
         """
         if output_stride is not None and not (is_whole(output_stride) and output_stride in OUTPUT_STRIDES):
             raise SpecError(f"output_stride={quoted(output_stride)}: expected {', '.join(map(str, OUTPUT_STRIDES))}")
@@ -172,23 +209,22 @@ class ArchSpec:
         for stage in self.stages:
             blocks: list[BlockSpec] = []
             expanded_from = stage.in_filters
-            for repeat in range(stage.repeats):
-                declared = stage.stride if repeat == 0 else 1
+            for declared in (stage.stride, *[1] * (stage.repeats - 1)):
                 stride = 1 if output_stride and reached * declared > output_stride else declared
-                blocks.append(
-                    BlockSpec(
-                        kind=self._kind(stage),
-                        in_filters=filters,
-                        mid_filters=expanded_from * stage.expand,
-                        out_filters=stage.out_filters,
-                        kernel=stage.kernel,
-                        stride=stride,
-                        dilation=dilation,
-                        se_filters=self._se_filters(stage, expanded_from),
-                        skip=stage.skip and declared == 1 and filters == stage.out_filters,
-                        drop_path=self.drop_path_rate * index / total,
-                    )
+                squeezed = int(expanded_from * stage.se_ratio)
+                block = BlockSpec(
+                    kind=self._kind(stage),
+                    in_filters=filters,
+                    mid_filters=expanded_from * stage.expand,
+                    out_filters=stage.out_filters,
+                    kernel=stage.kernel,
+                    stride=stride,
+                    dilation=dilation,
+                    se_filters=round_filters(squeezed, self.se_divisor) if stage.se_ratio else 0,
+                    skip=stage.skip and declared == 1 and filters == stage.out_filters,
+                    drop_path=self.drop_path_rate * index / total,
                 )
+                blocks.append(block)
                 reached *= stride
                 dilation *= declared // stride
                 filters = expanded_from = stage.out_filters
@@ -201,31 +237,21 @@ class ArchSpec:
             return "conv" if stage.expand == 1 and not self.fused_always_projects else "fused"
         return "separable" if stage.expand == 1 else "mbconv"
 
-    def _se_filters(self, stage: StageSpec, filters: int) -> int:
-        return round_filters(int(filters * stage.se_ratio), self.se_divisor) if stage.se_ratio else 0
-
     def parameters(self, *, num_classes: int = 1000, in_chans: int = 3) -> int:
-        """Return the number of learnable parameters (batch norm's running statistics are not counted).
-
-        Raises:
-            SpecError: If num_classes is negative or in_chans below 1.
-        """
+        """Return the number of learnable parameters (batch norm's running statistics are not counted)."""
         return sum(convolution.parameters for convolution in self._convolutions(num_classes, in_chans))
 
     def macs(self, *, size: int | None = None, num_classes: int = 1000, in_chans: int = 3) -> int:
         """Return the multiply-accumulates of one square image in the convolutions and the classifier.
 
-        Args:
-            size: Side in pixels; by default `image_size`.
-            num_classes: Number of classes.
-            in_chans: Channels of the image.
-
-        Raises:
-            SpecError: If size or in_chans is below 1, or num_classes negative.
+        `size` is its side in pixels, by default `image_size`.
         """
-        side = self.image_size if size is None else size
+        side, total = self.image_size if size is None else size, 0
         check_whole("size", side)
-        return multiply_accumulates(self._convolutions(num_classes, in_chans), side)
+        for convolution in self._convolutions(num_classes, in_chans):
+            side = math.ceil(side / convolution.stride)
+            total += convolution.weights * (1 if convolution.on_pooled else side * side)
+        return total
 
     def _convolutions(self, num_classes: int, in_chans: int) -> Iterator[Convolution]:
         check_whole("num_classes", num_classes, least=0)
@@ -233,30 +259,19 @@ class ArchSpec:
         yield Convolution(in_chans, self.stem_filters, kernel=3, stride=2)
         for stage in self.blocks():
             for block in stage:
-                yield from block_convolutions(block)
+                yield from block.convolutions()
         yield Convolution(self.stages[-1].out_filters, self.head_filters)
         yield Convolution(self.head_filters, num_classes, on_pooled=True)
 
 
 def variant_spec(family: Family, variant: Variant) -> ArchSpec:
-    """Return the network that a row of a family's table declares.
-
-    Raises:
-        SpecError: If the declaration is malformed.
-    """
+    """Return the network that a row of a family's table declares."""
+    stages: Any = variant.stages
     return ArchSpec.build(
-        decode_stages(variant.stages, stem=variant.stem),
+        decode_blocks(stages) if isinstance(stages[0], str) else decode_rows(stages, stem=variant.stem),
         stem=variant.stem,
-        head=family.head,
-        scaling=Scaling(
-            width=variant.width, depth=variant.depth, round_limit=family.round_limit, scale_ends=family.scale_ends
-        ),
-        activation=family.activation,
-        padding=family.padding,
-        bn_eps=family.bn_eps,
-        bn_momentum=family.bn_momentum,
+        scaling=Scaling(width=variant.width, depth=variant.depth, **family.scaling),
         drop_rate=variant.dropout,
-        drop_path_rate=family.drop_path,
-        image_size=variant.eval_size,
-        first_expansion_as_declared=family.first_expansion_as_declared,
+        image_size=variant.size,
+        **family.numerics,
     )

@@ -21,7 +21,7 @@ from effnet_zoo.runtime.deployed import metadata_of, own_size
 from effnet_zoo.runtime.export import export, file_input
 from effnet_zoo.runtime.int8.quantization import quantize
 from effnet_zoo.runtime.int8.recipes import RECIPES
-from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import Interface
 from effnet_zoo.runtime.targets import FORMATS, ONNX_RUNTIMES
 from effnet_zoo.runtime.targets.target import on_tensors
 

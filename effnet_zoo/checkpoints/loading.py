@@ -145,7 +145,7 @@ def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFi
     asked for is a WeightsError: it is not replaced by a random one.
     """
     head = table.head(file.state)
-    weight, bias = (f"{table.network['classifier']}{table.separator}{leaf}" for leaf in ("weight", "bias"))
+    weight, bias = (f"{table.network[-1]}{table.separator}{leaf}" for leaf in ("weight", "bias"))
     rows = {key: len(tensor) if tensor.dim() else 0 for key, tensor in head.items()}
     ours = {weight, bias} <= rows.keys() and head[weight].dim() == 2
     if not head or (ours and (len(head) == 2 or rows[weight] == num_classes)):

@@ -62,7 +62,7 @@ def export(
             f"unknown format {quoted(to)}: expected {', '.join(FORMATS)}.{did_you_mean(to, FORMATS)}"
         )
     size = interface.size()
-    from effnet_zoo.runtime.destination import checked_path
+    from effnet_zoo.runtime.export import checked_path
     from effnet_zoo.runtime.export import export as write
 
     FORMATS[to].check_installed()

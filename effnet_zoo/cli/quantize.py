@@ -69,9 +69,10 @@ def quantize(
     if search and recipe:
         raise ArgumentError("--recipe is one, --search tries all: expected at most one of them")
     size = interface.size()
-    from effnet_zoo.runtime.destination import checked_path
-    from effnet_zoo.runtime.int8.quantization import DEFAULT_RECIPE, ONNX
+    from effnet_zoo.runtime.export import checked_path
+    from effnet_zoo.runtime.int8.quantization import DEFAULT_RECIPE
     from effnet_zoo.runtime.int8.quantization import quantize as write
+    from effnet_zoo.runtime.targets import ONNX
 
     checked_path(out, ONNX, force=interface.force)  # before weights are fetched
     ONNX.check_installed()

@@ -3,55 +3,26 @@
 Blocks are numbered through the whole network. Example of a key: ``_blocks.1._depthwise_conv.weight``.
 """
 
-from types import ModuleType
+from importlib import import_module
 
 from torch import nn
 
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import (
-    B0_TO_B7,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Layout,
-    ModuleReference,
-    NetworkDescription,
-    archs_named,
-)
+from effnet_zoo.layouts.layout import B0_TO_B7, Layout, NetworkDescription, Reference, archs_named, uncropped
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 OF_FORK = tuple(f"effnet_zoo_lite{number}" for number in range(5))
 """The networks of efficientnet_lite_pytorch."""
 
+_SE = ("_se_reduce", "_se_expand")
 TABLE = KeyTable(
     name="efficientnet_pytorch",
-    network={
-        "conv_stem": "_conv_stem",
-        "bn1": "_bn0",
-        "conv_head": "_conv_head",
-        "bn2": "_bn1",
-        "classifier": "_fc",
-    },
+    network=("_conv_stem", "_bn0", "_conv_head", "_bn1", "_fc"),
     block="_blocks.{index}.",
     blocks={
-        "mbconv": {
-            "conv_pw": "_expand_conv",
-            "bn1": "_bn0",
-            "conv_dw": "_depthwise_conv",
-            "bn2": "_bn1",
-            "se.conv_reduce": "_se_reduce",
-            "se.conv_expand": "_se_expand",
-            "conv_pwl": "_project_conv",
-            "bn3": "_bn2",
-        },
-        "separable": {
-            "conv_dw": "_depthwise_conv",
-            "bn1": "_bn1",
-            "se.conv_reduce": "_se_reduce",
-            "se.conv_expand": "_se_expand",
-            "conv_pw": "_project_conv",
-            "bn2": "_bn2",
-        },
+        "mbconv": ("_expand_conv", "_bn0", "_depthwise_conv", "_bn1", *_SE, "_project_conv", "_bn2"),
+        "separable": ("_depthwise_conv", "_bn1", *_SE, "_project_conv", "_bn2"),
     },
 )
 
@@ -62,30 +33,14 @@ def _preprocessing(name: str) -> Preprocessing:
     The fork's networks are prepared as their checkpoints in the ledger. AdvProp's files have the same keys, and need
     mean and standard deviation 0.5: nothing in a file tells them apart.
     """
-    model = catalogue.models()[name]
     if name in OF_FORK:
-        return model.default.preprocessing
-    return Preprocessing(
-        size=(model.spec.image_size,) * 2,
-        crop_pct=1.0,
-        crop_mode="center",
-        interpolation="bicubic",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+        return catalogue.models()[name].default.preprocessing
+    return uncropped(name, "center", "bicubic")
 
 
-def _reference(network: NetworkDescription) -> ModuleReference | None:
-    library: ModuleType
+def _reference(network: NetworkDescription) -> Reference | None:
     try:
-        if network.variant.name in OF_FORK:
-            import efficientnet_lite_pytorch
-
-            library = efficientnet_lite_pytorch
-        else:
-            import efficientnet_pytorch
-
-            library = efficientnet_pytorch
+        library = import_module("efficientnet_lite_pytorch" if network.variant.name in OF_FORK else TABLE.name)
     except ImportError:
         return None
     module: nn.Module = library.EfficientNet.from_name(
@@ -97,7 +52,7 @@ def _reference(network: NetworkDescription) -> ModuleReference | None:
     )
     if not network.num_classes:
         module._fc = nn.Identity()
-    return ModuleReference(distribution=library.__name__, module=module)
+    return Reference(distribution=library.__name__, module=module)
 
 
 LAYOUT = Layout(

@@ -4,30 +4,17 @@ Example of a key: ``blocks.1.0.conv_dw.weight``.
 """
 
 from effnet_zoo.arch.families import Padding
-from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import Layout, ModuleReference, NetworkDescription, our_archs
+from effnet_zoo.layouts.keytable import BLOCKS, NETWORK, KeyTable
+from effnet_zoo.layouts.layout import Layout, NetworkDescription, Reference, our_archs
 from effnet_zoo.network.options import GLOBAL_POOLS
 
-_NETWORK = ("conv_stem", "bn1", "conv_head", "bn2", "classifier")
-_SE = ("se.conv_reduce", "se.conv_expand")
-
-TABLE = KeyTable(
-    name="effnet_zoo",
-    network={name: name for name in _NETWORK},
-    block="blocks.{before}.{block}.",
-    blocks={
-        "mbconv": {name: name for name in ("conv_pw", "bn1", "conv_dw", "bn2", *_SE, "conv_pwl", "bn3")},
-        "separable": {name: name for name in ("conv_dw", "bn1", *_SE, "conv_pw", "bn2")},
-        "fused": {name: name for name in ("conv_exp", "bn1", "conv_pwl", "bn2")},
-        "conv": {name: name for name in ("conv", "bn1")},
-    },
-)
+TABLE = KeyTable(name="effnet_zoo", network=NETWORK, block="blocks.{before}.{block}.", blocks=BLOCKS)
 
 PAD_TYPES: dict[Padding, str] = {"same": "same", "symmetric": ""}
 """Our names of a padding, and timm's values of ``pad_type``."""
 
 
-def _reference(network: NetworkDescription) -> ModuleReference:
+def _reference(network: NetworkDescription) -> Reference:
     import timm
 
     module = timm.create_model(
@@ -40,7 +27,7 @@ def _reference(network: NetworkDescription) -> ModuleReference:
         global_pool=network.global_pool,
         output_stride=network.output_stride or 32,
     )
-    return ModuleReference(distribution="timm", module=module)
+    return Reference(distribution="timm", module=module)
 
 
 LAYOUT = Layout(

@@ -9,52 +9,32 @@ import dataclasses
 from collections.abc import Mapping
 from functools import cache
 
-from effnet_zoo.arch import efficientnetv2
+from effnet_zoo.arch import families
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.layouts.keytable import AS_IN_TORCH, Form, KeyTable
 from effnet_zoo.layouts.layout import Layout
 
 TABLE = KeyTable(
     name="effnetv2_port",
-    network={
-        "conv_stem": "features.0.0",
-        "bn1": "features.0.1",
-        "conv_head": "conv.0",
-        "bn2": "conv.1",
-        "classifier": "classifier",
-    },
+    network=("features.0.0", "features.0.1", "conv.0", "conv.1", "classifier"),
     block="features.{next}.conv.",
     blocks={
-        "mbconv": {
-            "conv_pw": "0",
-            "bn1": "1",
-            "conv_dw": "3",
-            "bn2": "4",
-            "se.conv_reduce": "6.fc.0",
-            "se.conv_expand": "6.fc.2",
-            "conv_pwl": "7",
-            "bn3": "8",
-        },
-        "fused": {
-            "conv_exp": "0",
-            "bn1": "1",
-            "conv_pwl": "3",
-            "bn2": "4",
-        },
+        "mbconv": ("0", "1", "3", "4", "6.fc.0", "6.fc.2", "7", "8"),
+        "fused": ("0", "1", "3", "4"),
     },
     forms={**AS_IN_TORCH, "squeeze": {"weight": Form(name="weight", flat=True), "bias": Form(name="bias")}},
 )
 
-EXPANSION, _, REPEATS, STRIDE, FUSED = efficientnetv2.S[-1]
+EXPANSION, _, REPEATS, STRIDE, FUSED = families.V2_S[-1]
 ROWS = {
     # The last stage of S had 272 filters at first.
-    "effnetv2_port_s_272": (*efficientnetv2.S[:-1], (EXPANSION, 272, REPEATS, STRIDE, FUSED)),
-    "effnetv2_port_s": efficientnetv2.S,
-    "effnetv2_port_m": efficientnetv2.M,
-    "effnetv2_port_l": efficientnetv2.L,
-    "effnetv2_port_xl": efficientnetv2.XL,
+    "effnetv2_port_s_272": (*families.V2_S[:-1], (EXPANSION, 272, REPEATS, STRIDE, FUSED)),
+    "effnetv2_port_s": families.V2_S,
+    "effnetv2_port_m": families.V2_M,
+    "effnetv2_port_l": families.V2_L,
+    "effnetv2_port_xl": families.V2_XL,
 }
-"""The stages of each network, in the columns of `effnet_zoo.arch.efficientnetv2`."""
+"""The stages of each network, in the columns of `effnet_zoo.arch.families`."""
 
 
 @cache

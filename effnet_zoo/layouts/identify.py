@@ -1,5 +1,6 @@
 """Tell from its keys and shapes what a state dict is: layout, architecture, classes and channels."""
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -20,11 +21,9 @@ class Identity:
     """What a state dict is.
 
     Attributes:
-        layout: The layout that its keys are of.
         name: The layout's name of the architecture.
         arch: The architecture; its padding and epsilon are the layout's convention.
         num_classes: Rows of its classifier; 0 without one.
-        in_chans: Channels of its stem.
         global_pool: ``catavgmax`` if its classifier takes twice the features, else ``avg``: no tensor tells ``avg``
             from ``max``.
     """
@@ -38,16 +37,10 @@ class Identity:
 
 
 def identify(state: Mapping[str, Tensor], source: str, *, among: Collection[str] | None = None) -> Identity:
-    """Return what a state dict is.
+    """Return what a state dict without wrappers and prefixes is. `source` is its place in errors.
 
-    Args:
-        state: Tensors without wrappers and prefixes.
-        source: Where it comes from, for errors.
-        among: Names of the architectures that it may be; any by default. If only one is left, its tensors are for the
-            loader to compare.
-
-    Raises:
-        WeightsError: If it fits no architecture, with the nearest one and how it differs; or if it fits several.
+    `among` has the names of the architectures that it may be. If only one is left, the loader compares its tensors.
+    Otherwise a `WeightsError` says how the state dict differs from the nearest network, or that it fits several.
     """
     layouts = _layouts(state)
     if not layouts:
@@ -66,20 +59,22 @@ def identify(state: Mapping[str, Tensor], source: str, *, among: Collection[str]
         raise WeightsError(f"{source} has the keys of {names}, which has no {' or '.join(among or ())}")
     if among is not None and len(candidates) == 1:
         return _identity(state, candidates[0])
-    identities = [_identity(state, candidate) for candidate in _nearest(state, candidates)]
-    compared = [(identity, _differences(state, identity)) for identity in identities]
+    compared = _compared(state, candidates)
     exact = [identity for identity, differences in compared if not differences]
-    if len(exact) > 1:
+    if len(exact) == 1:
+        return exact[0]
+    if exact:
         names = " and ".join(f"{identity.name} of {identity.layout.name}" for identity in exact)
         raise WeightsError(f"{source} fits {names}: say which it is")
-    if not exact:
-        nearest, differences = min(compared, key=lambda row: len(row[1]))
-        some = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
-        raise WeightsError(
-            f"{source} is no network of {nearest.layout.name}: the nearest, {nearest.name}, differs in "
-            f"{len(differences)} tensors ({some}){_advice(state, candidates)}"
-        )
-    return exact[0]
+    nearest, differences = min(compared, key=lambda row: len(row[1]))
+    some = "; ".join(differences[:3]) + ("; ..." if len(differences) > 3 else "")
+    advice = ""
+    if not all(differences for _, differences in _compared(without_head(state), candidates)):
+        advice = "; its backbone is whole: convert --backbone-only takes it without the head"
+    raise WeightsError(
+        f"{source} is no network of {nearest.layout.name}: the nearest, {nearest.name}, differs in "
+        f"{len(differences)} tensors ({some}){advice}"
+    )
 
 
 def without_head(state: Mapping[str, Tensor]) -> State:
@@ -92,29 +87,19 @@ def _layouts(state: Mapping[str, Tensor]) -> list[Layout]:
     return [layout for layout in LAYOUTS.values() if layout.stem_key in state]
 
 
-def _advice(state: Mapping[str, Tensor], candidates: list[Candidate]) -> str:
-    backbone = without_head(state)
-    nearest = _nearest(backbone, candidates)
-    if any(not _differences(backbone, _identity(backbone, candidate)) for candidate in nearest):
-        return "; its backbone is whole: convert --backbone-only takes it without the head"
-    return ""
-
-
-def _nearest(state: Mapping[str, Tensor], candidates: list[Candidate]) -> list[Candidate]:
-    """Return the candidates whose keys differ least from the given ones. Shapes are not looked at."""
+def _compared(state: Mapping[str, Tensor], candidates: list[Candidate]) -> list[tuple[Identity, list[str]]]:
+    """Return the candidates whose keys differ least from the given ones, each with its differences in words."""
     given = {key for key in state if not is_counter(key)}
-
-    def distance(candidate: Candidate) -> int:
-        layout, _, arch = candidate
+    by_distance: dict[int, list[Candidate]] = defaultdict(list)
+    for layout, name, arch in candidates:
         keys = {theirs for ours, (theirs, _) in layout.table.keys(arch).items() if not is_counter(ours)}
-        return len(keys ^ given)
-
-    distances = [distance(candidate) for candidate in candidates]
-    return [candidate for candidate, away in zip(candidates, distances, strict=True) if away == min(distances)]
+        by_distance[len(keys ^ given)].append((layout, name, arch))
+    identities = [_identity(state, candidate) for candidate in by_distance[min(by_distance)]]
+    return [(identity, _differences(state, identity)) for identity in identities]
 
 
 def _shapes(state: Mapping[str, Tensor], layout: Layout, arch: ArchSpec) -> dict[str, torch.Size]:
-    """Return the shapes in our order of axes, by our keys."""
+    """Return shapes by our keys, in our order of axes."""
     keys = layout.table.keys(arch)
     return {ours: form.to_ours(state[theirs]).shape for ours, (theirs, form) in keys.items() if theirs in state}
 
@@ -136,7 +121,6 @@ def _identity(state: Mapping[str, Tensor], candidate: Candidate) -> Identity:
 
 
 def _differences(state: Mapping[str, Tensor], identity: Identity) -> list[str]:
-    """Return in words how a state dict differs from the network that it may be."""
     keys = identity.layout.table.keys(identity.arch)
     given = _shapes(state, identity.layout, identity.arch)
     model = EfficientNet(

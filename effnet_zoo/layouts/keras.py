@@ -12,6 +12,7 @@ at odd sizes.
 import importlib.util
 import subprocess
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from effnet_zoo.arch.blocks import BlockKind
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts.keytable import Form, Forms, KeyTable
-from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, FileReference, Layout, NetworkDescription, archs_named
+from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, Layout, NetworkDescription, Reference, archs_named
 
 KERAS_FORMS: Forms = {
     "conv": {"weight": Form(name="kernel", axes=(2, 3, 1, 0))},
@@ -37,70 +39,29 @@ KERAS_FORMS: Forms = {
     "linear": {"weight": Form(name="kernel", axes=(1, 0)), "bias": Form(name="bias")},
 }
 
-_NETWORK = {
-    "conv_stem": "stem_conv",
-    "bn1": "stem_bn",
-    "conv_head": "top_conv",
-    "bn2": "top_bn",
-    "classifier": "predictions",
-}
+_EXPAND, _SE, _PROJECT = ("expand_conv", "expand_bn"), ("se_reduce", "se_expand"), ("project_conv", "project_bn")
 
-KERAS_V1 = KeyTable(
-    name="keras",
-    network=_NETWORK,
-    block="block{stage}{letter}_",
-    blocks={
-        "mbconv": {
-            "conv_pw": "expand_conv",
-            "bn1": "expand_bn",
-            "conv_dw": "dwconv",
-            "bn2": "bn",
-            "se.conv_reduce": "se_reduce",
-            "se.conv_expand": "se_expand",
-            "conv_pwl": "project_conv",
-            "bn3": "project_bn",
-        },
-        "separable": {
-            "conv_dw": "dwconv",
-            "bn1": "bn",
-            "se.conv_reduce": "se_reduce",
-            "se.conv_expand": "se_expand",
-            "conv_pw": "project_conv",
-            "bn2": "project_bn",
-        },
+
+def _table(name: str, blocks: Mapping[BlockKind, tuple[str, ...]]) -> KeyTable:
+    network = ("stem_conv", "stem_bn", "top_conv", "top_bn", "predictions")
+    prefix = "block{stage}{letter}_"
+    return KeyTable(name=name, network=network, block=prefix, blocks=blocks, forms=KERAS_FORMS, separator="/")
+
+
+KERAS_V1 = _table(
+    "keras",
+    {
+        "mbconv": (*_EXPAND, "dwconv", "bn", *_SE, *_PROJECT),
+        "separable": ("dwconv", "bn", *_SE, *_PROJECT),
     },
-    forms=KERAS_FORMS,
-    separator="/",
 )
-
-KERAS_V2 = KeyTable(
-    name="keras_v2",
-    network=_NETWORK,
-    block="block{stage}{letter}_",
-    blocks={
-        "mbconv": {
-            "conv_pw": "expand_conv",
-            "bn1": "expand_bn",
-            "conv_dw": "dwconv2",
-            "bn2": "bn",
-            "se.conv_reduce": "se_reduce",
-            "se.conv_expand": "se_expand",
-            "conv_pwl": "project_conv",
-            "bn3": "project_bn",
-        },
-        "fused": {
-            "conv_exp": "expand_conv",
-            "bn1": "expand_bn",
-            "conv_pwl": "project_conv",
-            "bn2": "project_bn",
-        },
-        "conv": {
-            "conv": "project_conv",
-            "bn1": "project_bn",
-        },
+KERAS_V2 = _table(
+    "keras_v2",
+    {
+        "mbconv": (*_EXPAND, "dwconv2", "bn", *_SE, *_PROJECT),
+        "fused": (*_EXPAND, *_PROJECT),
+        "conv": _PROJECT,
     },
-    forms=KERAS_FORMS,
-    separator="/",
 )
 
 MODELS: dict[str, tuple[KeyTable, str]] = {
@@ -129,12 +90,12 @@ numpy.save(logits, model.predict(images, verbose=0))
 """A program of its own, because Keras fixes its backend for a whole process."""
 
 
-def _reference(table: KeyTable, network: NetworkDescription) -> FileReference | None:
+def _reference(table: KeyTable, network: NetworkDescription) -> Reference | None:
     name = next((theirs for theirs, found in MODELS.items() if found == (table, network.variant.name)), None)
     if name is None or network.in_chans != 3 or not network.num_classes or not importlib.util.find_spec("keras"):
         return None
     run = partial(_logits, name, network.num_classes, PIXELS[table.name])
-    return FileReference(distribution="keras", tolerance=FLOAT32_TOLERANCE, logits=run)
+    return Reference(distribution="keras", tolerance=FLOAT32_TOLERANCE, logits_of_file=run)
 
 
 def _logits(name: str, num_classes: int, factor: float, weights: Path, images: Tensor) -> Tensor:

@@ -19,17 +19,20 @@ CLASSIFIER = "classifier.weight"
 COUNTER = "num_batches_tracked"
 """The counter of batch norm. Files older than PyTorch 0.4.1 lack it, and other frameworks do not have it."""
 
+NETWORK = ("conv_stem", "bn1", "conv_head", "bn2", "classifier")
+"""Our names of the modules outside of the blocks, in the order in which an image passes them."""
+
+_SE = ("se.conv_reduce", "se.conv_expand")
+BLOCKS: dict[BlockKind, tuple[str, ...]] = {
+    "mbconv": ("conv_pw", "bn1", "conv_dw", "bn2", *_SE, "conv_pwl", "bn3"),
+    "separable": ("conv_dw", "bn1", *_SE, "conv_pw", "bn2"),
+    "fused": ("conv_exp", "bn1", "conv_pwl", "bn2"),
+    "conv": ("conv", "bn1"),
+}
+"""Our names of the modules of a block, in the same order."""
+
 Role = Literal["conv", "depthwise", "squeeze", "norm", "linear"]
 """The kind of a module. ``squeeze`` is a convolution of squeeze-excite, which has a bias."""
-
-LEAVES: dict[Role, tuple[str, ...]] = {
-    "conv": ("weight",),
-    "depthwise": ("weight",),
-    "squeeze": ("weight", "bias"),
-    "norm": ("weight", "bias", "running_mean", "running_var", COUNTER),
-    "linear": ("weight", "bias"),
-}
-"""The tensors of a module, by its role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +50,11 @@ class Form:
     flat: bool = False
 
     def to_theirs(self, tensor: Tensor) -> Tensor:
-        """Return our tensor as the other library stores it."""
         if self.flat:
             return tensor.flatten(1)
         return tensor if self.axes is None else tensor.permute(self.axes)
 
     def to_ours(self, tensor: Tensor) -> Tensor:
-        """Return their tensor as we store it."""
         if self.flat:
             return tensor[..., None, None] if tensor.dim() == 2 else tensor
         if self.axes is None or tensor.dim() != len(self.axes):  # the loader reports a wrong shape
@@ -62,7 +63,20 @@ class Form:
 
 
 Forms = Mapping[Role, Mapping[str, Form]]
-AS_IN_TORCH: Forms = {role: {leaf: Form(name=leaf) for leaf in leaves} for role, leaves in LEAVES.items()}
+"""For each role of a module, our tensors in it, each with their form. A tensor left out does not exist there."""
+
+
+def _named(*leaves: str) -> dict[str, Form]:
+    return {leaf: Form(name=leaf) for leaf in leaves}
+
+
+AS_IN_TORCH: Forms = {
+    "conv": _named("weight"),
+    "depthwise": _named("weight"),
+    "squeeze": _named("weight", "bias"),
+    "norm": _named("weight", "bias", "running_mean", "running_var", COUNTER),
+    "linear": _named("weight", "bias"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +85,9 @@ class KeyTable:
 
     Attributes:
         name: The name of the layout.
-        network: Our module names outside of the blocks, each with theirs.
+        network: Their names of the modules outside of the blocks, in the order of `NETWORK`.
         block: The prefix of a block in their keys.
-        blocks: For each kind of block, our module names inside it, each with theirs.
-        forms: For each role of a module, our tensors in it, each with their form. A tensor that is left out here
-            does not exist there.
+        blocks: For each kind of block that they have, their names of its modules, in the order of `BLOCKS`.
         separator: The text between the module and the tensor in their keys.
 
     Their names may hold ``{index}`` (of the block in the network, from 0), ``{next}`` (that plus 1), ``{block}`` (in
@@ -84,50 +96,35 @@ class KeyTable:
     """
 
     name: str
-    network: Mapping[str, str]
+    network: tuple[str, ...]
     block: str
-    blocks: Mapping[BlockKind, Mapping[str, str]]
+    blocks: Mapping[BlockKind, tuple[str, ...]]
     forms: Forms = field(default_factory=lambda: AS_IN_TORCH)
     separator: str = "."
 
     def modules(self, arch: ArchSpec) -> dict[str, str]:
-        """Return our module names of a network, each with theirs, in our order.
-
-        Raises:
-            WeightsError: If the layout has no name for a kind of block in the network.
-        """
-        after = len(arch.stages) + 1
-        ends = {ours: theirs.format(after=after) for ours, theirs in self.network.items()}
-        stem = {ours: ends.pop(ours) for ours in ("conv_stem", "bn1")}
-        return {**stem, **dict(self._blocks(arch)), **ends}
+        """Return our module names of a network, each with theirs, in our order."""
+        theirs = [name.format(after=len(arch.stages) + 1) for name in self.network]
+        pairs = list(zip(NETWORK, theirs, strict=True))
+        return dict([*pairs[:2], *self._blocks(arch), *pairs[2:]])
 
     def _blocks(self, arch: ArchSpec) -> Iterator[tuple[str, str]]:
         index = 0
         for stage, blocks in enumerate(arch.blocks(), start=1):
             for number, block in enumerate(blocks):
                 if block.kind not in self.blocks:
-                    raise WeightsError(
-                        f"{self.name} has no {block.kind} block: expected one of {', '.join(self.blocks)}"
-                    )
+                    known = ", ".join(self.blocks)
+                    raise WeightsError(f"{self.name} has no {block.kind} block: expected one of {known}")
                 prefix = self.block.format(
-                    index=index,
-                    next=index + 1,
-                    stage=stage,
-                    before=stage - 1,
-                    block=number,
-                    letter=chr(ord("a") + number),
+                    index=index, next=index + 1, stage=stage, before=stage - 1, block=number, letter=chr(97 + number)
                 )
-                for ours, theirs in self.blocks[block.kind].items():
-                    if block.se_filters or not ours.startswith("se."):
+                for ours, theirs in zip(BLOCKS[block.kind], self.blocks[block.kind], strict=True):
+                    if block.se_filters or ours not in _SE:
                         yield f"blocks.{stage - 1}.{number}.{ours}", f"{prefix}{theirs}"
                 index += 1
 
     def keys(self, arch: ArchSpec) -> dict[str, tuple[str, Form]]:
-        """Return our keys that the layout has too, each with their key and their form.
-
-        Raises:
-            WeightsError: If the layout has no name for a kind of block in the network.
-        """
+        """Return our keys that the layout has too, each with their key and their form."""
         return {
             f"{ours}.{leaf}": (f"{theirs}{self.separator}{form.name}", form)
             for ours, theirs in self.modules(arch).items()
@@ -138,9 +135,6 @@ class KeyTable:
         """Return their state dict under our keys, in their order. A missing counter of batch norm becomes 0.
 
         A key that the layout does not have for this network stays as it is. The loader refuses all of them together.
-
-        Raises:
-            WeightsError: If a key is there in both layouts.
         """
         theirs = {their_key: (our_key, form) for our_key, (their_key, form) in self.keys(arch).items()}
         renamed: State = {}
@@ -156,18 +150,8 @@ class KeyTable:
                 renamed.setdefault(f"{ours}.{COUNTER}", torch.tensor(0))
         return renamed
 
-    def head(self, state: Mapping[str, Tensor]) -> State:
-        """Return the tensors that do not belong to the backbone: the classifier, and all beside it."""
-        names = (self.block, *(theirs for ours, theirs in self.network.items() if ours != "classifier"))
-        backbone = tuple({f"{name.partition('.')[0]}." for name in names})
-        return {key: tensor for key, tensor in state.items() if not key.startswith(backbone)}
-
     def to_theirs(self, state: Mapping[str, Tensor], arch: ArchSpec) -> State:
-        """Return our state dict under their keys, in our order. Counters that they do not have are left out.
-
-        Raises:
-            WeightsError: If our layout does not have a key for this network.
-        """
+        """Return our state dict under their keys, in our order. Counters that they do not have are left out."""
         renamed: State = {}
         ours = self.keys(arch)
         for key, tensor in state.items():
@@ -177,6 +161,11 @@ class KeyTable:
             elif not is_counter(key):
                 raise WeightsError(f"key {quoted(key)} is not one of the effnet_zoo layout for this network")
         return renamed
+
+    def head(self, state: Mapping[str, Tensor]) -> State:
+        """Return the tensors of their state dict that are not the backbone's: the classifier, and all beside it."""
+        backbone = tuple({f"{name.partition('.')[0]}." for name in (self.block, *self.network[:-1])})
+        return {key: tensor for key, tensor in state.items() if not key.startswith(backbone)}
 
 
 def is_counter(key: str) -> bool:
@@ -191,6 +180,6 @@ def role_of(module: str) -> Role:
         return "norm"
     if name == "classifier":
         return "linear"
-    if module.startswith("se.") or ".se." in module:
+    if module.endswith(_SE):
         return "squeeze"
     return "depthwise" if name == "conv_dw" else "conv"

@@ -11,62 +11,30 @@ from torch import nn
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import B0_TO_B7, Layout, ModuleReference, NetworkDescription, our_archs
+from effnet_zoo.layouts.layout import B0_TO_B7, Layout, NetworkDescription, Reference, our_archs
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 TABLE = KeyTable(
     name="torchvision",
-    network={
-        "conv_stem": "features.0.0",
-        "bn1": "features.0.1",
-        "conv_head": "features.{after}.0",
-        "bn2": "features.{after}.1",
-        "classifier": "classifier.1",
-    },
+    network=("features.0.0", "features.0.1", "features.{after}.0", "features.{after}.1", "classifier.1"),
     block="features.{stage}.{block}.block.",
     blocks={
-        "mbconv": {
-            "conv_pw": "0.0",
-            "bn1": "0.1",
-            "conv_dw": "1.0",
-            "bn2": "1.1",
-            "se.conv_reduce": "2.fc1",
-            "se.conv_expand": "2.fc2",
-            "conv_pwl": "3.0",
-            "bn3": "3.1",
-        },
-        "separable": {
-            "conv_dw": "0.0",
-            "bn1": "0.1",
-            "se.conv_reduce": "1.fc1",
-            "se.conv_expand": "1.fc2",
-            "conv_pw": "2.0",
-            "bn2": "2.1",
-        },
-        "fused": {
-            "conv_exp": "0.0",
-            "bn1": "0.1",
-            "conv_pwl": "1.0",
-            "bn2": "1.1",
-        },
-        "conv": {
-            "conv": "0.0",
-            "bn1": "0.1",
-        },
+        "mbconv": ("0.0", "0.1", "1.0", "1.1", "2.fc1", "2.fc2", "3.0", "3.1"),
+        "separable": ("0.0", "0.1", "1.fc1", "1.fc2", "2.0", "2.1"),
+        "fused": ("0.0", "0.1", "1.0", "1.1"),
+        "conv": ("0.0", "0.1"),
     },
 )
-
-EPSILON_1E_5 = B0_TO_B7[:5]
-EPSILON_1E_3 = (*B0_TO_B7[5:], *(f"effnet_zoo_v2_{size}" for size in "sml"))
-"""Networks by the epsilon that torchvision's constructors give batch norm (``norm_layer``)."""
 
 
 @cache
 def _archs() -> Mapping[str, ArchSpec]:
+    """Return our networks with the epsilon that torchvision's constructors give batch norm (``norm_layer``)."""
+    v2 = tuple(f"effnet_zoo_v2_{size}" for size in "sml")
     return {
         name: dataclasses.replace(our_archs()[name], padding="symmetric", bn_eps=epsilon)
-        for epsilon, names in ((1e-5, EPSILON_1E_5), (1e-3, EPSILON_1E_3))
+        for epsilon, names in ((1e-5, B0_TO_B7[:5]), (1e-3, (*B0_TO_B7[5:], *v2)))
         for name in names
     }
 
@@ -92,7 +60,7 @@ def _preprocessing(name: str) -> Preprocessing:
     )
 
 
-def _reference(network: NetworkDescription) -> ModuleReference:
+def _reference(network: NetworkDescription) -> Reference:
     from torchvision import models
 
     module = models.get_model(_their_name(network.variant.hub_name), num_classes=max(1, network.num_classes))
@@ -101,7 +69,7 @@ def _reference(network: NetworkDescription) -> ModuleReference:
     stem = module.features[0][0]
     if stem.in_channels != network.in_chans:
         module.features[0][0] = nn.Conv2d(network.in_chans, stem.out_channels, 3, 2, 1, bias=False)
-    return ModuleReference(distribution="torchvision", module=module)
+    return Reference(distribution="torchvision", module=module)
 
 
 LAYOUT = Layout(

@@ -8,37 +8,23 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from effnet_zoo.arch.families import Activation
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.atomic_io import read_text
 from effnet_zoo.documents import from_json
-from effnet_zoo.errors import WeightsError
+from effnet_zoo.errors import WeightsError, quoted
+from effnet_zoo.layouts import layout
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import (
-    B0_TO_B7,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ConfigContent,
-    ConfigFiles,
-    Layout,
-    ModuleReference,
-    NetworkDescription,
-    archs_named,
-    values_from,
-)
-from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
-
-Document = TypeVar("Document")
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
-ACTIVATIONS: dict[Activation, str] = {"silu": "swish", "relu": "relu", "relu6": "relu6"}
-POOLINGS = {"avg": "mean", "max": "max"}
-RESAMPLE = {"nearest": 0, "bilinear": 2, "bicubic": 3}
+ACTIVATIONS = {"swish": "silu", "silu": "silu", "relu": "relu", "relu6": "relu6"}
+POOLINGS = {"mean": "avg", "max": "max"}
+RESAMPLE = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Interpolations by Pillow's numbers (PIL.Image.Resampling), which transformers writes down."""
 
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
@@ -48,37 +34,21 @@ SQUASHING, KEEPING_ASPECT = "EfficientNetImageProcessor", "CLIPImageProcessor"
 PROCESSORS = (SQUASHING, KEEPING_ASPECT, "BitImageProcessor")
 """The image processors that can be read: all resize, crop or not, rescale and normalise."""
 
-_BODY = {
-    "conv_dw": "depthwise_conv.depthwise_conv",
-    "se.conv_reduce": "squeeze_excite.reduce",
-    "se.conv_expand": "squeeze_excite.expand",
-}
-
+_BODY = ("depthwise_conv.depthwise_conv", "depthwise_conv.depthwise_norm")
+_END = ("squeeze_excite.reduce", "squeeze_excite.expand", "projection.project_conv", "projection.project_bn")
 TABLE = KeyTable(
     name="transformers",
-    network={
-        "conv_stem": "efficientnet.embeddings.convolution",
-        "bn1": "efficientnet.embeddings.batchnorm",
-        "conv_head": "efficientnet.encoder.top_conv",
-        "bn2": "efficientnet.encoder.top_bn",
-        "classifier": "classifier",
-    },
+    network=(
+        "efficientnet.embeddings.convolution",
+        "efficientnet.embeddings.batchnorm",
+        "efficientnet.encoder.top_conv",
+        "efficientnet.encoder.top_bn",
+        "classifier",
+    ),
     block="efficientnet.encoder.blocks.{index}.",
     blocks={
-        "mbconv": {
-            "conv_pw": "expansion.expand_conv",
-            "bn1": "expansion.expand_bn",
-            **_BODY,
-            "bn2": "depthwise_conv.depthwise_norm",
-            "conv_pwl": "projection.project_conv",
-            "bn3": "projection.project_bn",
-        },
-        "separable": {
-            **_BODY,
-            "bn1": "depthwise_conv.depthwise_norm",
-            "conv_pw": "projection.project_conv",
-            "bn2": "projection.project_bn",
-        },
+        "mbconv": ("expansion.expand_conv", "expansion.expand_bn", *_BODY, *_END),
+        "separable": (*_BODY, *_END),
     },
 )
 
@@ -116,19 +86,14 @@ class Processor:
     image_std: tuple[float, ...] | None = None
 
 
-def _preprocessing(name: str) -> Preprocessing:
-    """Return the preprocessing of google's repositories: to the variant's size whatever the aspect, nearest pixel."""
-    return Preprocessing(
-        size=(catalogue.models()[name].spec.image_size,) * 2,
-        crop_pct=1.0,
-        crop_mode="squash",
-        interpolation="nearest",
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
+_preprocessing = partial(layout.uncropped, crop_mode="squash", interpolation="nearest")  # of google's repositories
 
 
-def config_of(network: NetworkDescription, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
+def _theirs(known: Mapping[Any, str], ours: str) -> Any:
+    return next(theirs for theirs, each in known.items() if each == ours)
+
+
+def config_of(network: layout.NetworkDescription, labels: tuple[str, ...] | None = None) -> dict[str, Any]:
     """Return the fields of transformers' EfficientNetConfig for a network.
 
     It pads for one size, the variant's. ``depthwise_padding`` lists the stride-2 blocks whose input is odd at that
@@ -144,8 +109,8 @@ def config_of(network: NetworkDescription, labels: tuple[str, ...] | None = None
         "depth_coefficient": variant.depth,
         "depthwise_padding": _odd_blocks(model.spec),
         "hidden_dim": arch.head_filters,
-        "hidden_act": ACTIVATIONS[arch.activation],
-        "pooling_type": POOLINGS[network.global_pool],
+        "hidden_act": _theirs(ACTIVATIONS, arch.activation),
+        "pooling_type": _theirs(POOLINGS, network.global_pool),
         "batch_norm_eps": arch.bn_eps,
         "dropout_rate": arch.drop_rate,
         "drop_connect_rate": arch.drop_path_rate,
@@ -164,55 +129,48 @@ def _odd_blocks(arch: ArchSpec) -> list[int]:
     return odd
 
 
-def _reference(network: NetworkDescription) -> ModuleReference | None:
+def _reference(network: layout.NetworkDescription) -> layout.Reference | None:
     try:
         from transformers import EfficientNetConfig, EfficientNetForImageClassification
     except ImportError:
         return None
     module = EfficientNetForImageClassification(EfficientNetConfig(**config_of(network)))
     side = network.variant.spec.image_size  # its padding is right for this size alone
-    return ModuleReference(distribution="transformers", module=module, size=(side, side))
+    return layout.Reference(distribution="transformers", module=module, size=(side, side))
 
 
-def _read(paths: Mapping[str, Path], network: NetworkDescription) -> ConfigContent:
-    config, arch = _document(paths[CONFIG], Config), network.arch
-    activations: dict[str, Activation] = {theirs: ours for ours, theirs in ACTIVATIONS.items()} | {"silu": "silu"}
-    poolings = {theirs: ours for ours, theirs in POOLINGS.items()}
+def _read(paths: Mapping[str, Path], network: layout.NetworkDescription) -> layout.ConfigContent:
+    place = str(paths[CONFIG])
+    config = from_json(read_text(place), Config, place, WeightsError)
     for field, value, known in (
         # No tensor shows where a network strides and how it pads there.
         ("strides", config.strides, [STRIDES]),
         ("depthwise_padding", config.depthwise_padding, [tuple(_odd_blocks(network.variant.spec))]),
-        ("hidden_act", config.hidden_act, activations),
-        ("pooling_type", config.pooling_type, poolings),
+        ("hidden_act", config.hidden_act, ACTIVATIONS),
+        ("pooling_type", config.pooling_type, POOLINGS),
     ):
         if value not in known:
-            raise WeightsError(f"{paths[CONFIG]}: {field} {_shown(value)}: expected {' or '.join(map(_shown, known))}")
+            raise WeightsError(f"{place}: {field} {quoted(value)}: expected {' or '.join(map(str, known))}")
     given: dict[str, Any] = {
         "bn_eps": config.batch_norm_eps,
         "drop_rate": config.dropout_rate,
         "drop_path_rate": config.drop_connect_rate,
-        "activation": activations[config.hidden_act],
+        "activation": ACTIVATIONS[config.hidden_act],
     }
-    with values_from(str(paths[CONFIG])):
-        arch = dataclasses.replace(arch, **{field: value for field, value in given.items() if value is not None})
+    with layout.values_from(place):
+        given = {field: value for field, value in given.items() if value is not None}
+        arch = dataclasses.replace(network.arch, **given)
     images: Preprocessing | None = _preprocessing(network.variant.name)
     if PROCESSOR in paths:
-        with values_from(str(paths[PROCESSOR])):
-            images = _images_of(_document(paths[PROCESSOR], Processor))
-    return ConfigContent(
+        place = str(paths[PROCESSOR])
+        with layout.values_from(place):
+            images = _images_of(from_json(read_text(place), Processor, place, WeightsError))
+    return layout.ConfigContent(
         arch=arch,
-        global_pool=poolings[config.pooling_type],
+        global_pool=POOLINGS[config.pooling_type],
         labels=_labels(config.id2label or {}, network.num_classes),
         images=images,
     )
-
-
-def _document(path: Path, kind: type[Document]) -> Document:
-    return from_json(read_text(path), kind, str(path), WeightsError)
-
-
-def _shown(value: Any) -> str:
-    return str(list(value) if isinstance(value, tuple) else value)
 
 
 def _labels(names: Mapping[str, str], num_classes: int) -> tuple[str, ...] | None:
@@ -233,9 +191,7 @@ def _images_of(processor: Processor) -> Preprocessing | None:
     kind = processor.image_processor_type
     steps = processor.do_resize and processor.do_rescale and processor.do_normalize
     from_zero_to_one = not processor.rescale_offset and processor.rescale_factor in (None, 0, 1 / 255)
-    interpolation = {number: name for name, number in RESAMPLE.items()}.get(
-        -1 if processor.resample is None else processor.resample
-    )
+    interpolation = RESAMPLE.get(-1 if processor.resample is None else processor.resample)
     if kind not in PROCESSORS or not steps or not from_zero_to_one or not interpolation:
         return None
     squashes = kind == SQUASHING
@@ -265,14 +221,14 @@ def _crop_pct(side: int, resized: int) -> float:
 
 
 def _write(
-    network: NetworkDescription, labels: tuple[str, ...] | None, images: Preprocessing
+    network: layout.NetworkDescription, labels: tuple[str, ...] | None, images: Preprocessing
 ) -> Mapping[str, Mapping[str, Any]]:
     config = {"architectures": ["EfficientNetForImageClassification"], "model_type": "efficientnet"}
     height, width = images.size
     processor = {
         **_resizing(images),
         "do_resize": True,
-        "resample": RESAMPLE[images.interpolation],
+        "resample": _theirs(RESAMPLE, images.interpolation),
         "crop_size": {"height": height, "width": width},
         "rescale_factor": 1 / 255,
         "do_rescale": True,
@@ -299,19 +255,19 @@ def _resizing(images: Preprocessing) -> dict[str, Any]:
     return {"image_processor_type": KEEPING_ASPECT, "size": {"shortest_edge": height}, "do_center_crop": True}
 
 
-LAYOUT = Layout(
+LAYOUT = layout.Layout(
     table=TABLE,
-    archs=archs_named(*B0_TO_B7),
+    archs=layout.archs_named(*layout.B0_TO_B7),
     convention="SAME padding, batch norm eps 1e-3; images as google's repositories prepare them",
     loads_with="transformers: AutoModelForImageClassification.from_pretrained(DIR)",
     preprocessing=_preprocessing,
     reference=_reference,
-    config_files=ConfigFiles(
+    config_files=layout.ConfigFiles(
         names=(CONFIG, PROCESSOR),
         is_ours=lambda content: content.get("model_type") == "efficientnet",
         read=_read,
         write=_write,
     ),
     in_config=("bn_eps", "activation"),
-    poolings=tuple(POOLINGS),
+    poolings=tuple(POOLINGS.values()),
 )

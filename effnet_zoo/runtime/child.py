@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -45,44 +44,24 @@ def run_in_child(
     seconds: float = LIMIT,
     environment: Mapping[str, str] | None = None,
 ) -> None:
-    """Call a function in a child process, and wait for its end. The child finds modules where this process does.
+    """Call a function of a module in a child process, and wait for its end. The function writes its result to a file.
 
-    The function writes its result to a file. The child, and what it started, ends with this process, and when waiting
-    is interrupted. It never runs the main script again, so scripts need no ``__main__`` guard.
+    The child finds modules where this process does. It gets the variables of `environment` besides those of this
+    process. Arguments are pickled; models and tensors go through a pipe, not through a file. The child, and what it
+    started, ends with this process, and when waiting is interrupted. It never runs the main script again, so that
+    scripts need no ``__main__`` guard.
 
-    Args:
-        function: A function at the top level of a module.
-        arguments: Its arguments, which are pickled; models and tensors go through a pipe, not through a file.
-        seconds: How long it may take.
-        environment: Variables that the child gets besides those of this process.
-
-    Raises:
-        EngineError: If an argument cannot be pickled, the function raises, or it takes too long.
+    Raise EngineError if an argument cannot be pickled, the function raises, or it takes more than `seconds`.
     """
-    command = [sys.executable, "-P", "-W", "ignore", "-c", _CHILD]
-    expired = threading.Event()
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
-            command,
+            [sys.executable, "-P", "-W", "ignore", "-c", _CHILD],
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=said,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
-
-        def end() -> None:
-            if child.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
-
-        def expire() -> None:
-            expired.set()
-            end()
-
-        timer = threading.Timer(seconds, expire)
-        timer.daemon = True
-        timer.start()
         assert child.stdin is not None
         try:
             with suppress(BrokenPipeError):  # it died at once: its status says why
@@ -90,17 +69,18 @@ def run_in_child(
                 pickle.dump((_path(), "_effnet_zoo_command" in sys.modules), child.stdin)
                 pickle.dump((function, arguments), child.stdin)
                 child.stdin.flush()
-            status = child.wait()
+            status = child.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise EngineError(f"not done after {seconds:.0f} seconds") from None
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise EngineError(f"the model cannot be sent to another process: {first_line(error)}") from error
         finally:
-            timer.cancel()
-            end()
+            if child.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
             with suppress(BrokenPipeError):
                 child.stdin.close()
             child.wait()
-        if expired.is_set():
-            raise EngineError(f"not done after {seconds:.0f} seconds")
         if status < 0:
             raise EngineError(f"the process was ended by signal {-status}: is there enough memory?")
         if status:

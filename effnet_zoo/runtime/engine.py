@@ -5,8 +5,8 @@ import os
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,24 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.arch.spec import MIN_SIZE
+from effnet_zoo.checkpoints.creation import create_classifier
 from effnet_zoo.checkpoints.statefile import fingerprint
-from effnet_zoo.errors import (
-    ArgumentError,
-    EffnetZooError,
-    EngineError,
-    InputError,
-    UnknownNameError,
-    did_you_mean,
-    first_line,
-    quoted,
-)
+from effnet_zoo.errors import ArgumentError, EffnetZooError, EngineError, InputError, quoted
 from effnet_zoo.network.folding import copied
 from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.network.options import check_whole_option, chosen
 from effnet_zoo.runtime import engine_cache
-from effnet_zoo.runtime.agreement import check_error, error_of, model_outputs
-from effnet_zoo.runtime.deployed import check_has_weights, own_size
-from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface, Size, checked_size
-from effnet_zoo.runtime.streams import MOST_IMAGES, Streams
+from effnet_zoo.runtime.deployed import (
+    check_error,
+    check_has_weights,
+    checked_size,
+    error_of,
+    model_outputs,
+    own_size,
+)
+from effnet_zoo.runtime.metadata import COMPUTE_DTYPES, Interface, Size
 from effnet_zoo.runtime.targets import ENGINES
-from effnet_zoo.runtime.targets.target import Target, TensorFunction
+from effnet_zoo.runtime.targets.target import MOST_IMAGES, Streams, Target, TensorFunction, runtime_errors
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """Largest relative error, ||outputs - model's|| / ||model's||, by dtype.
@@ -78,9 +76,10 @@ class Engine:
         if _first_process is None:
             _first_process = os.getpid()
         _check_fork(_first_process)
+        self._target = ENGINES[backend]
+        self._target.check_engine(model.conv_stem.weight.device.type, dtype)
         self.model, self.backend, self.dtype, self.size = model, backend, dtype, size
         self.error: float | None = None
-        self._target = ENGINES[backend]
         self._start()
         if size is not None:
             self._function_for(size)
@@ -88,7 +87,6 @@ class Engine:
     def _start(self) -> None:
         self._threads = torch.get_num_threads()
         self._functions: dict[Size, TensorFunction] = {}
-        self._keys: dict[Size, str] = {}
         self._expected: dict[Size, tuple[Tensor, Tensor]] = {}
         self._checked: set[tuple[Size, Streams]] = set()
         self._lock = threading.Lock()
@@ -98,7 +96,7 @@ class Engine:
         return f"Engine({self.backend}, {self.dtype}, size={self.size})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.model, self.backend, self.dtype, self.size)
+        return Engine, (self.model, self.backend, self.dtype, self.size)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return outputs of images, on the images' device.
@@ -129,18 +127,12 @@ class Engine:
         return self._computed(function, images).to(images.device)
 
     def _computed(self, function: TensorFunction, images: Tensor) -> Tensor:
-        with self._runtime_errors("failed"), torch.inference_mode():
+        with self._errors("failed"), torch.inference_mode():
             outputs = function(images.detach())
         return outputs.clone()  # what is made in inference mode may not be changed outside of it
 
-    @contextmanager
-    def _runtime_errors(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except EffnetZooError:
-            raise
-        except Exception as error:  # of the runtime's own kinds, which nobody can list
-            raise EngineError(f"engine {self.backend} {what}: {first_line(error)}: try another backend") from error
+    def _errors(self, what: str) -> AbstractContextManager[None]:
+        return runtime_errors(f"engine {self.backend} {what}", "try another backend")
 
     def _check_images(self, images: Tensor) -> Size:
         if not isinstance(images, Tensor):
@@ -165,7 +157,7 @@ class Engine:
 
     def _function_for(self, size: Size) -> TensorFunction:
         if size not in self._functions:
-            with self._runtime_errors("cannot run this model"):
+            with self._errors("cannot run this model"):
                 path = self._file(size) if self._target.suffix else Path()
                 self._functions[size] = self._target.load_engine(
                     self.model, path, threads=self._threads, dtype=self.dtype
@@ -182,17 +174,12 @@ class Engine:
         return engine_cache.cached_files(self._key(size), write) / name
 
     def _key(self, size: Size) -> str:
-        if size not in self._keys:
-            self._keys[size] = engine_cache.cache_key(
-                {
-                    "weights": fingerprint(self.model.state_dict()),
-                    **_network_settings(self.model),
-                    "backend": [self.backend, self._target.build_settings(self.model.conv_stem.weight.device)],
-                    "dtype": self.dtype,
-                    "size": size,
-                }
-            )
-        return self._keys[size]
+        backend = [self.backend, self._target.build_settings(self.model.conv_stem.weight.device)]
+        return engine_cache.cache_key({**self._ingredients, "backend": backend, "dtype": self.dtype, "size": size})
+
+    @cached_property
+    def _ingredients(self) -> dict[str, Any]:
+        return {"weights": fingerprint(self.model.state_dict()), **_network_settings(self.model)}
 
     def _check_outputs(self, function: TensorFunction, size: Size, count: int) -> None:
         """Compare outputs with the model's on images that have nothing to do with the caller's."""
@@ -202,8 +189,8 @@ class Engine:
             (expected,) = model_outputs(self.model, [drawn.to(weight.device, weight.dtype)], "engine")
             self._expected[size] = drawn, expected
         drawn, expected = self._expected[size]
-        chosen = torch.arange(count) % DRAWN
-        error = error_of(self._computed(function, drawn[chosen]), expected[chosen])
+        some = torch.arange(count) % DRAWN
+        error = error_of(self._computed(function, drawn[some]), expected[some])
         self.error = max(error, self.error or 0.0)
         tolerance = max(TOLERANCE[self.dtype], TOLERANCE.get(str(weight.dtype).removeprefix("torch."), 0))
         try:
@@ -215,18 +202,8 @@ class Engine:
             raise
 
 
-def _restored(model: EfficientNet, backend: str, dtype: str, size: Size | None) -> Engine:
-    """Return an engine that was pickled or copied."""
-    ENGINES[backend].check_engine(model.conv_stem.weight.device.type, dtype)
-    return Engine(model, backend, dtype, size)
-
-
 def _check_fork(process: int) -> None:
-    """Check that torch does not wait for threads that were left behind in the process this one was forked from.
-
-    Raises:
-        EngineError: If it would.
-    """
+    """Raise EngineError if torch would wait for threads that are only in the process this one was forked from."""
     if process != os.getpid() and torch.get_num_threads() > 1:
         raise EngineError(
             f"engine: this process was forked from process {process}, which made an engine, and a fork has no threads "
@@ -265,19 +242,13 @@ def engine(
     """
     if _first_process is not None:
         _check_fork(_first_process)
-    if not isinstance(backend, str) or backend not in ("auto", *ENGINES):
-        known = ["auto", *ENGINES]
-        raise UnknownNameError(
-            f"unknown engine {quoted(backend)}: expected {', '.join(known)}.{did_you_mean(str(backend), known)}"
-        )
-    if not isinstance(dtype, str) or dtype not in COMPUTE_DTYPES:
+    chosen(backend, ("auto", *ENGINES), "engine")
+    if dtype not in COMPUTE_DTYPES:
         raise ArgumentError(f"engine: dtype={quoted(dtype)}: expected {', '.join(COMPUTE_DTYPES)}")
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ArgumentError(f"engine: batch={quoted(batch)}: expected a whole number of at least 1, or None")
+    if batch is not None:
+        check_whole_option("engine: batch", batch, least=1)
     sides = None if size is None else checked_size(size, "engine: size")
     if isinstance(model_or_name, str):
-        from effnet_zoo.checkpoints.creation import create_classifier
-
         model = create_classifier(model_or_name, pretrained=True)
     elif not isinstance(model_or_name, EfficientNet):
         raise ArgumentError(
@@ -287,11 +258,9 @@ def engine(
         check_has_weights(model_or_name, "engine")
         model = copied(model_or_name)
     model.eval().requires_grad_(False)
-    device = model.conv_stem.weight.device.type
     if backend != "auto":
-        ENGINES[backend].check_engine(device, dtype)
         return Engine(model, backend, dtype, sides)
-    return _fastest(model, _candidates(device, dtype), dtype, batch or BATCH, sides)
+    return _fastest(model, _candidates(model.conv_stem.weight.device.type, dtype), dtype, batch or BATCH, sides)
 
 
 def _candidates(device: str, dtype: str) -> dict[str, Target]:
@@ -323,29 +292,29 @@ def _fastest(model: EfficientNet, candidates: dict[str, Target], dtype: str, bat
     if known is not None and known in candidates:
         return Engine(model, known, dtype, sides)
     images = torch.randn(batch, model.in_chans, *size, generator=torch.Generator().manual_seed(0))
-    engines, failures = [], []
+    engines: dict[str, Engine] = {}
+    failures = []
     for name in candidates:
         try:
             made = Engine(model, name, dtype, sides)
             made(images)
+            engines[name] = made
         except EngineError as error:
             failures.append(str(error))
-        else:
-            engines.append(made)
     if not engines:
         raise EngineError("; ".join(failures))
-    seconds: dict[str, list[float]] = {made.backend: [] for made in engines}
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(TRIALS):
-        for made in engines:
+        for name, run in engines.items():
             time.sleep(REST)
-            made(images)
+            run(images)
             start = time.perf_counter()
-            made(images)
-            seconds[made.backend].append(time.perf_counter() - start)
+            run(images)
+            seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    fastest = min(engines, key=lambda made: medians[made.backend])
-    engine_cache.remember_fastest(key, fastest.backend, medians)
-    return fastest
+    fastest = min(medians, key=medians.__getitem__)
+    engine_cache.remember_fastest(key, fastest, medians)
+    return engines[fastest]
 
 
 def _network_settings(model: EfficientNet) -> dict[str, Any]:

@@ -17,19 +17,7 @@ from typing import Any
 import msgspec
 import torch
 
-from effnet_zoo import __version__
-from effnet_zoo.atomic_io import (
-    check_destination,
-    exclusive,
-    file_errors,
-    folder_written_whole,
-    private_folder,
-    read_text,
-    scratch_beside,
-    sha256,
-    user_path,
-    write_text,
-)
+from effnet_zoo import __version__, atomic_io
 from effnet_zoo.checkpoints.cache import HOME
 from effnet_zoo.documents import from_json
 from effnet_zoo.errors import EffnetZooError, FileError
@@ -56,17 +44,6 @@ class _Fastest(msgspec.Struct):
     backend: str
 
 
-def engines_folder() -> Path:
-    """Return ``$EFFNET_ZOO_HOME/engines``, or ``effnet-zoo/engines`` in the user's cache folder.
-
-    Raises:
-        FileError: If a variable names a user who does not exist.
-    """
-    if home := os.environ.get(HOME):
-        return user_path(home, HOME) / "engines"
-    return user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME") / "effnet-zoo" / "engines"
-
-
 def cache_key(ingredients: Mapping[str, Any]) -> str:
     """Return a name for what is made of JSON values, and of this package, torch and the processor."""
     everything = {**ingredients, "effnet_zoo": __version__, "torch": torch.__version__, "processor": processor()}
@@ -86,24 +63,18 @@ def processor() -> list[str]:
 def cached_files(key: str, write: Callable[[Path], None]) -> Path:
     """Return the folder of a key. Its files are written if they are not there, or are not as their hashes say.
 
-    Of several processes one writes them, and the others wait.
-
-    Args:
-        key: What `cache_key` returned.
-        write: Writes files into the empty folder that it is given, and no folders.
-
-    Raises:
-        FileError: If other users can write to the cache, or the system refuses to write there.
+    Of several processes one writes them, and the others wait. `write` writes files into the empty folder that it is
+    given, and no folders. Raise FileError if others can write to the cache, or the system refuses to write there.
     """
     with _place_of(key) as place:
         if _is_sound(place):
             return place
-        with exclusive(place, WAIT):
+        with atomic_io.exclusive(place, WAIT):
             if not _is_sound(place):
                 _discard(place)
-                with folder_written_whole(place) as draft:
+                with atomic_io.folder_written_whole(place) as draft:
                     write(draft)
-                    hashes = {path.name: sha256(path) for path in draft.iterdir()}
+                    hashes = {path.name: atomic_io.sha256(path) for path in draft.iterdir()}
                     (draft / HASHES).write_bytes(msgspec.json.encode(_Hashes(hashes)))
         return place
 
@@ -115,34 +86,32 @@ def discard_files(key: str) -> None:
 
 
 def recall_fastest(key: str) -> str | None:
-    """Return the engine that was remembered for a key; None if there is none.
-
-    Raises:
-        FileError: If other users can write to the cache, or nothing can be remembered there.
-    """
+    """Return the engine that was remembered for a key; None if there is none. Raise FileError if none could be."""
     with _place_of(f"{key}.json") as place:
         if not place.exists():
-            check_destination(place)
+            atomic_io.check_destination(place)
             return None
         with suppress(EffnetZooError):  # damaged: it is measured again
-            return from_json(read_text(place), _Fastest, str(place), FileError).backend
+            return from_json(atomic_io.read_text(place), _Fastest, str(place), FileError).backend
     return None
 
 
 def remember_fastest(key: str, engine: str, seconds: Mapping[str, float]) -> None:
-    """Note which engine was fastest, and how many seconds a batch took in each.
-
-    Raises:
-        FileError: If the system refuses.
-    """
+    """Note which engine was fastest, and how many seconds a batch took in each."""
     with _place_of(f"{key}.json") as place:
-        write_text(place, json.dumps({"backend": engine, "seconds": dict(seconds)}, indent=1) + "\n")
+        atomic_io.write_text(place, json.dumps({"backend": engine, "seconds": dict(seconds)}, indent=1) + "\n")
 
 
 @contextmanager
 def _place_of(name: str) -> Iterator[Path]:
+    """Yield a path in ``$EFFNET_ZOO_HOME/engines``, or in ``effnet-zoo/engines`` in the user's cache folder."""
     try:
-        yield private_folder(engines_folder()) / name
+        if home := os.environ.get(HOME):
+            folder = atomic_io.user_path(home, HOME)
+        else:
+            cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+            folder = atomic_io.user_path(cache, "XDG_CACHE_HOME") / "effnet-zoo"
+        yield atomic_io.private_folder(folder / "engines") / name
     except FileError as error:
         raise FileError(
             f"the cache of engines: {error}; {HOME} names another folder, and engine(backend='eager') needs none"
@@ -150,7 +119,7 @@ def _place_of(name: str) -> Iterator[Path]:
 
 
 def _discard(place: Path) -> None:
-    with scratch_beside(place) as beside, file_errors(place), suppress(FileNotFoundError):
+    with atomic_io.scratch_beside(place) as beside, atomic_io.file_errors(place), suppress(FileNotFoundError):
         place.rename(beside / "discarded")
 
 
@@ -159,11 +128,11 @@ def _is_sound(place: Path) -> bool:
     with suppress(EffnetZooError, OSError):
         if place.is_symlink():
             return False
-        hashes = from_json(read_text(place / HASHES), _Hashes, str(place), FileError).files
+        hashes = from_json(atomic_io.read_text(place / HASHES), _Hashes, str(place), FileError).files
         found = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(place)}
         return (
             all(found.values())
             and found.keys() == {HASHES, *hashes}
-            and all(sha256(place / name) == digest for name, digest in hashes.items())
+            and all(atomic_io.sha256(place / name) == digest for name, digest in hashes.items())
         )
     return False

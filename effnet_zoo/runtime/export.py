@@ -7,40 +7,30 @@ into place: nothing is saved after it was run.
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from effnet_zoo.arch.spec import MIN_SIZE
-from effnet_zoo.errors import (
-    ArgumentError,
-    EffnetZooError,
-    EngineError,
-    InputError,
-    MissingExtraError,
-    first_line,
-    quoted,
-)
+from effnet_zoo.atomic_io import check_destination, exclusive, file_errors, scratch_beside
+from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, quoted
 from effnet_zoo.images.photos import find_photos
 from effnet_zoo.network.folding import in_eval
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_flags, chosen
-from effnet_zoo.runtime.agreement import check_error, error_of, model_outputs, same_labels
-from effnet_zoo.runtime.deployed import Deployed, check_has_weights, metadata_of, own_size
-from effnet_zoo.runtime.destination import checked_path, destination, move_into_place
-from effnet_zoo.runtime.engine import TOLERANCE as ENGINE_TOLERANCE
-from effnet_zoo.runtime.inputs import graph_input, read_pixels
-from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface, Pixels, Size, checked_size
-from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.runtime import deployed, engine
+from effnet_zoo.runtime.exported import graph_input, read_pixels
+from effnet_zoo.runtime.metadata import Interface, Metadata, Size
 from effnet_zoo.runtime.targets import FORMATS
-from effnet_zoo.runtime.targets.target import FileTarget, TensorFunction
+from effnet_zoo.runtime.targets.target import Target, runtime_errors
 
-TOLERANCE = {**ENGINE_TOLERANCE, "float32": 1e-4}
+TOLERANCE = {**engine.TOLERANCE, "float32": 1e-4}
 """Largest relative error of a file's outputs, ||file's - model's|| / ||model's||, by dtype."""
 
 
@@ -104,24 +94,25 @@ def export(
     interface = interface_of(model, size, dynamic=dynamic, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
     place = checked_path(path, target, force=force)
     target.check_file(interface)
-    check_has_weights(model, "export")
-    model, metadata = in_eval(model), metadata_of(model, interface)
-    device, threads = model.conv_stem.weight.device, torch.get_num_threads()
-    with destination(place, target, force=force) as scratch, runtime_errors(f"export to {target.format}"):
+    deployed.check_has_weights(model, "export")
+    model, metadata = in_eval(model), deployed.metadata_of(model, interface)
+    on_processor = model.conv_stem.weight.device.type == "cpu"
+    with (
+        runtime_errors(f"export to {format} failed", "nothing was written"),
+        destination(place, target, force=force) as scratch,
+    ):
         draft, final, work = (scratch / name for name in (f"draft{target.suffix}", f"final{target.suffix}", "work"))
         work.mkdir()
         built = target.build(model, interface, metadata.images, work)
         target.save(built, draft, metadata)
-        drawn = list(_drawn_images(model, interface))
-        function = target.load(draft, device, threads)
-        outputs = _outputs(function, drawn)
-        proof = _prove(model, metadata, function, target, drawn, outputs)
-        del function  # a runtime may have the file mapped
+        drawn, photos = list(_drawn_images(model, interface)), _photos(model, metadata)
+        outputs = _outputs(target, draft, model, [*drawn, *photos.values()])
+        proof = _proof(model, metadata, target, drawn, photos, outputs)
         metadata = dataclasses.replace(metadata, proof=proof)
         target.save(built, final, metadata)
-        again = _outputs(target.load(final, device, threads), drawn)
+        again = _outputs(target, final, model, drawn)
         # On a GPU, PyTorch may be set to choose algorithms by their time, so that two runs round differently.
-        check_same_outputs(again, outputs, target.format, TOLERANCE[dtype] if device.type != "cpu" else 0.0)
+        check_same_outputs(again, outputs[: len(drawn)], format, 0.0 if on_processor else TOLERANCE[dtype])
         size_in_bytes = move_into_place(final, place, target)
     return Export(path=place, format=format, bytes=size_in_bytes, metadata=metadata)
 
@@ -138,110 +129,130 @@ def interface_of(
 ) -> Interface:
     """Return what goes in and comes out, from the arguments of `export`.
 
-    Raises:
-        ArgumentError: If a value is of another type, or options do not fit together or the model.
+    Raise ArgumentError if a value is of another type, or options do not fit together or the model.
     """
     if size is not None and dynamic:
         raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
-    for name, value, known in (("pixels", pixels, (None, *get_args(Pixels))), ("dtype", dtype, COMPUTE_DTYPES)):
-        if value not in list(known):  # a list, because the value may be no key of a set
-            raise ArgumentError(f"{name}={quoted(value)}: expected {', '.join(filter(None, known))}")
     if softmax and not model.num_classes:
         raise ArgumentError("softmax: this model gives features: expected a classifier")
     if not model.num_classes and not model.global_pool.pool_type:
         raise ArgumentError("export: this model pools nothing: expected logits or pooled features")
-    sides = None if dynamic else own_size(model) if size is None else checked_size(size)
-    return Interface(size=sides, pixels=cast("Pixels | None", pixels), resize=resize, softmax=softmax, dtype=dtype)
+    sides = None if dynamic else deployed.own_size(model) if size is None else deployed.checked_size(size)
+    return Interface(size=sides, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
+
+
+def checked_path(path: str | Path, target: Target, *, force: bool) -> Path:
+    """Check that a file of a target can be written at a path, and return the path.
+
+    Raises:
+        ArgumentError: If it is no path.
+        InputError: If there is a file already and `force` is false, the suffix is another, or nothing can be written.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentError(f"path={quoted(path)}: expected a path")
+    place = Path(path)
+    if place.suffix != target.suffix:
+        raise InputError(f"{place}: expected a name that ends in {target.suffix}, for format {target.format}")
+    if target.companions and place.is_symlink():
+        raise InputError(
+            f"{place}: a symbolic link, and {target.format} writes files that lie side by side: name the file itself"
+        )
+    for suffix in (target.suffix, *target.companions):
+        taken = place.with_suffix(suffix)
+        check_destination(taken)
+        if taken.is_dir() or (taken.exists() and not force):
+            raise InputError(f"{taken}: there is something already: name another, or replace a file with --force")
+    return place
 
 
 @contextmanager
-def runtime_errors(what: str) -> Iterator[None]:
-    """Turn what a runtime raises into an `EngineError`: its kinds of errors are its own, and nobody can list them."""
-    try:
-        yield
-    except (EffnetZooError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise EngineError(f"{what} failed: {first_line(error)}: nothing was written") from error
+def destination(path: Path, target: Target, *, force: bool) -> Iterator[Path]:
+    """Hold a path for this process alone, and yield an empty folder beside it.
+
+    Raise InputError if another process writes it, or has written it meanwhile, or the system refuses.
+    """
+    with exclusive(path), scratch_beside(path) as scratch, file_errors(path):
+        checked_path(path, target, force=force)
+        yield scratch
+
+
+def move_into_place(draft: Path, path: Path, target: Target) -> int:
+    """Move a file, and the files that belong to it, to a destination, and return how many bytes they have."""
+    files = [draft.with_suffix(suffix) for suffix in (*target.companions, target.suffix)]
+    total = 0
+    for file in files:
+        with file.open("rb") as content:
+            os.fsync(content.fileno())  # else a crash of the machine could leave an empty file of the right name
+            total += os.fstat(content.fileno()).st_size
+    if target.companions:
+        path.unlink(missing_ok=True)  # an old graph must not be found beside new weights
+    for file in files:  # the one that people open comes last
+        file.replace(os.path.realpath(path.with_suffix(file.suffix)))
+    return total
 
 
 def check_same_outputs(outputs: Sequence[Tensor], proven: Sequence[Tensor], what: str, tolerance: float = 0.0) -> None:
-    """Check that the file that is to be published gives the outputs of the file that was proven.
-
-    Raises:
-        EngineError: If it does not.
-    """
-    if not all(error_of(ours, theirs) <= tolerance for ours, theirs in zip(outputs, proven, strict=True)):
+    """Raise EngineError unless the file that is to be published gives the outputs of the file that was proven."""
+    if not all(deployed.error_of(ours, theirs) <= tolerance for ours, theirs in zip(outputs, proven, strict=True)):
         raise EngineError(
             f"{what}: the file with its proof computes something else than the file that was proven: nothing was "
             "written"
         )
 
 
-def _outputs(function: TensorFunction, batches: Sequence[Tensor]) -> list[Tensor]:
+def _outputs(target: Target, path: Path, model: EfficientNet, batches: Sequence[Tensor]) -> list[Tensor]:
+    """Return what a file computes. Nothing has the file open, or mapped, after that."""
+    function = target.load(path, model.conv_stem.weight.device, torch.get_num_threads())
     with torch.inference_mode():
         return [function(batch).cpu().clone() for batch in batches]
 
 
-def _prove(
+def _proof(
     model: EfficientNet,
     metadata: Metadata,
-    function: TensorFunction,
-    target: FileTarget,
+    target: Target,
     drawn: Sequence[Tensor],
+    photos: Mapping[str, Tensor],
     outputs: Sequence[Tensor],
 ) -> dict[str, Any]:
-    """Compare what a file computes with the model, on drawn images of every size that matters and on real photos.
+    """Compare a file's outputs of drawn images, then of photos, with those of the model in float32.
 
-    Args:
-        model: In eval mode.
-        metadata: What the file says of itself.
-        function: Runs the file.
-        target: Its target.
-        drawn: Batches of drawn images.
-        outputs: The file's outputs of these.
-
-    Returns:
-        ``error`` (the largest relative one), ``sizes`` of the drawn images, how many ``photos``, how many of them have
-        the ``same_label``, and the versions of what ``ran`` the file.
-
-    Raises:
-        EngineError: If outputs differ by more than `TOLERANCE`, in float32 a photo gets another label, or the model's
-            own outputs are not finite.
+    Return ``error`` (the largest relative one), ``sizes`` of the drawn images, how many ``photos``, how many of them
+    have the ``same_label``, and the versions of what ``ran`` the file. Raise EngineError if outputs differ by more than
+    `TOLERANCE`, in float32 a photo gets another label, or the model's own outputs are not finite.
     """
-    interface, device = metadata.interface, model.conv_stem.weight.device
-    plain = model if model.conv_stem.weight.dtype == torch.float32 else copy.deepcopy(model).float()
+    interface, weight = metadata.interface, model.conv_stem.weight
+    plain = model if weight.dtype == torch.float32 else copy.deepcopy(model).float()
     in_float32 = dataclasses.replace(interface, dtype="float32")
-    reference = Deployed(plain, in_float32, metadata.images).to(device).eval()
-    photos = _photos(model, metadata)
-    batches = [*drawn, *photos.values()]
-    found = [*outputs, *_outputs(function, list(photos.values()))]
-    expected = model_outputs(lambda batch: reference(batch.to(device)), batches, "export")
-    error = max(map(error_of, found, expected))
+    reference = deployed.Deployed(plain, in_float32, metadata.images).to(weight.device).eval()
+    expected = deployed.model_outputs(
+        lambda batch: reference(batch.to(weight.device)), [*drawn, *photos.values()], "export"
+    )
+    error = max(map(deployed.error_of, outputs, expected))
     who = f"{target.format}, {interface.dtype}"
-    check_error(error, TOLERANCE[interface.dtype], who, "nothing was written")
-    proof: dict[str, Any] = {
-        "error": error,
-        "sizes": [list(size) for size in _sizes(model, interface)],
-        "photos": len(photos),
-        "same_label": None,
-        "ran": [f"{package} {version}" for package, version in target.versions().items()]
-        or [f"torch {torch.__version__}"],
-    }
+    deployed.check_error(error, TOLERANCE[interface.dtype], who, "nothing was written")
+    same_label = None
     if model.num_classes:
-        pairs = zip(photos, found[len(drawn) :], expected[len(drawn) :], strict=True)
-        others = [name for name, theirs, ours in pairs if not same_labels(theirs, ours).all()]
+        pairs = zip(photos, outputs[len(drawn) :], expected[len(drawn) :], strict=True)
+        others = [name for name, theirs, ours in pairs if theirs.argmax() != ours.argmax()]
         if others and interface.dtype == "float32":
             raise EngineError(
                 f"{target.format}: {', '.join(others)}: another label than the model's: nothing was written"
             )
-        proof["same_label"] = len(photos) - len(others)
-    return proof
+        same_label = len(photos) - len(others)
+    return {
+        "error": error,
+        "sizes": [list(size) for size in _sizes(model, interface)],
+        "photos": len(photos),
+        "same_label": same_label,
+        "ran": [f"{package} {version}" for package, version in target.versions().items()]
+        or [f"torch {torch.__version__}"],
+    }
 
 
 def _sizes(model: EfficientNet, interface: Interface) -> list[Size]:
     """Return heights and widths of images that show a wrong padding or crop: odd, even, and not square."""
-    height, width = interface.size or own_size(model)
+    height, width = interface.size or deployed.own_size(model)
     if interface.resize:
         return [(2 * height + 1, width + 34), (max(height // 2, MIN_SIZE), width)]
     return [interface.size] if interface.size else [(height, width), (65, 98), (MIN_SIZE + 2, MIN_SIZE + 1)]

@@ -11,14 +11,13 @@ import numpy
 from numpy.typing import NDArray
 
 from effnet_zoo.atomic_io import open_regular, sha256
-from effnet_zoo.errors import EngineError, InputError, WeightsError, first_line
-from effnet_zoo.images.reader import Resizer
-from effnet_zoo.images.transform import Pixels
-from effnet_zoo.runtime.inputs import graph_input, read_pixels
-from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.errors import EngineError, InputError, WeightsError
+from effnet_zoo.images.reader import Reader, Resizer, read_whole
+from effnet_zoo.images.transform import Pixels, normalised
+from effnet_zoo.runtime.metadata import Interface, Metadata
 from effnet_zoo.runtime.targets import READABLE
-from effnet_zoo.runtime.targets.target import Declaration, Shape
-from effnet_zoo.zoo.preprocessing import image_fields
+from effnet_zoo.runtime.targets.target import Shape, runtime_errors
+from effnet_zoo.zoo.preprocessing import Preprocessing, image_fields
 
 
 class Exported:
@@ -32,13 +31,9 @@ class Exported:
 
     Attributes:
         metadata: What the file says of itself.
-        preprocessing: How its images are prepared.
-        num_classes: Number of classes; 0 if it gives features.
-        head_hidden_size: Number of outputs of an image.
-        pretrained_cfg: Preprocessing and class names, as a model has them.
-        dtype: What it computes in.
-        threads: How many threads it computes with.
         fingerprint: SHA-256, in hex, of the file, followed by those of the files that belong to it.
+
+    The other attributes are those of `Runnable`.
 
     Raises:
         WeightsError: If the file is damaged, has no metadata or metadata that are not true of its graph, or does not
@@ -55,13 +50,13 @@ class Exported:
         for file in files:
             open_regular(file).close()  # a runtime would wait for a FIFO's writer for ever
         target.check_installed()
-        declaration = target.declaration(path)
-        self.path, self.metadata = path, Metadata.from_json(declaration.metadata, str(path))
+        text, images, outputs = target.declaration(path)
+        self.path, self.metadata = path, Metadata.from_json(text, str(path))
         if self.metadata.images is None:
             raise WeightsError(
                 f"{path}: how its images are to be prepared is not in the file: export it with that known"
             )
-        _check_declaration(path, self.metadata, declaration)
+        _check_declaration(path, self.metadata, images, outputs)
         self.preprocessing = self.metadata.images
         self.fingerprint = "".join(sha256(file) for file in files)
         self.num_classes = 0 if self.metadata.output == "features" else self.metadata.outputs
@@ -85,16 +80,9 @@ class Exported:
     def read(self, path: Path, *, orientation: bool = True) -> Pixels:
         """Return an image file as the uint8 pixels (height, width, 3) that the file is to be called with.
 
-        Args:
-            path: An image file.
-            orientation: Whether the image is turned as its EXIF orientation says.
-
-        Raises:
-            InputError: If it is missing, unreadable, too large, or not an image.
+        With `orientation`, the image is turned as its EXIF orientation says.
         """
-        return read_pixels(
-            path, self.metadata.interface, self.preprocessing, orientation=orientation, resize=self._resize
-        )
+        return read_pixels(path, self.metadata.interface, self.preprocessing, orientation, self._resize)
 
     def __call__(self, pixels: Sequence[Pixels]) -> NDArray[numpy.float32]:
         """Return float32 (n, outputs) of what `read` gives; the logarithm of probabilities, which serves as logits.
@@ -110,13 +98,31 @@ class Exported:
         interface = self.metadata.interface
         # Images of several sizes cannot be given together.
         groups = [[image] for image in pixels] if interface.resize else [list(pixels)]
-        try:
+        with runtime_errors(f"{self.path}: its runtime failed", "export it again"):
             outputs = [self._session(graph_input(group, interface, self.preprocessing)) for group in groups]
-        except Exception as error:  # of the runtime's own kinds, which nobody can list
-            raise EngineError(f"{self.path}: {first_line(error)}") from error
         found = numpy.concatenate(outputs)
         # A probability that is rounded to 0 would have no finite logarithm.
         return numpy.log(numpy.maximum(found, numpy.finfo(numpy.float32).tiny)) if interface.softmax else found
+
+
+def read_pixels(
+    path: Path, interface: Interface, how: Preprocessing, orientation: bool = True, resize: Resizer = "torch"
+) -> Pixels:
+    """Return an image file as pixels, resized and cropped unless the graph does that.
+
+    Raise InputError if the file is missing, unreadable, too large, or not an image.
+    """
+    if interface.resize:
+        return read_whole(path, how, orientation=orientation)
+    return Reader(how, orientation, resize)(path)
+
+
+def graph_input(pixels: Sequence[Pixels], interface: Interface, how: Preprocessing) -> NDArray[Any]:
+    """Return images of one size as the batch that a graph takes: uint8, or float32 (n, channels, height, width)."""
+    if interface.pixels is None:
+        return normalised(pixels, how)
+    batch = numpy.stack(pixels)
+    return batch if interface.pixels == "nhwc" else numpy.ascontiguousarray(batch.transpose(0, 3, 1, 2))
 
 
 def _default_threads() -> int:
@@ -127,22 +133,19 @@ def _default_threads() -> int:
     return int(said) if said.isdecimal() and int(said) else os.cpu_count() or 1
 
 
-def _check_declaration(path: Path, metadata: Metadata, declaration: Declaration) -> None:
-    """Check that a graph takes and gives what its metadata say, before anything is made of a size in the metadata.
+def _check_declaration(path: Path, metadata: Metadata, images: Shape, outputs: Shape) -> None:
+    """Raise WeightsError unless a graph takes and gives what its metadata say.
 
-    Raises:
-        WeightsError: If it does not.
+    Nothing is made of a size in the metadata before that.
     """
     interface = metadata.interface
     sides: Shape = interface.size if interface.size and not interface.any_size else (None, None)
-    images: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)
-    for what, said, found in (
-        ("images", images, declaration.images[1:]),
-        ("outputs", (metadata.outputs,), declaration.outputs[1:]),
-    ):
-        if said != found:
+    said: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)
+    for what, expected, found in (("images", said, images[1:]), ("outputs", (metadata.outputs,), outputs[1:])):
+        if expected != found:
             raise WeightsError(
-                f"{path}: its metadata say {what} of shape {_shown(said)}, its graph {_shown(found)}: export it again"
+                f"{path}: its metadata say {what} of shape {_shown(expected)}, its graph {_shown(found)}: export it "
+                "again"
             )
 
 

@@ -6,14 +6,14 @@ threads run meanwhile. The exporter also takes eight seconds for a B0, and it ha
 graph for any size computes it from shapes at every layer.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import numpy
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import nn
 
 import effnet_zoo
 from effnet_zoo.errors import ArgumentError, EngineError
@@ -21,7 +21,8 @@ from effnet_zoo.network.blocks import Block, Stage
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.layers import GlobalPool, PooledConv2d, SameConv2d, SqueezeExcite
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.runtime.interface import Interface, Resizing, scale_and_shift
+from effnet_zoo.runtime.deployed import covered_size, scale_and_shift
+from effnet_zoo.runtime.metadata import Interface
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 OPSET = 18
@@ -32,6 +33,8 @@ INPUT = "images"
 LIMIT = (1 << 31) - (1 << 20)
 """Bytes of an ONNX file at most: it is a protobuf, which counts bytes in 31 bits."""
 
+STEM, HEAD = ("conv_stem", "bn1", "act1"), ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier")
+
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
@@ -41,12 +44,7 @@ def onnx_model(
     """Return a model's graph, from ``images`` to ``logits``, ``probabilities`` or ``features``, with any batch.
 
     Nodes are called after the modules they stand for. In float16, weights and maps are float16, but means over height
-    and width are computed in float32.
-
-    Args:
-        model: A classifier, on any device; it stays as it is.
-        interface: What goes in and comes out.
-        preprocessing: The checkpoint's preprocessing, for uint8 images, with the interface's size.
+    and width are computed in float32. `preprocessing` has the interface's size; only uint8 images need it.
 
     Raises:
         ArgumentError: If ONNX has no such dtype, the file would be too large, or pixels cannot be normalised.
@@ -68,29 +66,46 @@ class _Writer:
     """Writes one network, node by node. A value has the name of the node that computes it.
 
     Attributes:
-        half: Whether the network computes in float16.
+        half: Whether what is written now is computed in float16.
         size: Height and width of the map that is written now; None if it is not known.
     """
 
     def __init__(self, network: EfficientNet, interface: Interface, preprocessing: Preprocessing | None) -> None:
         self.network, self.interface, self.preprocessing = network, interface, preprocessing
-        self.half = interface.dtype == "float16"
+        self.half = False
         self.size = interface.size
         self.nodes: list[onnx.NodeProto] = []
-        self.tensors: list[onnx.TensorProto] = []
+        self.tensors: dict[str, onnx.TensorProto] = {}
 
     def model(self) -> onnx.ModelProto:
-        output = self.interface.output_of(self.network.num_classes)
-        x = self._prepared(INPUT)
+        network, interface = self.network, self.interface
+        output = interface.output_of(network.num_classes)
+        x = self.prepared(INPUT)
+        self.half = interface.dtype == "float16"
         if self.half:
             x = self.cast(x, "input.half", TensorProto.FLOAT16)
-        x = self._network(x)
+        x = self.network_nodes(x)
         if self.half:
             x = self.cast(x, "output.float", TensorProto.FLOAT)
-        if self.interface.softmax:
-            x = self.node("Softmax", [x], "softmax", axis=1)
+        if interface.softmax:
+            self.node("Softmax", [x], "softmax", axis=1)
         self.nodes[-1].output[0] = output
-        graph = helper.make_graph(self.nodes, "EfficientNet", [self._input()], [self._output(output)], self.tensors)
+        sides: Any = ("height", "width") if interface.any_size else interface.size
+        images = ["batch", *interface.image_shape(network.in_chans, sides)]
+        outputs: list[str | int] = ["batch", network.num_classes or network.head_hidden_size]
+        if not network.num_classes and not network.global_pool.pool_type:
+            outputs += self.size or ("rows", "columns")
+        graph = helper.make_graph(
+            self.nodes,
+            "EfficientNet",
+            [
+                helper.make_tensor_value_info(
+                    INPUT, TensorProto.UINT8 if interface.pixels else TensorProto.FLOAT, images
+                )
+            ],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, outputs)],
+            list(self.tensors.values()),
+        )
         opset = helper.make_opsetid("", OPSET)
         return helper.make_model(
             graph,
@@ -100,166 +115,118 @@ class _Writer:
             producer_version=effnet_zoo.__version__,
         )
 
-    # what goes in, and comes out
+    # what goes in
 
-    def _input(self) -> onnx.ValueInfoProto:
-        pixels = self.interface.pixels is not None
-        size: Any = ("height", "width") if self.interface.any_size else self.interface.size
-        shape = self.interface.image_shape(self.network.in_chans, size)
-        return helper.make_tensor_value_info(
-            INPUT, TensorProto.UINT8 if pixels else TensorProto.FLOAT, ["batch", *shape]
-        )
-
-    def _output(self, name: str) -> onnx.ValueInfoProto:
-        network = self.network
-        if network.num_classes or network.global_pool.pool_type:
-            shape: list[str | int] = ["batch", network.num_classes or network.head_hidden_size]
-        else:
-            shape = ["batch", network.head_hidden_size, *(self.size or ("rows", "columns"))]
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    def _prepared(self, x: str) -> str:
-        interface = self.interface
-        if interface.pixels is None:
+    def prepared(self, x: str) -> str:
+        if self.interface.pixels is None:
             return x
-        if interface.pixels == "nhwc":
+        if self.interface.pixels == "nhwc":
             x = self.node("Transpose", [x], "pixels.nchw", perm=[0, 3, 1, 2])
         x = self.cast(x, "pixels.float", TensorProto.FLOAT)
-        if interface.resize:
-            x = self._resized(x)
-        scale, shift = (
-            numpy.array(values, numpy.float32)[:, None, None]
-            for values in scale_and_shift(self.preprocessing, self.network.in_chans)
-        )
-        x = self.node("Mul", [x, self.constant(scale, "pixels.scale.values")], "pixels.scale")
-        return self.node("Add", [x, self.constant(shift, "pixels.shift.values")], "pixels.shift")
+        scale, shift = scale_and_shift(self.preprocessing, self.network.in_chans)
+        if self.interface.resize:
+            x = self.resized(x)
+        for op, name, values in (("Mul", "pixels.scale", scale), ("Add", "pixels.shift", shift)):
+            constant = self.constant(numpy.array(values, numpy.float32)[:, None, None], f"{name}.values")
+            x = self.node(op, [x, constant], name)
+        return x
 
-    def _resized(self, x: str) -> str:
-        assert self.preprocessing is not None
-        resizing = Resizing.of(self.preprocessing)
+    def resized(self, x: str) -> str:
+        how = self.preprocessing
+        assert how is not None
 
-        def whole(values: Sequence[int], name: str) -> str:
+        def whole(values: Iterable[int], name: str) -> str:
             return self.constant(numpy.array(values, numpy.int64), f"resize.{name}")
 
-        size = whole(resizing.cover, "cover")
-        if resizing.keeps_aspect:
+        size = whole(covered_size(how), "cover")
+        if how.crop_mode != "squash":
             sides = self.node("Shape", [x], "resize.sides", start=2, end=4)
             short = self.node("ReduceMin", [sides], "resize.short", keepdims=1)
             size = self.node("Div", [self.node("Mul", [size, sides], "resize.scaled"), short], "resize.size")
         # Across, then down, as Pillow does it: what bicubic overshoots is cut off after each.
         for axis, side in ((3, "width"), (2, "height")):
-            wanted = self.node(
-                "Slice", [size, whole([axis - 2], f"{side}.at"), whole([axis - 1], f"{side}.end")], f"resize.{side}"
-            )
+            bounds = [whole([axis - 2], f"{side}.at"), whole([axis - 1], f"{side}.end")]
+            wanted = self.node("Slice", [size, *bounds], f"resize.{side}")
             x = self.node(
                 "Resize",
                 [x, "", "", wanted],
                 f"resize.to.{side}",
-                mode="cubic" if resizing.mode == "bicubic" else "linear",
+                mode="cubic" if how.interpolation == "bicubic" else "linear",
                 cubic_coeff_a=-0.5,  # Pillow's, for which ONNX has -0.75
                 antialias=1,
                 axes=[axis],
             )
             x = self.clip(x, f"resize.{side}.clip", 0.0, 255.0)
         # The middle is kept: half of the rest is cut off before it, rounded to even as torchvision's crop rounds.
-        spare = self.node("Sub", [size, whole(resizing.size, "kept")], "resize.spare")
-        half = self.node(
-            "Mul", [self.cast(spare, "resize.spare.float", TensorProto.FLOAT), self.number(0.5)], "resize.half"
-        )
+        spare = self.node("Sub", [size, whole(how.size, "kept")], "resize.spare")
+        spare = self.cast(spare, "resize.spare.float", TensorProto.FLOAT)
+        half = self.node("Mul", [spare, self.number(0.5)], "resize.half")
         start = self.cast(self.node("Round", [half], "resize.rounded"), "resize.start", TensorProto.INT64)
         end = self.node("Add", [start, "resize.kept"], "resize.end")
         return self.node("Slice", [x, start, end, whole([2, 3], "axes")], "resize.crop")
 
     # the network
 
-    def _network(self, x: str) -> str:
-        network = self.network
+    def network_nodes(self, x: str) -> str:
         for name in ("forward", "forward_features", "forward_head", "forward_stem", "_head"):
-            if getattr(type(network), name) is not getattr(EfficientNet, name):
-                raise EngineError(f"onnx: {type(network).__name__}.{name} has no translation here")
-        self._check_plain(network, "the model")
-        for name in ("conv_stem", "bn1", "act1"):
-            x = self.layer(name, x)
-        for stage in self._members("blocks", nn.Sequential):
-            for block in self._members(stage, Stage):
-                x = self._block(block, x)
-        for name in ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier"):
-            x = self.layer(name, x)
+            if getattr(type(self.network), name) is not getattr(EfficientNet, name):
+                raise EngineError(f"onnx: {type(self.network).__name__}.{name} has no translation here")
+        _check_plain(self.network, "the model")
+        for name in (*STEM, "blocks", *HEAD):
+            x = self.layer(self.network.get_submodule(name), name, x)
         return x
 
-    def _members(self, name: str, kind: type[nn.Module]) -> Iterator[str]:
-        """Yield the names of the modules that a container runs one after the other."""
-        module = self._module(name)
-        if type(module).forward is not kind.forward:
-            raise self._unknown(name, module)
-        return (f"{name}.{child}" for child, _ in module.named_children())
-
-    def _block(self, name: str, x: str) -> str:
-        block = self._module(name)
-        if (
-            not isinstance(block, Block)
-            or type(block).forward is not Block.forward
-            or type(block).add_skip is not Block.add_skip
-        ):
-            raise self._unknown(name, block)
-        shortcut = x
-        for child, _ in block.named_children():
-            x = self.layer(f"{name}.{child}", x)
-        return self.node("Add", [x, shortcut], f"{name}.add") if block.skip else x
-
-    def layer(self, name: str, x: str) -> str:
+    def layer(self, module: nn.Module, name: str, x: str) -> str:
         """Write the nodes of a layer, and return the name of their output."""
-        module = self._module(name)
-        for kind, write in _LAYERS.items():
-            if isinstance(module, kind) and type(module).forward is kind.forward:
-                return write(self, cast(Any, module), name, x)
-        raise self._unknown(name, module)
+        _check_plain(module, name)
+        write = _LAYERS.get(type(module).forward)
+        if write is None or (isinstance(module, Block) and type(module).add_skip is not Block.add_skip):
+            raise EngineError(f"onnx: {name} is {type(module).__name__}, which has no translation here")
+        return self.node(write, [x], name) if isinstance(write, str) else write(self, module, name, x)
 
-    def _module(self, name: str) -> nn.Module:
-        module = self.network.get_submodule(name)
-        self._check_plain(module, name)
-        return module
+    def sequence(self, layers: nn.Module, name: str, x: str) -> str:
+        for child, module in layers.named_children():
+            x = self.layer(module, f"{name}.{child}", x)
+        return x
 
-    def _check_plain(self, module: nn.Module, name: str) -> None:
-        """Check that a module computes what its class says."""
-        if "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks:
-            raise EngineError(f"onnx: {name} has a hook, or a forward of its own, which has no translation here")
+    def block(self, block: Block, name: str, x: str) -> str:
+        out = self.sequence(block, name, x)
+        return self.node("Add", [out, x], f"{name}.add") if block.skip else out
 
-    def _unknown(self, name: str, module: nn.Module) -> EngineError:
-        return EngineError(f"onnx: {name} is {type(module).__name__}, which has no translation here")
-
-    def _conv(self, conv: nn.Conv2d, name: str, x: str) -> str:
+    def conv(self, conv: nn.Conv2d, name: str, x: str) -> str:
         stride, dilation = cast("tuple[int, int]", conv.stride), cast("tuple[int, int]", conv.dilation)
         kernel, padding = cast("tuple[int, int]", conv.kernel_size), cast("tuple[int, int]", conv.padding)
-        attributes: dict[str, Any] = {"kernel_shape": kernel, "strides": stride, "dilations": dilation}
-        before = list(padding)
-        if isinstance(conv, SameConv2d) and self.size is not None:
+        before, same = list(padding), isinstance(conv, SameConv2d)
+        pads: dict[str, Any] = {"auto_pad": "SAME_UPPER"}
+        if self.size is not None and same:
             before = [pad - (1 - side % 2) for pad, side in zip(padding, self.size, strict=True)]
+        if self.size is not None or not same:
+            pads = {"pads": [*before, *padding]}
         if self.size is not None:
             sides = zip(self.size, before, padding, dilation, kernel, stride, strict=True)
             height, width = ((side + b + a - d * (k - 1) - 1) // s + 1 for side, b, a, d, k, s in sides)
             self.size = (height, width)
-        if isinstance(conv, SameConv2d) and self.size is None:
-            attributes["auto_pad"] = "SAME_UPPER"
-        else:
-            attributes["pads"] = [*before, *padding]
-        return self._weighted("Conv", conv, name, x, group=conv.groups, **attributes)
+        shape = {"kernel_shape": kernel, "strides": stride, "dilations": dilation}
+        return self.weighted("Conv", conv, name, x, group=conv.groups, **shape, **pads)
 
-    def _pooled_conv(self, conv: PooledConv2d, name: str, x: str) -> str:
-        return self._weighted("Conv", conv, name, x, kernel_shape=[1, 1])
+    def pooled_conv(self, conv: PooledConv2d, name: str, x: str) -> str:
+        return self.weighted("Conv", conv, name, x, kernel_shape=[1, 1])
 
-    def _linear(self, linear: nn.Linear, name: str, x: str) -> str:
-        return self._weighted("Gemm", linear, name, x, transB=1)
+    def linear(self, linear: nn.Linear, name: str, x: str) -> str:
+        return self.weighted("Gemm", linear, name, x, transB=1)
 
-    def _weighted(self, op: str, layer: nn.Conv2d | nn.Linear, name: str, x: str, **attributes: Any) -> str:
-        weights = {"weight": layer.weight, "bias": layer.bias}
-        inputs = [self.weight(value, f"{name}.{key}") for key, value in weights.items() if value is not None]
-        return self.node(op, [x, *inputs], name, **attributes)
+    def weighted(self, op: str, layer: nn.Conv2d | nn.Linear, name: str, x: str, **attributes: Any) -> str:
+        inputs = [x]
+        for key, tensor in (("weight", layer.weight), ("bias", layer.bias)):
+            if tensor is not None:
+                values = tensor.detach().to(torch.float16 if self.half else torch.float32)
+                inputs.append(self.constant(values.contiguous().numpy(), f"{name}.{key}"))
+        return self.node(op, inputs, name, **attributes)
 
-    def _squeeze_excite(self, se: SqueezeExcite, name: str, x: str) -> str:  # noqa: ARG002
+    def squeeze_excite(self, se: SqueezeExcite, name: str, x: str) -> str:
         gate = self.pooled(x, f"{name}.pool")
         for child in ("conv_reduce", "act1", "conv_expand", "gate"):
-            gate = self.layer(f"{name}.{child}", gate)
+            gate = self.layer(se.get_submodule(child), f"{name}.{child}", gate)
         return self.node("Mul", [x, gate], f"{name}.scale")
 
     def pooled(self, x: str, name: str) -> str:
@@ -269,7 +236,7 @@ class _Writer:
         pooled = self.node("GlobalAveragePool", [self.cast(x, f"{name}.float", TensorProto.FLOAT)], name)
         return self.cast(pooled, f"{name}.half", TensorProto.FLOAT16)
 
-    def _global_pool(self, pool: GlobalPool, name: str, x: str) -> str:
+    def global_pool(self, pool: GlobalPool, name: str, x: str) -> str:
         if not pool.pool_type:
             return self.node("Identity", [x], name)
         parts = []
@@ -281,22 +248,16 @@ class _Writer:
             parts = [self.node("Concat", parts, f"{name}.cat", axis=1)]
         elif pool.pool_type == "avgmax":
             both = self.node("Add", parts, f"{name}.sum")
-            parts = [self.node("Mul", [both, self.number(0.5, half=self.half)], f"{name}.mean")]
+            parts = [self.node("Mul", [both, self.number(0.5)], f"{name}.mean")]
         return self.node("Flatten", parts, name, axis=1)
 
-    def _silu(self, silu: nn.SiLU, name: str, x: str) -> str:  # noqa: ARG002
+    def silu(self, silu: nn.SiLU, name: str, x: str) -> str:
         return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
 
-    def _sigmoid(self, sigmoid: nn.Sigmoid, name: str, x: str) -> str:  # noqa: ARG002
-        return self.node("Sigmoid", [x], name)
+    def hardtanh(self, act: nn.Hardtanh, name: str, x: str) -> str:
+        return self.clip(x, name, act.min_val, act.max_val)
 
-    def _relu(self, relu: nn.ReLU, name: str, x: str) -> str:  # noqa: ARG002
-        return self.node("Relu", [x], name)
-
-    def _relu6(self, relu6: nn.ReLU6, name: str, x: str) -> str:  # noqa: ARG002
-        return self.clip(x, name, 0.0, 6.0, half=self.half)
-
-    def _nothing(self, identity: nn.Identity, name: str, x: str) -> str:  # noqa: ARG002
+    def nothing(self, identity: nn.Identity, name: str, x: str) -> str:
         return x
 
     # the pieces
@@ -308,36 +269,39 @@ class _Writer:
     def cast(self, x: str, name: str, to: int) -> str:
         return self.node("Cast", [x], name, to=to)
 
-    def clip(self, x: str, name: str, low: float, high: float, *, half: bool = False) -> str:
-        return self.node("Clip", [x, self.number(low, half=half), self.number(high, half=half)], name)
+    def clip(self, x: str, name: str, low: float, high: float) -> str:
+        return self.node("Clip", [x, self.number(low), self.number(high)], name)
 
-    def number(self, value: float, *, half: bool = False) -> str:
+    def number(self, value: float) -> str:
         """Write a scalar, once for all nodes that use it."""
-        name = f"number.{value:g}{'.half' if half else ''}"
-        if all(tensor.name != name for tensor in self.tensors):
-            self.constant(numpy.array(value, numpy.float16 if half else numpy.float32), name)
-        return name
+        name = f"number.{value:g}{'.half' if self.half else ''}"
+        return self.constant(numpy.array(value, numpy.float16 if self.half else numpy.float32), name)
 
     def constant(self, values: Any, name: str) -> str:
-        self.tensors.append(numpy_helper.from_array(values, name))
+        self.tensors[name] = numpy_helper.from_array(values, name)
         return name
 
-    def weight(self, tensor: Tensor, name: str) -> str:
-        values = tensor.detach().to(torch.float16 if self.half else torch.float32)
-        return self.constant(values.contiguous().numpy(), name)
+
+def _check_plain(module: nn.Module, name: str) -> None:
+    """Raise EngineError unless a module computes what its class says."""
+    if "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks:
+        raise EngineError(f"onnx: {name} has a hook, or a forward of its own, which has no translation here")
 
 
-_LAYERS: dict[type[nn.Module], Callable[[_Writer, Any, str, str], str]] = {
-    SqueezeExcite: _Writer._squeeze_excite,
-    SameConv2d: _Writer._conv,
-    PooledConv2d: _Writer._pooled_conv,
-    nn.Conv2d: _Writer._conv,
-    nn.Linear: _Writer._linear,
-    nn.SiLU: _Writer._silu,
-    nn.Sigmoid: _Writer._sigmoid,
-    nn.ReLU6: _Writer._relu6,
-    nn.ReLU: _Writer._relu,
-    nn.Identity: _Writer._nothing,
-    GlobalPool: _Writer._global_pool,
+_LAYERS: dict[Callable[..., Any], str | Callable[[_Writer, Any, str, str], str]] = {
+    nn.Sequential.forward: _Writer.sequence,
+    Stage.forward: _Writer.sequence,
+    Block.forward: _Writer.block,
+    SqueezeExcite.forward: _Writer.squeeze_excite,
+    SameConv2d.forward: _Writer.conv,
+    PooledConv2d.forward: _Writer.pooled_conv,
+    nn.Conv2d.forward: _Writer.conv,
+    nn.Linear.forward: _Writer.linear,
+    nn.SiLU.forward: _Writer.silu,
+    nn.Sigmoid.forward: "Sigmoid",
+    nn.Hardtanh.forward: _Writer.hardtanh,  # which nn.ReLU6 is
+    nn.ReLU.forward: "Relu",
+    nn.Identity.forward: _Writer.nothing,
+    GlobalPool.forward: _Writer.global_pool,
 }
-"""What writes each kind of layer. A subclass is written as its kind only if it has the same forward."""
+"""What writes each kind of layer, by its forward: an operator, or a method. A subclass may share its kind's forward."""

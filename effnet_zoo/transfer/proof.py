@@ -15,14 +15,7 @@ from effnet_zoo.checkpoints.bundle import Bundle, Proof
 from effnet_zoo.checkpoints.statefile import read_weights
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts import LAYOUTS, Layout
-from effnet_zoo.layouts.layout import (
-    FLOAT32_TOLERANCE,
-    SIZE,
-    FileReference,
-    ModuleReference,
-    NetworkDescription,
-    run_in_float64,
-)
+from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, SIZE, NetworkDescription, run_in_float64
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.transfer.writing import write_weight_file
@@ -85,14 +78,15 @@ def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> P
     if reference is None:
         return None
     image = random_image(network.in_chans, reference.size)
-    if isinstance(reference, ModuleReference):
-        theirs = reference.logits(layout.table.to_theirs(bundle.state, bundle.arch), image)
+    if reference.module is not None:
+        reference.module.load_state_dict(layout.table.to_theirs(bundle.state, bundle.arch), strict=True)
+        theirs = run_in_float64(reference.module, image)
     else:
-        assert isinstance(reference, FileReference)
+        assert reference.logits_of_file is not None
         with TemporaryDirectory(prefix="effnet-zoo-") as folder:
             path = Path(folder, layout.filename)
             write_weight_file(path, layout, bundle.state, bundle.arch)
-            theirs = reference.logits(path, image)
+            theirs = reference.logits_of_file(path, image)
     return _compare(bundle, model, theirs, image, str(reference), reference.tolerance)
 
 

@@ -1,4 +1,4 @@
-"""Families x ledger: every model with its names, spec and checkpoints. What can be known without torch."""
+"""Families x ledger: every model with its names, spec and checkpoints."""
 
 import fnmatch
 import functools
@@ -35,11 +35,7 @@ class Model:
 
 @functools.cache
 def models() -> dict[str, Model]:
-    """Return every model by its timm name, in the order of the family tables.
-
-    Raises:
-        LedgerError: If the ledger names a variant that no family declares, or leaves one out.
-    """
+    """Return every model by its timm name, in the order of the family tables. Each must have a checkpoint."""
     entries = ledger.load()
     found: dict[str, Model] = {}
     for family in FAMILIES:
@@ -76,22 +72,16 @@ def check_name(name: str) -> None:
 
 
 def find_variant(name: str) -> Model:
-    """Return a model by its timm or torch.hub name, or as efficientnet_pytorch writes it (``efficientnet-b0``).
-
-    Raises:
-        UnknownNameError: If there is no model of this name; it suggests similar names.
-        ArgumentError: If the name is not a text.
-    """
+    """Return a model by its timm or torch.hub name, or as efficientnet_pytorch writes it (``efficientnet-b0``)."""
     check_name(name)
     plain = name.lower().replace("-", "_")
-    for model in models().values():
-        if plain in (model.name, model.hub_name):
-            return model
-    known = [known for model in models().values() for known in (model.name, model.hub_name)]
-    raise UnknownNameError(
-        f"unknown model {quoted(name)}: expected one of the names that `effnet-zoo list` shows."
-        f"{did_you_mean(plain, known)}"
-    )
+    by_name = {each: model for model in models().values() for each in (model.name, model.hub_name)}
+    if plain not in by_name:
+        raise UnknownNameError(
+            f"unknown model {quoted(name)}: expected one of the names that `effnet-zoo list` shows."
+            f"{did_you_mean(plain, by_name)}"
+        )
+    return by_name[plain]
 
 
 def find(name: str) -> tuple[Model, Checkpoint]:
@@ -108,11 +98,7 @@ def find(name: str) -> tuple[Model, Checkpoint]:
 
 
 def find_tag(model: Model, tag: str) -> Checkpoint:
-    """Return a model's checkpoint by its tag.
-
-    Raises:
-        UnknownNameError: If the model has no such tag; it lists the tags.
-    """
+    """Return a model's checkpoint by its tag."""
     if tag not in model.checkpoints:
         raise UnknownNameError(
             f"unknown tag {quoted(tag)} of {model.name}: expected one of {', '.join(model.checkpoints)}."

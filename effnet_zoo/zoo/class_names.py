@@ -23,14 +23,8 @@ _SYNSETS = {
 def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[str]:
     """Return a name for each class, in the order of the logits.
 
-    Args:
-        num_classes: How many classes the model has.
-        labels: The checkpoint's own names. Without them, ImageNet's names are taken if this is a number of classes
-            that ImageNet models have. Names of another number of classes are not used, and neither are ImageNet's
-            then: the classes are numbered.
-
-    Raises:
-        FileError: If timm's lists cannot be read.
+    They are `labels`, the checkpoint's own names; or without labels ImageNet's names, if ImageNet models have this
+    number of classes. In any other case, as with labels of another number, the classes are numbered.
     """
     if labels is not None and len(labels) == num_classes:
         return list(labels)
@@ -43,55 +37,42 @@ def class_names(num_classes: int, labels: Sequence[str] | None = None) -> list[s
 def _timm_list(name: str) -> list[str]:
     """Return the lines of a file that timm ships. timm itself, which takes seconds to import, is not imported."""
     timm = importlib.util.find_spec("timm")
-    assert timm is not None, "timm is a dependency of this package"
-    assert timm.origin is not None, "timm is a regular package"
-    return atomic_io.read_text(Path(timm.origin).parent / "data" / "_info" / name).splitlines()
+    assert timm, "timm is a dependency of this package"
+    return atomic_io.read_text(Path(str(timm.origin)).parent / "data" / "_info" / name).splitlines()
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """Return class names in the order of the logits.
 
-    Args:
-        path: A text file with a name a line; JSON with a list, with ``{"0": name}``, or with ``{name: 0}`` as
-            torchvision's ``class_to_idx``; or an ImageFolder, whose classes are its subfolders in sorted order.
-
-    Raises:
-        InputError: If it has another form, has gaps, or `checked_labels` refuses a name.
-        FileError: If it cannot be read, or is not a regular file.
+    `path` is a text file with a name a line; JSON with a list, with ``{"0": name}``, or with ``{name: 0}`` as
+    torchvision's ``class_to_idx``; or an ImageFolder, whose classes are its subfolders in sorted order.
     """
     with atomic_io.file_errors(path):
         if path.is_dir():
             return checked_labels(sorted(entry.name for entry in path.iterdir() if entry.is_dir()), str(path))
     text = atomic_io.read_text(path)
-    if path.suffix == ".json":
-        return checked_labels(_from_json(text, path), str(path))
-    return checked_labels(text.replace("\r\n", "\n").rstrip().split("\n"), str(path))
+    is_json = path.suffix == ".json"
+    names = _from_json(text, path) if is_json else text.replace("\r\n", "\n").rstrip().split("\n")
+    return checked_labels(names, str(path))
 
 
 def checked_labels(names: Iterable[str], source: str) -> tuple[str, ...]:
-    """Return class names without the spaces around them.
+    """Return class names without the spaces around them, each a text of one line. `source` is their place in errors.
 
     Two classes may have the same name: ImageNet has two cranes and two maillots.
-
-    Args:
-        names: In the order of the logits.
-        source: Where they come from, for errors.
-
-    Raises:
-        InputError: If the list is empty, or a name is empty, not text, or has a line end or another control character.
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise InputError(f"{source}: found {quoted(names)}: expected a list of class names")
-    found = list(names)
+    found = [name.strip() if isinstance(name, str) else name for name in names]
     if not found:
         raise InputError(f"{source}: expected class names, one a line, as JSON, or as subfolders; found none")
     for index, name in enumerate(found):
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or not name:
             raise InputError(f"{source}: class {index} is {quoted(name)}: expected a name")
         # Control characters, line and paragraph separators, and bytes that are not UTF-8.
-        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name.strip()):
+        if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
             raise InputError(f"{source}: class {index} is {quoted(name)}: expected a name without control characters")
-    return tuple(name.strip() for name in found)
+    return tuple(found)
 
 
 def _from_json(text: str, path: Path) -> list[str]:

@@ -1,11 +1,11 @@
-"""The ledger: ``weights/*.toml`` read into frozen objects, every key and type checked. Nothing here needs torch.
+"""The ledger: ``weights/*.toml`` read into frozen objects, every key and type checked.
 
 The files lie at the top of the repository so that people read them; a wheel carries them inside the package.
 """
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,6 @@ class Checkpoint:
 
     variant: str
     tag: str
-    default: bool
-    hub_id: str | None
-    revision: str | None
-    sha256: str | None
-    shipped: Shipped | None
     num_classes: int
     train_size: int
     preprocessing: Preprocessing
@@ -68,7 +63,12 @@ class Checkpoint:
     source: str
     training_data: str
     recipe: str
-    reported: tuple[Reported, ...]
+    default: bool = False
+    hub_id: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    shipped: Shipped | None = None
+    reported: tuple[Reported, ...] = ()
 
     @property
     def name(self) -> str:
@@ -88,16 +88,12 @@ class Checkpoint:
         return next((r for r in self.reported if r.size == self.preprocessing.size[0]), None)
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+Check = tuple[Callable[[Any], bool], str]
+"""Whether a value is as expected, and what is expected in words."""
 
 
 def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-
-def _at_least_1(value: Any) -> bool:
-    return is_whole(value, least=1)
 
 
 def _up_to(most: float) -> Callable[[Any], bool]:
@@ -112,14 +108,15 @@ def _reported(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(row, dict)
         and row.keys() == {"size", "top1", "top5"}
-        and _at_least_1(row["size"])
+        and is_whole(row["size"], least=1)
         and _up_to(100)(row["top5"])
         and _up_to(row["top5"])(row["top1"])
         for row in value
     )
 
 
-Check = tuple[Callable[[Any], bool], str]
+_at_least_1 = functools.partial(is_whole, least=1)
+_text = _matches(r"(?s).*\S.*")
 
 _REQUIRED: dict[str, Check] = {
     "num_classes": (_at_least_1, "a whole number of at least 1"),
@@ -136,25 +133,20 @@ _REQUIRED: dict[str, Check] = {
     "recipe": (_text, "how they were trained"),
 }
 _OPTIONAL: dict[str, Check] = {
-    "default": (lambda v: v is True, "true, or left out"),
-    "revision": (_matches("[0-9a-f]{40}"), "a commit of 40 hex digits"),
-    "sha256": (_matches("[0-9a-f]{64}"), "64 hex digits, never a prefix"),
+    "default": (lambda value: value is True, "true, or left out"),
     "reported": (_reported, "a list of { size, top1, top5 }, in percent, top1 not above top5"),
 }
+_SHA256: dict[str, Check] = {"sha256": (_matches("[0-9a-f]{64}"), "64 hex digits, never a prefix")}
 _HUB: dict[str, Check] = {"hub_id": (_matches(r"[\w.-]+/[\w.-]+"), "owner/name")}
+_REVISION: dict[str, Check] = {"revision": (_matches("[0-9a-f]{40}"), "a commit of 40 hex digits")}
 _SHIPPED: dict[str, Check] = dict.fromkeys(("package", "file", "extra", "layout"), (_text, "a text"))
-_KNOWN = {**_REQUIRED, **_OPTIONAL, **_HUB, **_SHIPPED}
+_KNOWN = {**_REQUIRED, **_OPTIONAL, **_SHA256, **_HUB, **_REVISION, **_SHIPPED}
 
 
 def parse(text: str, file: str) -> dict[str, dict[str, Checkpoint]]:
     """Return the checkpoints of a ledger file's text by variant and tag, in the file's order.
 
-    Args:
-        text: TOML.
-        file: The file's name, for errors.
-
-    Raises:
-        LedgerError: If an entry is not as `weights/README.md` says; it names file, entry and key.
+    A `LedgerError` names the file, the entry and the key that is not as `weights/README.md` says.
     """
     ledger: dict[str, dict[str, Checkpoint]] = {}
     for variant, tags in documents.from_toml(text, dict[str, Any], file, LedgerError).items():
@@ -166,7 +158,7 @@ def parse(text: str, file: str) -> dict[str, dict[str, Checkpoint]]:
     return ledger
 
 
-def _checkpoint(variant: str, tag: str, entry: Mapping[str, Any], file: str) -> Checkpoint:
+def _checkpoint(variant: str, tag: str, entry: dict[str, Any], file: str) -> Checkpoint:
     where = f"{file}: [{variant}.{tag}]"
     for key, value in entry.items():
         if key not in _KNOWN:
@@ -175,48 +167,21 @@ def _checkpoint(variant: str, tag: str, entry: Mapping[str, Any], file: str) -> 
         if not holds(value):
             raise LedgerError(f"{where}: {key} = {quoted(value)}: expected {expected}")
     is_shipped = "package" in entry
-    place = {**_SHIPPED, "sha256": _OPTIONAL["sha256"]} if is_shipped else _HUB
-    if missing := [key for key in (*_REQUIRED, *place) if key not in entry]:
+    needed, foreign = ({**_SHIPPED, **_SHA256}, {**_HUB, **_REVISION}) if is_shipped else (_HUB, _SHIPPED)
+    if missing := [key for key in (*_REQUIRED, *needed) if key not in entry]:
         raise LedgerError(f"{where}: missing {', '.join(missing)}")
-    foreign = {"hub_id", "revision"} if is_shipped else set(_SHIPPED)
-    if clash := sorted(foreign & entry.keys()):
-        raise LedgerError(
-            f"{where}: {', '.join(clash)} beside {'package' if is_shipped else 'hub_id'}: one origin only"
-        )
-    try:
-        preprocessing = Preprocessing(
-            size=(entry["eval_size"], entry["eval_size"]),
-            crop_pct=entry["crop_pct"],
-            crop_mode=entry["crop_mode"],
-            interpolation=entry["interpolation"],
-            mean=tuple(entry["mean"]),
-            std=tuple(entry["std"]),
-        )
-    except ArgumentError as error:
-        raise LedgerError(f"{where}: {error}") from None
-    keys = ("hub_id", "revision", "sha256", "license", "source", "training_data", "recipe")
-    texts: dict[str, Any] = {key: entry.get(key) for key in keys}
-    return Checkpoint(
-        variant=variant,
-        tag=tag,
-        default=entry.get("default", False),
-        shipped=Shipped(**{key: entry[key] for key in _SHIPPED}) if is_shipped else None,
-        num_classes=entry["num_classes"],
-        train_size=entry["train_size"],
-        preprocessing=preprocessing,
-        reported=tuple(Reported(**row) for row in entry.get("reported", [])),
-        **texts,
-    )
+    if clash := sorted(foreign.keys() & entry.keys()):
+        origin = "package" if is_shipped else "hub_id"
+        raise LedgerError(f"{where}: {', '.join(clash)} beside {origin}: one origin only")
+    size = [entry["eval_size"]] * 2
+    preprocessing = documents.from_plain({**entry, "size": size}, Preprocessing, where, LedgerError)
+    parts = {"variant": variant, "tag": tag, "preprocessing": preprocessing, "shipped": entry if is_shipped else None}
+    return documents.from_plain({**entry, **parts}, Checkpoint, where, LedgerError)
 
 
 @functools.cache
 def load() -> dict[str, dict[str, Checkpoint]]:
-    """Return the whole ledger, by variant and tag.
-
-    Raises:
-        LedgerError: If an entry is malformed (see `parse`), or two files declare the same variant.
-        FileError: If a file cannot be read, or is not UTF-8 text.
-    """
+    """Return the whole ledger, by variant and tag. A variant is in one file only."""
     ledger: dict[str, dict[str, Checkpoint]] = {}
     for path in sorted(FOLDER.glob("*.toml")):
         part = parse(atomic_io.read_text(path), path.name)

@@ -1,6 +1,6 @@
 """How an image becomes the input that a checkpoint was trained for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +42,17 @@ class Preprocessing:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not _is_tuple(self.size, _is_side) or len(self.size) != 2:
+        if not _are_within(self.size, 1, LARGEST_SIDE) or len(self.size) != 2 or not all(map(is_whole, self.size)):
             raise ArgumentError(f"size {quoted(self.size)}: expected height and width, 1 to {LARGEST_SIDE} pixels")
         if not is_number(self.crop_pct) or not SMALLEST_CROP <= self.crop_pct <= 1:
             raise ArgumentError(f"crop_pct {quoted(self.crop_pct)}: expected a share from {SMALLEST_CROP} to 1")
         for field, known in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
             if getattr(self, field) not in known:
                 raise ArgumentError(f"{field} {quoted(getattr(self, field))}: expected {' or '.join(known)}")
-        if not _is_tuple(self.mean, lambda value: is_number(value) and abs(value) <= LARGEST_SCALE):
+        if not _are_within(self.mean, -LARGEST_SCALE, LARGEST_SCALE):
             raise ArgumentError(f"mean {quoted(self.mean)}: expected a finite number for each channel")
         low, high = 1 / LARGEST_SCALE, LARGEST_SCALE
-        if not _is_tuple(self.std, lambda value: is_number(value) and low <= value <= high):
+        if not _are_within(self.std, low, high):
             raise ArgumentError(f"std {quoted(self.std)}: expected a number from {low:g} to {high:g} for each channel")
         if len(self.mean) != len(self.std):
             raise ArgumentError(f"mean has {len(self.mean)} channels and std {len(self.std)}: expected as many of both")
@@ -72,9 +72,9 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
             f"pretrained_cfg without {', '.join(missing)}: expected a checkpoint's, which says how images are prepared"
         )
     size = config.get("test_input_size") or config["input_size"]
-    for field, value, length in (("input_size", size, 3), ("mean", config["mean"], None), ("std", config["std"], None)):
-        if not isinstance(value, list | tuple) or length not in (None, len(value)):
-            raise ArgumentError(f"{field} {quoted(value)} of pretrained_cfg: expected a list of {length or 'numbers'}")
+    for field, value in (("input_size", size), ("mean", config["mean"]), ("std", config["std"])):
+        if not isinstance(value, list | tuple):
+            raise ArgumentError(f"{field} {quoted(value)} of pretrained_cfg: expected a list of numbers")
     return Preprocessing(
         size=tuple(size[1:]),
         crop_pct=config.get("test_crop_pct") or config["crop_pct"],
@@ -98,9 +98,6 @@ def image_fields(preprocessing: Preprocessing, in_chans: int = 3) -> dict[str, A
     }
 
 
-def _is_side(value: object) -> bool:
-    return is_whole(value, least=1) and value <= LARGEST_SIDE
-
-
-def _is_tuple(values: object, holds: Callable[[object], bool]) -> bool:
-    return isinstance(values, tuple) and len(values) > 0 and all(map(holds, values))
+def _are_within(values: object, low: float, high: float) -> bool:
+    """Return whether a value is a tuple of one or more numbers from `low` to `high`."""
+    return isinstance(values, tuple) and bool(values) and all(is_number(v) and low <= v <= high for v in values)

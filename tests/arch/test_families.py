@@ -36,33 +36,33 @@ def running_statistics(spec: ArchSpec) -> int:
 
 # fmt: off
 VARIANTS = (
-    # timm                torch.hub               train  eval  dropout  stem  head
-    ("effnet_zoo_b0",     "efficientnet_b0",       224,   224,   0.2,    32,  1280),
-    ("effnet_zoo_b1",     "efficientnet_b1",       240,   240,   0.2,    32,  1280),
-    ("effnet_zoo_b2",     "efficientnet_b2",       260,   260,   0.3,    32,  1408),
-    ("effnet_zoo_b3",     "efficientnet_b3",       300,   300,   0.3,    40,  1536),
-    ("effnet_zoo_b4",     "efficientnet_b4",       380,   380,   0.4,    48,  1792),
-    ("effnet_zoo_b5",     "efficientnet_b5",       456,   456,   0.4,    48,  2048),
-    ("effnet_zoo_b6",     "efficientnet_b6",       528,   528,   0.5,    56,  2304),
-    ("effnet_zoo_b7",     "efficientnet_b7",       600,   600,   0.5,    64,  2560),
-    ("effnet_zoo_b8",     "efficientnet_b8",       672,   672,   0.5,    72,  2816),
-    ("effnet_zoo_l2",     "efficientnet_l2",       800,   800,   0.5,   136,  5504),
-    ("effnet_zoo_lite0",  "efficientnet_lite0",    224,   224,   0.2,    32,  1280),
-    ("effnet_zoo_lite1",  "efficientnet_lite1",    240,   240,   0.2,    32,  1280),
-    ("effnet_zoo_lite2",  "efficientnet_lite2",    260,   260,   0.3,    32,  1280),
-    ("effnet_zoo_lite3",  "efficientnet_lite3",    280,   280,   0.3,    32,  1280),
-    ("effnet_zoo_lite4",  "efficientnet_lite4",    300,   300,   0.3,    32,  1280),
-    ("effnet_zoo_es",     "efficientnet_es",       224,   224,   0.2,    32,  1280),
-    ("effnet_zoo_em",     "efficientnet_em",       240,   240,   0.2,    32,  1280),
-    ("effnet_zoo_el",     "efficientnet_el",       300,   300,   0.3,    40,  1536),
-    ("effnet_zoo_v2_s",   "efficientnetv2_s",      300,   384,   0.2,    24,  1280),
-    ("effnet_zoo_v2_m",   "efficientnetv2_m",      384,   480,   0.3,    24,  1280),
-    ("effnet_zoo_v2_l",   "efficientnetv2_l",      384,   480,   0.4,    32,  1280),
-    ("effnet_zoo_v2_xl",  "efficientnetv2_xl",     384,   512,   0.4,    32,  1280),
-    ("effnet_zoo_v2_b0",  "efficientnetv2_b0",     192,   224,   0.2,    32,  1280),
-    ("effnet_zoo_v2_b1",  "efficientnetv2_b1",     192,   240,   0.2,    32,  1280),
-    ("effnet_zoo_v2_b2",  "efficientnetv2_b2",     208,   260,   0.3,    32,  1408),
-    ("effnet_zoo_v2_b3",  "efficientnetv2_b3",     240,   300,   0.3,    40,  1536),
+    # timm                torch.hub               size  dropout  stem  head
+    ("effnet_zoo_b0",     "efficientnet_b0",       224,   0.2,    32,  1280),
+    ("effnet_zoo_b1",     "efficientnet_b1",       240,   0.2,    32,  1280),
+    ("effnet_zoo_b2",     "efficientnet_b2",       260,   0.3,    32,  1408),
+    ("effnet_zoo_b3",     "efficientnet_b3",       300,   0.3,    40,  1536),
+    ("effnet_zoo_b4",     "efficientnet_b4",       380,   0.4,    48,  1792),
+    ("effnet_zoo_b5",     "efficientnet_b5",       456,   0.4,    48,  2048),
+    ("effnet_zoo_b6",     "efficientnet_b6",       528,   0.5,    56,  2304),
+    ("effnet_zoo_b7",     "efficientnet_b7",       600,   0.5,    64,  2560),
+    ("effnet_zoo_b8",     "efficientnet_b8",       672,   0.5,    72,  2816),
+    ("effnet_zoo_l2",     "efficientnet_l2",       800,   0.5,   136,  5504),
+    ("effnet_zoo_lite0",  "efficientnet_lite0",    224,   0.2,    32,  1280),
+    ("effnet_zoo_lite1",  "efficientnet_lite1",    240,   0.2,    32,  1280),
+    ("effnet_zoo_lite2",  "efficientnet_lite2",    260,   0.3,    32,  1280),
+    ("effnet_zoo_lite3",  "efficientnet_lite3",    280,   0.3,    32,  1280),
+    ("effnet_zoo_lite4",  "efficientnet_lite4",    300,   0.3,    32,  1280),
+    ("effnet_zoo_es",     "efficientnet_es",       224,   0.2,    32,  1280),
+    ("effnet_zoo_em",     "efficientnet_em",       240,   0.2,    32,  1280),
+    ("effnet_zoo_el",     "efficientnet_el",       300,   0.3,    40,  1536),
+    ("effnet_zoo_v2_s",   "efficientnetv2_s",      384,   0.2,    24,  1280),
+    ("effnet_zoo_v2_m",   "efficientnetv2_m",      480,   0.3,    24,  1280),
+    ("effnet_zoo_v2_l",   "efficientnetv2_l",      480,   0.4,    32,  1280),
+    ("effnet_zoo_v2_xl",  "efficientnetv2_xl",     512,   0.4,    32,  1280),
+    ("effnet_zoo_v2_b0",  "efficientnetv2_b0",     224,   0.2,    32,  1280),
+    ("effnet_zoo_v2_b1",  "efficientnetv2_b1",     240,   0.2,    32,  1280),
+    ("effnet_zoo_v2_b2",  "efficientnetv2_b2",     260,   0.3,    32,  1408),
+    ("effnet_zoo_v2_b3",  "efficientnetv2_b3",     300,   0.3,    40,  1536),
 )
 # fmt: on
 
@@ -75,11 +75,11 @@ DECLARED = {family.timm_prefix + variant.name: (family, variant) for family in F
 
 
 @pytest.mark.parametrize("row", VARIANTS, ids=[row[0] for row in VARIANTS])
-def test_sizes_dropout_stem_and_head_are_the_official_ones(row: tuple[str, str, int, int, float, int, int]) -> None:
-    name, _, train, evaluate, dropout, stem, head = row
+def test_sizes_dropout_stem_and_head_are_the_official_ones(row: tuple[str, str, int, float, int, int]) -> None:
+    name, _, size, dropout, stem, head = row
     spec, (_, variant) = models()[name].spec, DECLARED[name]
-    assert (variant.train_size, variant.eval_size, variant.dropout) == (train, evaluate, dropout)
-    assert (spec.image_size, spec.drop_rate) == (evaluate, dropout)
+    assert (variant.size, variant.dropout) == (size, dropout)
+    assert (spec.image_size, spec.drop_rate) == (size, dropout)
     assert (spec.stem_filters, spec.head_filters) == (stem, head)
 
 
@@ -171,7 +171,7 @@ def test_the_v2_code_builds_another_b3() -> None:
     # The authors' V2 test asserts 12,314,268 for V1's B3 too. Their V2 code rounds filters without V1's correction, so
     # that its first stage has 16 filters, where the paper's code and all published weights have 24.
     family, b3 = DECLARED["effnet_zoo_b3"]
-    uncorrected = variant_spec(dataclasses.replace(family, round_limit=0.0), b3)
+    uncorrected = variant_spec(dataclasses.replace(family, scaling={"round_limit": 0.0}), b3)
     assert uncorrected.parameters() + running_statistics(uncorrected) == 12_314_268
     assert uncorrected.stages[0].out_filters == 16
     assert HUB["efficientnet_b3"].spec.stages[0].out_filters == 24

@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 
-from effnet_zoo.arch import efficientnet
+from effnet_zoo.arch.families import EDGETPU, FAMILIES
 from effnet_zoo.arch.notation import (
     StageSpec,
     decode_block,
     decode_blocks,
     decode_rows,
-    decode_stages,
     encode_block,
     encode_rows,
 )
-from effnet_zoo.arch.scaling import Scaling
-from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.arch.spec import ArchSpec, Scaling, variant_spec
 from effnet_zoo.errors import EffnetZooError, SpecError, quoted
 from tests.arch.stages import VALID, network, stage_spec
 
@@ -314,7 +312,7 @@ def test_another_output_stride_is_refused(output_stride: Any) -> None:
     assert str(caught.value) == f"output_stride={output_stride!r}: expected 8, 16, 32"
 
 
-@pytest.mark.parametrize("stages", [efficientnet.EDGETPU, ("r1_k3_s11_e1_i24_o24_c1",)])
+@pytest.mark.parametrize("stages", [EDGETPU, ("r1_k3_s11_e1_i24_o24_c1",)])
 def test_a_first_stage_that_does_not_take_what_the_stem_gives_is_refused(stages: tuple[str, ...]) -> None:
     with pytest.raises(SpecError, match="stage 1 takes i24, but the stem gives 32: expected i32"):
         ArchSpec.build(decode_blocks(stages), stem=32)
@@ -326,9 +324,10 @@ def test_without_an_expansion_there_is_nothing_to_declare_otherwise() -> None:
 
 
 def test_mixed_notations_are_refused() -> None:
-    mixed: Any = ("r1_k3_s11_e1_i32_o16", (1, 24, 2, 1, 1))
-    with pytest.raises(SpecError, match="expected all block strings or all rows"):
-        decode_stages(mixed, stem=32)
+    for mixed in (("r1_k3_s11_e1_i32_o16", (1, 24, 2, 1, 1)), ((1, 24, 2, 1, 1), "r1_k3_s11_e1_i32_o16")):
+        stages: Any = mixed
+        with pytest.raises(SpecError, match="expected text such as|expected five whole numbers"):
+            variant_spec(FAMILIES[0], dataclasses.replace(FAMILIES[0].variants[0], stages=stages))
 
 
 @pytest.mark.parametrize(

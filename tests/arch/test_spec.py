@@ -14,8 +14,7 @@ from effnet_zoo.arch.notation import (
     StageSpec,
     decode_block,
 )
-from effnet_zoo.arch.scaling import Scaling
-from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.arch.spec import ArchSpec, Scaling
 from tests.arch.stages import examples, network, stage_spec
 
 B0 = network("b0")

@@ -211,7 +211,7 @@ def record_text() -> str:
     """Returns the record of an exported file."""
     from effnet_zoo.checkpoints.creation import create_classifier
     from effnet_zoo.runtime.deployed import metadata_of
-    from effnet_zoo.runtime.interface import Interface
+    from effnet_zoo.runtime.metadata import Interface
 
     model = create_classifier("effnet_zoo_lite0", num_classes=3, device="cpu")
     return metadata_of(model, Interface(size=(224, 256), pixels="nhwc")).to_json()

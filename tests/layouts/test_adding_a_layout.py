@@ -13,7 +13,7 @@ from effnet_zoo.checkpoints import statefile
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.layouts.identify import identify
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import Layout, ModuleReference, NetworkDescription, archs_named
+from effnet_zoo.layouts.layout import Layout, NetworkDescription, Reference, archs_named
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.parity import common
@@ -24,7 +24,7 @@ NAME = "effnet_zoo_lite0"
 OURS = LAYOUTS["effnet_zoo"].table
 TABLE = KeyTable(
     name="french",
-    network={"conv_stem": "tige", "bn1": "norme", "conv_head": "tete", "bn2": "norme_tete", "classifier": "classes"},
+    network=("tige", "norme", "tete", "norme_tete", "classes"),
     block="bloc_{index}.",
     blocks=OURS.blocks,
 )
@@ -54,7 +54,7 @@ FRENCH = Layout(
     loads_with="french.load('DIR')",
     aliases=("francais",),
     preprocessing=lambda _: PREPROCESSING,
-    reference=lambda network: ModuleReference(distribution="torch", module=French(network)),
+    reference=lambda network: Reference(distribution="torch", module=French(network)),
 )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from effnet_zoo import ArchSpec, EfficientNet, EfficientNetFeatures, Scaling
-from effnet_zoo.arch.efficientnet import V1
+from effnet_zoo.arch.families import V1
 from effnet_zoo.network.layers import Layers
 from effnet_zoo.network.model import build_model
 from effnet_zoo.numerics import relative_error, shallow

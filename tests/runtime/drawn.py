@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet
 from effnet_zoo.numerics import damp, randomise, relative_error, settle, shallow
-from effnet_zoo.runtime.interface import Size
+from effnet_zoo.runtime.metadata import Size
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from effnet_zoo import EfficientNet
 from effnet_zoo.errors import ArgumentError, MissingExtraError
 from effnet_zoo.numerics import randomise, shallow
-from effnet_zoo.runtime.interface import Interface, Size
+from effnet_zoo.runtime.metadata import Interface, Size
 from effnet_zoo.runtime.targets import ENGINES
 from effnet_zoo.runtime.targets.target import Target, TensorFunction
 from effnet_zoo.zoo import catalogue
@@ -59,7 +59,7 @@ class Fake(Target):
     suffix = ".fake"
 
     def __init__(self, clock: list[float], *, name: str = "fake", seconds: float = 1.0, factor: float = 1.0) -> None:
-        self.engine, self.clock, self.seconds, self.factor = name, clock, seconds, factor  # type: ignore[misc]
+        self.engine, self.clock, self.seconds, self.factor = name, clock, seconds, factor
         self.built: list[tuple[Size | None, str]] = []
         self.loaded: list[str] = []
         self.before: Callable[[], Any] = lambda: None

@@ -26,7 +26,7 @@ from effnet_zoo.network.devices import devices
 from effnet_zoo.network.model import EfficientNetFeatures
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.runtime import engine as engine_module
-from effnet_zoo.runtime.interface import COMPUTE_DTYPES
+from effnet_zoo.runtime.metadata import COMPUTE_DTYPES
 from effnet_zoo.runtime.targets import ENGINES
 from effnet_zoo.runtime.targets.target import package_version
 from effnet_zoo.zoo import catalogue

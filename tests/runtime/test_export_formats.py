@@ -21,8 +21,7 @@ from effnet_zoo.numerics import relative_error
 from effnet_zoo.predict.prediction import predict
 from effnet_zoo.runtime.exported import Exported
 from effnet_zoo.runtime.metadata import KEY, Metadata
-from effnet_zoo.runtime.targets import FORMATS
-from effnet_zoo.runtime.targets.openvino import openvino_session
+from effnet_zoo.runtime.targets import FORMATS, OPENVINO
 from tests.parity.photos import PHOTOS
 from tests.runtime.drawn import LITE0, network, small
 from tests.shell import Run
@@ -104,7 +103,7 @@ def test_other_readers_give_photos_the_models_label(lite0: EfficientNet, tmp_pat
     opencv.setInput(some[:1].numpy())
     theirs = {
         "onnxruntime": onnxruntime.InferenceSession(str(path)).run(None, {"images": some.numpy()})[0],
-        "openvino": openvino_session(path, 1)(some.numpy()),
+        "openvino": OPENVINO.open_session(path, 1)(some.numpy()),
     }
     for name, logits in theirs.items():
         assert relative_error(torch.from_numpy(logits), expected) < 1e-5, name

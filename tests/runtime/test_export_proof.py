@@ -22,13 +22,12 @@ from effnet_zoo.errors import (
     MissingExtraError,
     UnknownNameError,
 )
-from effnet_zoo.runtime import export as export_module
+from effnet_zoo.runtime import deployed
 from effnet_zoo.runtime.deployed import metadata_of
-from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.runtime.metadata import Interface, Metadata
 from effnet_zoo.runtime.targets import FORMATS, pytorch
 from effnet_zoo.runtime.targets.onnx import Onnx
-from effnet_zoo.runtime.targets.target import FileTarget
+from effnet_zoo.runtime.targets.target import Target
 from tests.runtime.drawn import network, small
 
 
@@ -76,7 +75,7 @@ def test_the_file_that_is_published_is_the_one_that_was_proven(
             other.get_parameter("classifier.bias")[0] += 1e-4  # far below the tolerance
         return other
 
-    def spoiled_second(self: FileTarget, built: Any, path: Path, metadata: Metadata) -> None:
+    def spoiled_second(self: Target, built: Any, path: Path, metadata: Metadata) -> None:
         saved.append(path)
         if len(saved) == 2:
             built = target.build(other_model(), metadata.interface, metadata.images, path.parent)
@@ -258,7 +257,7 @@ def test_a_file_that_appears_meanwhile_is_kept(monkeypatch: pytest.MonkeyPatch, 
         path.write_text("of another process")
         return metadata_of(model, interface)
 
-    monkeypatch.setattr(export_module, "metadata_of", slow)
+    monkeypatch.setattr(deployed, "metadata_of", slow)
     with pytest.raises(InputError, match="there is something already"):
         export(small(), path, size=64)
     assert path.read_text() == "of another process"

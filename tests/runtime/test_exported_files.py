@@ -23,8 +23,7 @@ from effnet_zoo.images import reader
 from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.exported import Exported
 from effnet_zoo.runtime.graph import onnx_model
-from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.metadata import KEY, Metadata
+from effnet_zoo.runtime.metadata import KEY, Interface, Metadata
 from tests.runtime.drawn import HOW, network, small
 
 
@@ -82,7 +81,7 @@ def test_a_record_is_read_as_it_was_written_and_later_fields_are_ignored() -> No
             r"images of \(64, 64\) for an input of \(64, 999999\): expected one",
         ),
         ({"interface": {**PLAIN["interface"], "size": 64}}, r"interface\.size: expected array"),
-        ({"interface": {**PLAIN["interface"], "dtype": "int8"}}, "interface: dtype 'int8': expected float32"),
+        ({"interface": {**PLAIN["interface"], "dtype": "int8"}}, "interface: dtype='int8': expected float32"),
         ({"images": {**PLAIN["images"], "size": [99_999, 99_999]}}, "images: size .*: expected height and width, 1 to"),
         (
             {"images": {**PLAIN["images"], "std": [0, 1, 1]}},

@@ -13,7 +13,7 @@ from effnet_zoo.errors import EngineError
 from effnet_zoo.network.blocks import MBConv
 from effnet_zoo.numerics import shallow
 from effnet_zoo.runtime.graph import onnx_model
-from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import Interface
 from effnet_zoo.zoo import catalogue
 
 
@@ -83,7 +83,7 @@ def become(place: str, kind: type[nn.Module]) -> Callable[[EfficientNet], None]:
         (become("blocks.1.0.act1", Shifted), "blocks.1.0.act1 is Shifted"),
         (become("blocks.1.0.se.gate", nn.Tanh), "blocks.1.0.se.gate is Tanh"),
         (become("", Scaled), "Scaled.forward has no translation"),
-        (lambda model: model.blocks[2].__setitem__(0, nn.Identity()), "blocks.2.0 is Identity"),
+        (lambda model: model.blocks[2].__setitem__(0, nn.Tanh()), "blocks.2.0 is Tanh"),
         (lambda model: setattr(model, "bn1", nn.GroupNorm(1, 32)), "bn1 is GroupNorm"),
         (lambda model: model.blocks[1][0].register_forward_hook(print), "blocks.1.0 has a hook"),
         (lambda model: setattr(model.act2, "forward", torch.relu), "act2 has a hook, or a forward of its own"),

@@ -17,7 +17,7 @@ from effnet_zoo.runtime.int8 import rounding
 from effnet_zoo.runtime.int8.calibration import Images
 from effnet_zoo.runtime.int8.recipes import RECIPES, front_layers, gate_layers, groups, layers
 from effnet_zoo.runtime.int8.rounding import LEVELS, observe, round_weights, to_uint8
-from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import Interface
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 from tests.runtime.int8 import LITE0, drawn, network
 

@@ -16,10 +16,10 @@ from effnet_zoo.errors import (
 )
 from effnet_zoo.images.decoding import open_image
 from effnet_zoo.numerics import randomise, relative_error, settle, shallow
-from effnet_zoo.runtime.deployed import Deployed
+from effnet_zoo.runtime.deployed import Deployed, covered_size
 from effnet_zoo.runtime.graph import onnx_model
-from effnet_zoo.runtime.interface import Interface, Resizing
-from effnet_zoo.runtime.targets.onnx import onnxruntime_session
+from effnet_zoo.runtime.metadata import Interface
+from effnet_zoo.runtime.targets import ONNX
 from effnet_zoo.runtime.targets.target import on_tensors
 from effnet_zoo.zoo import catalogue
 from tests.parity.photos import PHOTOS
@@ -34,7 +34,7 @@ def test_every_variant_is_a_short_graph_of_the_same_function(name: str) -> None:
         onnx.checker.check_model(graph, full_check=True)
         assert operators(graph) <= STATIC
         assert not any(node.op_type == "BatchNormalization" for node in graph.graph.node)
-        run = on_tensors(onnxruntime_session(graph.SerializeToString(), 1))
+        run = on_tensors(ONNX.open_session(graph.SerializeToString(), 1))
         for some in SIZES if size is None else [size]:
             assert error_of(model, run, images(some)) < 1e-4, some
 
@@ -54,7 +54,7 @@ def test_symmetric_padding_dilation_and_other_poolings_are_exported_too() -> Non
         model = EfficientNet(arch, num_classes=5, global_pool=pool, output_stride=8, in_chans=1)
         settle(randomise(model, seed=1), images((64, 64), 4, 1))
         for size in (None, (65, 98)):
-            run = on_tensors(onnxruntime_session(onnx_model(model, Interface(size=size)).SerializeToString(), 1))
+            run = on_tensors(ONNX.open_session(onnx_model(model, Interface(size=size)).SerializeToString(), 1))
             assert error_of(model, run, images((65, 98), channels=1)) < 1e-5
 
 
@@ -70,7 +70,7 @@ def test_means_are_taken_in_float32_where_float16_would_overflow() -> None:
     with torch.no_grad():  # what squeeze-excite sees first: 33 x 49 pixels of some 100 sum to more than float16 has
         model.get_parameter("blocks.0.0.bn1.bias").add_(100.0)
     settle(model, images((65, 98), 4))
-    run = on_tensors(onnxruntime_session(onnx_model(model, Interface(dtype="float16")).SerializeToString(), 1))
+    run = on_tensors(ONNX.open_session(onnx_model(model, Interface(dtype="float16")).SerializeToString(), 1))
     some = images((65, 98))
     with torch.inference_mode():
         assert relative_error(run(some), model(some)) < 0.1
@@ -104,7 +104,7 @@ def test_pixels_are_normalised_inside(layout: Any, softmax: bool) -> None:
     graph = onnx_model(model, interface, HOW)
     assert operators(graph) <= STATIC | {"Cast", "Transpose", "Softmax"}
     given = some if layout == "nhwc" else some.permute(0, 3, 1, 2)
-    outputs = on_tensors(onnxruntime_session(graph.SerializeToString(), 1))(given)
+    outputs = on_tensors(ONNX.open_session(graph.SerializeToString(), 1))(given)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (HOW.mean, HOW.std))
     with torch.inference_mode():
         expected = model((some.permute(0, 3, 1, 2) / 255 - mean) / std)
@@ -121,7 +121,7 @@ def test_images_are_resized_and_cropped_inside(mode: str, crop: str) -> None:
     interface = Interface(size=how.size, pixels="nhwc", resize=True)
     graph = onnx_model(model, interface, how)
     onnx.checker.check_model(graph, full_check=True)
-    run = on_tensors(onnxruntime_session(graph.SerializeToString(), 1))
+    run = on_tensors(ONNX.open_session(graph.SerializeToString(), 1))
     for size in ((300, 451), (451, 300), (129, 77), (40, 50)):
         assert error_of(Deployed(model, interface, how), run, pixels(size)) < 1e-4, size
 
@@ -151,7 +151,7 @@ def test_only_what_fits_together_is_an_interface() -> None:
     with pytest.raises(ArgumentError, match="expected float32, bfloat16, float16"):
         Interface(dtype="int8")
     with pytest.raises(ArgumentError, match="nearest to 64x64, center: expected bicubic or"):
-        Resizing.of(dataclasses.replace(HOW, interpolation="nearest"))
+        covered_size(dataclasses.replace(HOW, interpolation="nearest"))
     with pytest.raises(ArgumentError, match="mean and std for 3 channels are not known"):
         onnx_model(network("effnet_zoo_b0"), Interface(pixels="nhwc"))
 
@@ -159,5 +159,5 @@ def test_only_what_fits_together_is_an_interface() -> None:
 def test_a_classifier_without_bias_is_a_graph_too() -> None:
     model = network("effnet_zoo_b0")
     model.classifier = nn.Linear(model.num_features, 10, bias=False)
-    run = on_tensors(onnxruntime_session(onnx_model(model, Interface(size=(64, 64))).SerializeToString(), 1))
+    run = on_tensors(ONNX.open_session(onnx_model(model, Interface(size=(64, 64))).SerializeToString(), 1))
     assert error_of(model, run, images((64, 64))) < 1e-5

@@ -27,8 +27,7 @@ from effnet_zoo.runtime.exported import Exported
 from effnet_zoo.runtime.int8 import quantization
 from effnet_zoo.runtime.int8.recipes import layers
 from effnet_zoo.runtime.int8.rounding import LEVELS, observe, round_weights, simulated
-from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.runtime.metadata import Interface, Metadata
 from effnet_zoo.runtime.targets.onnx import Onnx
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 from tests.runtime.int8 import LITE0, SIZE, network

@@ -8,8 +8,8 @@ from typing import Any
 import numpy
 import pytest
 
-from effnet_zoo.runtime.streams import MOST_IMAGES, Streams
-from effnet_zoo.runtime.targets.onnx import onnxruntime_session
+from effnet_zoo.runtime.targets import ONNX
+from effnet_zoo.runtime.targets.target import MOST_IMAGES, Streams
 
 
 @pytest.mark.parametrize("threads", range(1, 33))
@@ -67,5 +67,5 @@ def test_onnx_runtime_computes_with_every_thread_and_never_with_more(
 
     monkeypatch.setattr("onnxruntime.InferenceSession", Session)
     images = numpy.arange(batch, dtype=numpy.float32)[:, None]
-    assert numpy.array_equal(onnxruntime_session(b"", threads)(images), images)
+    assert numpy.array_equal(ONNX.open_session(b"", threads)(images), images)
     assert max(counts) == threads

@@ -14,8 +14,8 @@ import effnet_zoo
 from effnet_zoo.zoo import ledger
 
 PACKAGE = Path(effnet_zoo.__file__).parent
-ROW_OF_B8 = '    ("b8",    2.2,   3.6,   672,   0.5),\n'
-ROW_OF_B9 = '    ("b9",    2.4,   4.1,   736,   0.5),\n'
+ROW_OF_B8 = '    Variant("b8", V1,     32,   2.2,   3.6,   672,   0.5),\n'
+ROW_OF_B9 = '    Variant("b9", V1,     32,   2.4,   4.1,   736,   0.5),\n'
 ENTRY = """
 [effnet_zoo_b9.own_in1k]
 default = true
@@ -56,7 +56,7 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(PACKAGE, tmp_path / "effnet_zoo", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ledger.FOLDER, tmp_path / "weights", dirs_exist_ok=True)
     shutil.copy(PACKAGE.parent / "hubconf.py", tmp_path)
-    table, entries = tmp_path / "effnet_zoo/arch/efficientnet.py", tmp_path / "weights/efficientnet.toml"
+    table, entries = tmp_path / "effnet_zoo/arch/families.py", tmp_path / "weights/efficientnet.toml"
     text = table.read_text(encoding="utf-8")
     assert text.count(ROW_OF_B8) == 1
     table.write_text(text.replace(ROW_OF_B8, ROW_OF_B8 + ROW_OF_B9), encoding="utf-8")

@@ -13,25 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effnet_zoo.atomic_io import file_errors
 from effnet_zoo.documents import check_finite
 from effnet_zoo.errors import ArgumentError, EngineError, quoted
 from effnet_zoo.network.folding import in_eval, optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_flags, chosen
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.agreement import error_of, model_outputs, same_labels
-from effnet_zoo.runtime.deployed import Deployed, metadata_of
-from effnet_zoo.runtime.destination import checked_path, destination, move_into_place
-from effnet_zoo.runtime.export import check_same_outputs, file_input, interface_of, runtime_errors
+from effnet_zoo.runtime.deployed import Deployed, error_of, metadata_of, model_outputs
+from effnet_zoo.runtime.export import (
+    check_same_outputs,
+    checked_path,
+    destination,
+    file_input,
+    interface_of,
+    move_into_place,
+)
 from effnet_zoo.runtime.int8.calibration import FEWEST, Images
 from effnet_zoo.runtime.int8.recipes import RECIPES, Recipe, groups, layers
 from effnet_zoo.runtime.int8.rounding import Statistics, observe, round_weights, simulated
-from effnet_zoo.runtime.interface import Size
-from effnet_zoo.runtime.metadata import Metadata
-from effnet_zoo.runtime.targets import FORMATS, ONNX_RUNTIMES
-from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors
-
-ONNX = FORMATS["onnx"]
+from effnet_zoo.runtime.metadata import Metadata, Size
+from effnet_zoo.runtime.targets import ONNX, ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors, runtime_errors
 
 DEFAULT_RECIPE = "front-8"
 
@@ -165,7 +168,7 @@ def _tried(trial: "_Trial", recipe: Recipe, scratch: Path, place: Path, min_agre
     metadata = dataclasses.replace(trial.metadata, quantization=quantization)
     if figures["agreement"] < min_agreement:
         return Quantized(recipe=recipe.name, path=None, metadata=metadata)
-    with runtime_errors("quantize"):
+    with runtime_errors("quantize failed", "nothing was written"), file_errors(final):
         ONNX.save(onnx.load(draft), final, metadata)
         first = next(trial.comparison())
         for name, function in _functions(final).items():
@@ -248,7 +251,8 @@ class _Trial:
         ranges = {name: (self.statistics[name].low, self.statistics[name].high) for name in names}
         float_path = path.with_name("float32.onnx")
         float_path.write_bytes(self.float_graph)
-        with runtime_errors("quantize"), torch.inference_mode():
+        failing = runtime_errors("quantize failed", "nothing was written")
+        with failing, file_errors(path), torch.inference_mode():
             image = next(iter(self.images.calibration.values()))
             write_int8(self._mixed(names), ranges, self.metadata, image, path)
             functions = {"float32": _functions(float_path), "int8": _functions(path)}
@@ -257,7 +261,8 @@ class _Trial:
                 for name, function in functions["int8"].items()
             }
             milliseconds = _timed(functions, self._timing_batch())
-        same = {name: same_labels(found, self.expected).float().mean().item() for name, found in outputs.items()}
+        labels = self.expected.argmax(1)
+        same = {name: (found.argmax(1) == labels).float().mean().item() for name, found in outputs.items()}
         worst = min(same, key=same.__getitem__)
         sizes = {"float32": float_path.stat().st_size, "int8": path.stat().st_size}
         fastest = {kind: min(by_runtime.values()) for kind, by_runtime in milliseconds.items()}

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from effnet_zoo.errors import ArgumentError
-from effnet_zoo.runtime.interface import Interface
-from effnet_zoo.runtime.metadata import KEY, Metadata
+from effnet_zoo.runtime.metadata import KEY, Interface, Metadata
 from effnet_zoo.runtime.targets.pytorch import Program
 from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors
 
@@ -34,7 +33,7 @@ class LiteRt(Program):
         if interface.any_size:
             raise ArgumentError("litert converts for one size: expected images of that size, resized before")
 
-    def write(self, deployed: "Deployed", images: "Tensor", interface: Interface, path: Path) -> None:  # noqa: ARG002
+    def write(self, deployed: "Deployed", images: "Tensor", interface: Interface, path: Path) -> None:
         import litert_torch
 
         path.write_bytes(litert_torch.convert(deployed, (images[:1],)).model_content())
@@ -53,7 +52,7 @@ class LiteRt(Program):
             content.metadata = [*(content.metadata or ()), entry]
         flatbuffer_utils.write_model(content, str(path))
 
-    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:  # noqa: ARG002
+    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:
         import numpy
         from ai_edge_litert.interpreter import Interpreter
 

@@ -5,16 +5,14 @@ torch is imported where it is used, so that a list of all targets needs none.
 
 import shutil
 import zipfile
-from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from effnet_zoo.arch.spec import MIN_SIZE
 from effnet_zoo.errors import ArgumentError, EngineError, first_line
 from effnet_zoo.runtime.child import run_in_child
-from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface
-from effnet_zoo.runtime.metadata import KEY, Metadata
-from effnet_zoo.runtime.targets.target import FileTarget, Target, TensorFunction
+from effnet_zoo.runtime.metadata import COMPUTE_DTYPES, KEY, Interface, Metadata
+from effnet_zoo.runtime.targets.target import Target, TensorFunction
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ class Eager(Target):
     devices = ("cpu", "cuda", "mps", "xpu")
     engine_dtypes = COMPUTE_DTYPES
 
-    def load_engine(self, model: "EfficientNet", path: Path, *, threads: int, dtype: str) -> TensorFunction:  # noqa: ARG002
+    def load_engine(self, model: "EfficientNet", path: Path, *, threads: int, dtype: str) -> TensorFunction:
         import torch
 
         from effnet_zoo.network.folding import optimize
@@ -49,10 +47,10 @@ class Eager(Target):
         return lambda images: optimized(images.to(device, TORCH_DTYPES[dtype])).to(torch.float32)
 
 
-class Program(FileTarget):
+class Program(Target):
     """A file that PyTorch writes, in a child process: see `effnet_zoo.runtime.child`."""
 
-    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda", "mps", "xpu")
+    devices: tuple[str, ...] = ("cpu", "cuda", "mps", "xpu")
 
     def build(
         self, model: "EfficientNet", interface: Interface, preprocessing: Preprocessing | None, folder: Path
@@ -84,7 +82,7 @@ class Program(FileTarget):
                 environment={"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")},
             )
         except EngineError as error:
-            raise EngineError(f"building for {self.name} failed: {error}: nothing was written") from error
+            raise EngineError(f"building for {self.format} failed: {error}: nothing was written") from error
         return path
 
     def device_for(self, device: "torch.device") -> "torch.device":
@@ -93,16 +91,9 @@ class Program(FileTarget):
 
         return device if device.type in self.devices else torch.device("cpu")
 
-    @abstractmethod
     def write(self, deployed: "Deployed", images: "Tensor", interface: Interface, path: Path) -> None:
-        """Write the program of a model. It runs in the child.
-
-        Args:
-            deployed: The folded model behind its interface.
-            images: Images to export it with.
-            interface: What goes in and comes out.
-            path: The file.
-        """
+        """Write the program of a folded model behind its interface, exported with some images. It runs in the child."""
+        raise NotImplementedError
 
     def save(self, built: Path, path: Path, metadata: Metadata | None = None) -> None:
         shutil.copyfile(built, path)
@@ -111,9 +102,9 @@ class Program(FileTarget):
                 marker = next(name for name in archive.namelist() if name.endswith(f"/{MARKER}"))
                 archive.writestr(f"{marker.removesuffix(MARKER)}{KEY}", metadata.to_json())
 
-    @abstractmethod
     def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:
         """Return a function of contiguous images on a device that runs a file."""
+        raise NotImplementedError
 
     def load(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:
         place = self.device_for(device)
@@ -155,7 +146,7 @@ class TorchExport(Program):
 
         torch.export.save(exported_program(deployed, images, interface), path, extra_files={MARKER: ""})
 
-    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:  # noqa: ARG002
+    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:
         import torch
 
         return torch.export.load(path).module()
@@ -203,7 +194,7 @@ class AotInductor(Program):
             top = archive.namelist()[0].partition("/")[0]
             archive.writestr(f"{top}/extra/{MARKER}", "")
 
-    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:  # noqa: ARG002
+    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:
         import torch
 
         return torch._inductor.aoti_load_package(str(path))
@@ -216,12 +207,12 @@ class TorchScript(Program):
     help = "TorchScript, for torch.jit.load and libtorch; PyTorch itself now prefers torch.export"
     suffix = ".ts"
 
-    def write(self, deployed: "Deployed", images: "Tensor", interface: Interface, path: Path) -> None:  # noqa: ARG002
+    def write(self, deployed: "Deployed", images: "Tensor", interface: Interface, path: Path) -> None:
         import torch
 
         torch.jit.save(torch.jit.freeze(torch.jit.script(deployed)), str(path), _extra_files={MARKER: ""})
 
-    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:  # noqa: ARG002
+    def open_program(self, path: Path, device: "torch.device", threads: int) -> TensorFunction:
         import torch
 
         return torch.jit.load(str(path), map_location=device)

@@ -3,16 +3,15 @@
 import importlib
 import importlib.metadata
 import importlib.util
-from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from effnet_zoo.atomic_io import scratch_beside
-from effnet_zoo.errors import ArgumentError, MissingExtraError
-from effnet_zoo.runtime.interface import COMPUTE_DTYPES, Interface
-from effnet_zoo.runtime.metadata import Metadata
+from effnet_zoo.errors import ArgumentError, EffnetZooError, EngineError, MissingExtraError, first_line
+from effnet_zoo.runtime.metadata import COMPUTE_DTYPES, Interface, Metadata
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -32,51 +31,50 @@ TensorFunction: TypeAlias = "Callable[[Tensor], Tensor]"
 Shape: TypeAlias = tuple[int | None, ...]
 """Shape of a tensor that a graph declares, the batch first; None where any size is taken."""
 
+MOST_IMAGES = 2
+"""Images that a stream takes at a time, if there are enough. Weights are read once for both, and maps still fit into
+the cache. Measured on B0 and V2-S with 1, 2 and 4 images."""
 
-class Target(ABC):
-    """One way to run a model.
+
+class Target:
+    """One way to run a model: as an engine, from a file that `effnet_zoo.export` writes, or both.
 
     Attributes:
-        engine: Its name as an engine, for `effnet_zoo.engine`; empty if it is none.
+        engine: Its name for `effnet_zoo.engine`; empty if it is no engine.
+        format: Its name for `effnet_zoo.export`; empty if it writes no files for users.
+        help: What its file is, in words.
+        suffix: Of its file; empty if it has no file.
+        companions: Suffixes of files that belong to the file and lie beside it.
         packages: Modules that it needs beyond this package's own.
         extra: The extra of this package that installs them.
         devices: Kinds of device that it runs on.
         engine_dtypes: What its engine computes in.
-        suffix: Of its file; empty if it has no file.
+        file_dtypes: What its files compute in.
         slow_to_build: Whether building takes so long that the engine ``auto`` leaves it out.
     """
 
-    engine: ClassVar[str] = ""
-    packages: ClassVar[tuple[str, ...]] = ()
-    extra: ClassVar[str] = ""
-    devices: ClassVar[tuple[str, ...]] = ("cpu",)
-    engine_dtypes: ClassVar[tuple[str, ...]] = ("float32",)
-    suffix: ClassVar[str] = ""
-    slow_to_build: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
-        return self.engine
+    engine: str = ""
+    format: str = ""
+    help: str = ""
+    suffix: str = ""
+    companions: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    extra: str = ""
+    devices: tuple[str, ...] = ("cpu",)
+    engine_dtypes: tuple[str, ...] = ("float32",)
+    file_dtypes: tuple[str, ...] = COMPUTE_DTYPES
+    slow_to_build: bool = False
 
     def check_installed(self) -> None:
-        """Check that the packages are there.
-
-        Raises:
-            MissingExtraError: If one is missing.
-        """
+        """Raise MissingExtraError if a package is not installed."""
         for package in self.packages:
             if importlib.util.find_spec(package) is None:
                 raise MissingExtraError(
-                    f"{self.name} needs {package}, which is not installed: pip install 'effnet-zoo[{self.extra}]'"
+                    f"{self.format} needs {package}, which is not installed: pip install 'effnet-zoo[{self.extra}]'"
                 )
 
     def check_engine(self, device: str, dtype: str) -> None:
-        """Check that it can run a model here as an engine.
-
-        Args:
-            device: Kind of the model's device, for example ``cuda``.
-            dtype: One of `COMPUTE_DTYPES`.
+        """Check that it can run a model on this kind of device here as an engine, and compute in this dtype.
 
         Raises:
             MissingExtraError: If a package is missing.
@@ -91,41 +89,6 @@ class Target(ABC):
             raise ArgumentError(f"engine {self.engine} has no {dtype}: expected {' or '.join(self.engine_dtypes)}")
         self.check_installed()
 
-    def versions(self) -> dict[str, str]:
-        """Return the version of each of its packages."""
-        return {package: package_version(package) for package in self.packages}
-
-    def build_settings(self, device: "torch.device") -> dict[str, Any]:  # noqa: ARG002
-        """Return what an engine's file and speed depend on besides model, processor, torch and this package."""
-        return self.versions()
-
-    def build_engine(self, model: "EfficientNet", interface: Interface, path: Path) -> None:  # noqa: B027
-        """Write the file that `load_engine` reads, if the target has one, for this machine, into an empty folder."""
-
-    @abstractmethod
-    def load_engine(self, model: "EfficientNet", path: Path, *, threads: int, dtype: str) -> "TensorFunction":
-        """Return a function of float32 images that runs the file of `build_engine`, or the model if there is none."""
-
-
-class FileTarget(Target):
-    """A way to run a model from a file, which `effnet_zoo.export` writes for users.
-
-    Attributes:
-        format: Its name as a format.
-        help: What it is, in words.
-        companions: Suffixes of files that belong to the file and lie beside it.
-        file_dtypes: What its files compute in.
-    """
-
-    format: ClassVar[str]
-    help: ClassVar[str]
-    companions: ClassVar[tuple[str, ...]] = ()
-    file_dtypes: ClassVar[tuple[str, ...]] = COMPUTE_DTYPES
-
-    @property
-    def name(self) -> str:
-        return self.format
-
     def check_file(self, interface: Interface) -> None:
         """Check that a file with this interface can be made here.
 
@@ -137,82 +100,70 @@ class FileTarget(Target):
             raise ArgumentError(f"{self.format} has no {interface.dtype}: expected {' or '.join(self.file_dtypes)}")
         self.check_installed()
 
-    @abstractmethod
+    def versions(self) -> dict[str, str]:
+        """Return the version of each of its packages."""
+        return {package: package_version(package) for package in self.packages}
+
+    def build_settings(self, device: "torch.device") -> dict[str, Any]:
+        """Return what an engine's file and speed depend on besides model, processor, torch and this package."""
+        return self.versions()
+
     def build(
         self, model: "EfficientNet", interface: Interface, preprocessing: Preprocessing | None, folder: Path
     ) -> Any:
-        """Return a model in this target's form, from which files can be saved.
+        """Return a model in eval mode in this target's form, from which files can be saved; the model stays as it is.
 
-        Args:
-            model: In eval mode; it stays as it is.
-            interface: What goes in and comes out.
-            preprocessing: How the checkpoint's images are prepared; None if unknown.
-            folder: An empty folder that exists as long as files are saved.
+        `folder` is an empty folder that exists as long as files are saved.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def save(self, built: Any, path: Path, metadata: Metadata | None = None) -> None:
         """Write what `build` returned to a path with the target's suffix, with metadata if there are any."""
+        raise NotImplementedError
 
-    @abstractmethod
     def load(self, path: Path, device: "torch.device", threads: int) -> "TensorFunction":
         """Return a function that computes the outputs of a file.
 
-        Args:
-            path: The file.
-            device: Where the model was that the file was made of. The file runs there if it can.
-            threads: How many threads to compute with.
+        It runs with so many threads, on the device of the model that the file was made of if it can.
         """
+        raise NotImplementedError
 
     def build_engine(self, model: "EfficientNet", interface: Interface, path: Path) -> None:
+        """Write the file that `load_engine` reads, if the target has one, for this machine, into an empty folder."""
         with scratch_beside(path.parent) as work:
             self.save(self.build(model, interface, None, work), path)
 
-    def load_engine(self, model: "EfficientNet", path: Path, *, threads: int, dtype: str) -> "TensorFunction":  # noqa: ARG002
+    def load_engine(self, model: "EfficientNet", path: Path, *, threads: int, dtype: str) -> "TensorFunction":
+        """Return a function of float32 images that runs the file of `build_engine`, or the model if there is none."""
         return self.load(path, model.conv_stem.weight.device, threads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Declaration:
-    """What a file says before it is run.
+class Streams:
+    """How a batch is shared out to threads: so many streams side by side, threads for each, and images at a time.
 
-    Attributes:
-        metadata: Its metadata, as JSON; None if it has none.
-        images: The shape of its images.
-        outputs: The shape of its outputs.
+    A runtime that puts all threads on one large batch moves every map through memory several times, and waits for its
+    slowest thread at each layer. One thread an image keeps the maps in that core's cache and waits once, at the end.
     """
 
-    metadata: str | None
-    images: Shape
-    outputs: Shape
+    count: int
+    threads: int
+    images: int
 
+    @classmethod
+    def for_batch(cls, batch: int, threads: int) -> "Streams":
+        """Return the streams of a batch: one image gets all threads, a batch of as many images gets one thread each.
 
-class DataTarget(FileTarget):
-    """A target whose files are data, and which needs no torch to run them.
-
-    Somebody else's file can be opened without running a program that is in it.
-    """
-
-    @abstractmethod
-    def declaration(self, path: Path) -> Declaration:
-        """Return what a file says of itself.
-
-        Raises:
-            WeightsError: If the runtime cannot read it.
+        The number of streams divides the number of threads. So no thread is left over, and there are at most two
+        results for each divisor, whatever batches come.
         """
+        count = next(number for number in range(min(batch, threads), 0, -1) if threads % number == 0)
+        images = MOST_IMAGES if batch >= MOST_IMAGES * count else 1
+        return cls(count=count, threads=threads // count, images=images)
 
-    @abstractmethod
-    def open_session(self, path: Path, threads: int, dtype: str = "float32") -> ArrayFunction:
-        """Return a function that computes the outputs of a file.
-
-        Args:
-            path: The file.
-            threads: How many threads to compute with.
-            dtype: What to compute in, if the runtime can choose.
-        """
-
-    def load(self, path: Path, device: "torch.device", threads: int) -> "TensorFunction":  # noqa: ARG002
-        return on_tensors(self.open_session(path, threads))
+    def parts(self, batch: int) -> Iterator[slice]:
+        """Yield the parts of a batch; the last may be smaller."""
+        return (slice(start, min(start + self.images, batch)) for start in range(0, batch, self.images))
 
 
 def on_tensors(function: ArrayFunction) -> "TensorFunction":
@@ -223,6 +174,17 @@ def on_tensors(function: ArrayFunction) -> "TensorFunction":
         return torch.from_numpy(function(images.detach().cpu().contiguous().numpy()))
 
     return on_processor
+
+
+@contextmanager
+def runtime_errors(what: str, advice: str) -> Iterator[None]:
+    """Turn what a runtime raises into an `EngineError`: its kinds of errors are its own, and nobody can list them."""
+    try:
+        yield
+    except EffnetZooError:
+        raise
+    except Exception as error:
+        raise EngineError(f"{what}: {first_line(error)}: {advice}") from error
 
 
 def package_version(module: str) -> str:

@@ -18,7 +18,7 @@ from effnet_zoo.checkpoints.bundle import of_model
 from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES, known_of
 from effnet_zoo.errors import ArgumentError, WeightsError
 from effnet_zoo.runtime.deployed import metadata_of
-from effnet_zoo.runtime.interface import Interface
+from effnet_zoo.runtime.metadata import Interface
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 from tests.transfer.publishing.case import IMAGES, NAMES, tiny
 
