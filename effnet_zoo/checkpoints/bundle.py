@@ -9,12 +9,13 @@ from typing import Any
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state
-from effnet_zoo.checkpoints.provenance import known_of, origin_of
+from effnet_zoo.checkpoints.pretrained_cfg import known_of, origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
-from effnet_zoo.errors import ArgumentError, WeightsError, quoted
+from effnet_zoo.errors import ArgumentError, WeightsError
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import ModelOptions
+from effnet_zoo.zoo.class_names import checked_labels
 from effnet_zoo.zoo.preprocessing import Preprocessing, image_fields
 
 
@@ -79,29 +80,16 @@ class Bundle:
         return self.options["num_classes"]
 
     def checked(self) -> "Bundle":
-        """Return this bundle, after checking that it has every tensor of the network and no other.
-
-        Raises:
-            WeightsError: If a tensor is missing, left over or of another shape.
-        """
-        load_state(self._network(), self.state, LoadReport(source=self.source), new_head=False, device="meta")
+        """Return this bundle, after checking that it has every tensor of the network and no other."""
+        load_state(self._network(), self.state, LoadReport(source=self.source), device="meta")
         return self
 
     def with_labels(self, labels: tuple[str, ...] | None) -> "Bundle":
-        """Return this bundle with class names.
-
-        Raises:
-            ArgumentError: If there is not one name for each class.
-        """
-        texts = isinstance(labels, list | tuple) and all(isinstance(label, str) for label in labels)
-        if labels is not None and not texts:
-            raise ArgumentError(f"labels={quoted(labels)}: expected class names, a list of texts")
-        labels = labels or self.labels
+        """Return this bundle with class names, one for each class; None leaves those that it has."""
+        labels = self.labels if labels is None else checked_labels(labels, "labels")
         if labels is not None and len(labels) != self.num_classes:
-            raise ArgumentError(
-                f"{len(labels)} class names for {self.num_classes} classes of {self.source}: expected one for each, in "
-                "the order of the logits"
-            )
+            found = f"{len(labels)} class names for {self.num_classes} classes of {self.source}"
+            raise ArgumentError(f"{found}: expected one for each, in the order of the logits")
         return dataclasses.replace(self, labels=labels)
 
     def model(self) -> EfficientNet:
@@ -111,66 +99,48 @@ class Bundle:
             WeightsError: If they do not fit.
         """
         model = self._network()
-        model.load_report = load_state(model, self.state, LoadReport(source=self.source), new_head=False)
+        model.load_report = load_state(model, self.state, LoadReport(source=self.source))
         model.pretrained_cfg = model.default_cfg = self.pretrained_cfg()
         model.origin = origin_of(model, StateFile(state=self.state, source=self.source))
         return model.eval()
 
     def _network(self) -> EfficientNet:
-        options: dict[str, Any] = dict(self.options)
+        options: Any = self.options
         return EfficientNet(self.arch, **options, device="meta")
 
     def pretrained_cfg(self) -> dict[str, Any]:
-        """Return timm's dict of fields for these weights.
-
-        Raises:
-            WeightsError: If it is not known how images are prepared.
-        """
+        """Return timm's dict of fields for these weights. It must be known how images are prepared."""
         if self.images is None:
-            raise WeightsError(
-                f"{self.source}: how its images are to be prepared is not in the file: say it with --mean and --std "
-                "(0..1, RGB), or --like CHECKPOINT for those of a checkpoint; in Python, with images=Images(...)"
-            )
+            advice = "say it with --mean and --std (0..1, RGB) or --like CHECKPOINT; in Python, with images=Images(...)"
+            raise WeightsError(f"{self.source}: how its images are to be prepared is not in the file: {advice}")
         how = image_fields(self.images, self.options["in_chans"])
         labels = {"label_names": list(self.labels)} if self.labels else {}
         return {**self.record, **how, **labels, "num_classes": self.num_classes}
 
     def write(self, folder: Path) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into a folder.
-
-        Raises:
-            WeightsError: If it is not known how images are prepared.
-            FileError: If a file cannot be written.
-        """
+        """Write ``model.safetensors`` and ``config.json`` into a folder."""
         config = config_json.config_text(self.arch, self.options, self.pretrained_cfg(), self.labels)
         statefile.write_safetensors(folder / locate.FILENAME, self.state)
         (folder / config_json.FILENAME).write_text(config, encoding="utf-8")
 
 
 def of_model(model: EfficientNet) -> Bundle:
-    """Return a model's weights as they are now, with what is known of them.
-
-    Raises:
-        ArgumentError: If it is not a classifier of this package, or has no weights.
-    """
+    """Return a model's weights as they are now, with what is known of them."""
     if not isinstance(model, EfficientNet):
         raise ArgumentError(f"{type(model).__name__}: expected an EfficientNet of this package")
-    options = ModelOptions(
-        num_classes=model.num_classes, in_chans=model.in_chans, global_pool=model.global_pool.pool_type
-    )
-    if model.output_stride:
-        options["output_stride"] = model.output_stride
-    variant = config_json.variant_of(model.arch)
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ArgumentError("the model is on the meta device: it has no weights to save")
-    state = {key: tensor.detach().cpu() for key, tensor in model.state_dict().items()}
-    known = known_of(model)
+    pool = model.global_pool.pool_type
+    options = ModelOptions(num_classes=model.num_classes, in_chans=model.in_chans, global_pool=pool)
+    if model.output_stride:
+        options["output_stride"] = model.output_stride
+    known, variant = known_of(model), config_json.variant_of(model.arch)
     return Bundle(
         source="the given model",
         variant=variant.name if variant else config_json.CUSTOM,
         arch=model.arch,
         options=options,
-        state=state,
+        state={key: tensor.detach().cpu() for key, tensor in model.state_dict().items()},
         images=known.images,
         labels=known.labels,
         record=known.claims,

@@ -5,14 +5,13 @@ The folders are those of huggingface_hub (``models--OWNER--NAME/refs``, ``blobs`
 importing its HTTP library takes longer than loading a small model.
 """
 
-import dataclasses
 import json
 import os
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -89,30 +88,25 @@ class LocalFile:
     pin: Pin
 
     def verified(self) -> "LocalFile":
-        """Return the file with the SHA-256 that it has, after reading all of it.
+        """Return the file with the SHA-256 that it has, after reading all of it. Another file is a WrongFileError.
 
-        Raises:
-            WrongFileError: If the SHA-256 is not the expected one, or if none is expected and the file is damaged.
-            HubError: If the file cannot be read.
+        If no SHA-256 is expected, the file must not be damaged, as far as its format shows that.
         """
         with hub_errors(self.path):
             found = atomic_io.sha256(self.path)
         if self.pin.sha256 is None:
             self._check_structure()
         elif self.pin.sha256 != found:
-            raise WrongFileError(
-                f"{self.path} is not the file that {self.pin.stated_by} names: expected sha256 {self.pin.sha256}, "
-                f"got {found}"
-            )
-        return dataclasses.replace(self, pin=dataclasses.replace(self.pin, sha256=found))
+            wrong = f"{self.path} is not the file that {self.pin.stated_by} names"
+            raise WrongFileError(f"{wrong}: expected sha256 {self.pin.sha256}, got {found}")
+        return replace(self, pin=replace(self.pin, sha256=found))
 
     def _check_structure(self) -> None:
         from safetensors import SafetensorError, safe_open
 
         try:
             if self.path.suffix == ".safetensors":
-                with safe_open(self.path, framework="pt"):
-                    pass  # its header is read, and compared with the size of the file
+                safe_open(self.path, framework="pt")  # reads the header, and compares it with the size of the file
             elif self.path.suffix == ".json":
                 from_json(read_text(self.path), dict[str, Any], self.path.name, WrongFileError)
         except (SafetensorError, FileError, WrongFileError) as error:
@@ -140,30 +134,23 @@ def lock_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
 
 
 def expected_pin(file: RemoteFile, cache_dir: str | Path | None = None) -> Pin:
-    """Return what a file must be: what the ledger states, or the lock file where the ledger states nothing.
-
-    Raises:
-        HubError: If the lock file is damaged.
-    """
+    """Return what a file must be: what the ledger states, or the lock file where the ledger states nothing."""
     path = lock_path(file, cache_dir)
-    pin = Pin(revision=file.revision, sha256=file.sha256)
     if not os.path.lexists(path):
-        return pin
+        return Pin(revision=file.revision, sha256=file.sha256)
     try:
         lock = from_json(read_text(path), _Lock, f"{path} is damaged", HubError)
     except (FileError, HubError) as error:
-        raise HubError(
-            f"{error}: expected a commit and a sha256 in JSON; delete it to record {file} anew, or set {HOME} to "
-            "another folder"
-        ) from None
-    pin = dataclasses.replace(pin, revision=lock.revision or file.revision)
-    return pin if pin.sha256 else dataclasses.replace(pin, sha256=lock.sha256, stated_by=f"the lock file {path}")
+        advice = f"delete it to record {file} anew, or set {HOME} to another folder"
+        raise HubError(f"{error}: expected a commit and a sha256 in JSON; {advice}") from None
+    pin = Pin(revision=lock.revision or file.revision, sha256=file.sha256)
+    return pin if pin.sha256 else replace(pin, sha256=lock.sha256, stated_by=f"the lock file {path}")
 
 
 def write_lock(file: RemoteFile, pin: Pin, cache_dir: str | Path | None = None) -> None:
     """Write the lock file: from now on, a file must be what it was when it was first fetched.
 
-    If the file cannot be written, as in a cache that is read-only, this warns.
+    If it cannot be written, as in a cache that is read-only, this warns.
     """
     path = lock_path(file, cache_dir)
     try:
@@ -177,9 +164,6 @@ def find_cached(file: RemoteFile, cache_dir: str | Path | None = None) -> LocalF
 
     If neither the ledger nor a lock file states its SHA-256, because another program fetched the file, the name of its
     content does: huggingface_hub names the content of a large file by the SHA-256 that the Hub stated.
-
-    Raises:
-        HubError: If the lock file is damaged, or the cache cannot be read.
     """
     pin = expected_pin(file, cache_dir)
     folder, revision = repository_folder(file, cache_dir), pin.revision or "main"
@@ -192,7 +176,7 @@ def find_cached(file: RemoteFile, cache_dir: str | Path | None = None) -> LocalF
         if commit not in known or not path.is_file():
             return None
         content = path.resolve().name
-    pin = dataclasses.replace(pin, revision=commit)
+    pin = replace(pin, revision=commit)
     if pin.sha256 is None and is_sha256(content):
         pin = Pin(revision=commit, sha256=content, stated_by="the name that the client gave its content")
     return LocalFile(path=path, pin=pin)

@@ -15,7 +15,7 @@ import msgspec
 
 from effnet_zoo import atomic_io, documents
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints.pretrained_cfg import Blueprint, KnownFields, check_cfg
+from effnet_zoo.checkpoints.pretrained_cfg import NAMES, PLACES, Blueprint, KnownFields, check_cfg
 from effnet_zoo.errors import ArgumentError, SpecError, WeightsError, quoted
 from effnet_zoo.layouts.effnet_zoo import PAD_TYPES
 from effnet_zoo.network.options import ModelOptions, check_global_pool, check_whole_option
@@ -38,9 +38,6 @@ TIMM_NUMERICS: dict[str, Any] = {"padding": "symmetric", "bn_eps": 1e-5, "bn_mom
 MOST_BLOCKS, MOST_PARAMETERS = 1000, 2 * 10**9
 """Of a network that a file describes, at most, so that a wrong figure does not ask for all of the memory: L2, the
 largest published one, has 88 blocks and 480 million parameters."""
-
-_LEFT_OUT = ("architecture", "hf_hub_id", "hf_hub_filename", "url", "file", "source", "state_dict", "label_names")
-"""Fields of timm's dict that are written elsewhere in the file, or are true on one machine only."""
 
 
 class _ModelArgs(msgspec.Struct):
@@ -84,35 +81,28 @@ def same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
 def config_text(
     arch: ArchSpec, options: ModelOptions, pretrained_cfg: Mapping[str, Any], labels: tuple[str, ...] | None = None
 ) -> str:
-    """Return the text of a ``config.json`` for a network with these numerics, `ModelOptions` and class names.
-
-    The place of the weights in the `pretrained_cfg` is left out.
-    """
-    model = variant_of(arch)
-    num_classes, in_chans = options.get("num_classes", 1000), options.get("in_chans", 3)
-    args: dict[str, Any] = {
-        "drop_rate": arch.drop_rate,
-        "drop_path_rate": arch.drop_path_rate,
-        "bn_eps": arch.bn_eps,
-        "bn_momentum": arch.bn_momentum,
-    }
+    """Return the text of a ``config.json``. The place of the weights in the `pretrained_cfg` is left out."""
+    model, given = variant_of(arch), dict(options)
+    num_classes, in_chans = given.get("num_classes", 1000), given.get("in_chans", 3)
+    args = {key: getattr(arch, key) for key in ("drop_rate", "drop_path_rate", "bn_eps", "bn_momentum")}
     if model:
         args |= {"pad_type": PAD_TYPES[arch.padding], "act_layer": arch.activation}
     else:
-        args |= {"arch": arch.to_dict()}
+        args["arch"] = arch.to_dict()
     # transformers builds from these alone, without looking at pretrained_cfg.
-    args |= {} if in_chans == 3 else {"in_chans": in_chans}
-    args |= {key: value for key in ("global_pool", "output_stride") if (value := options.get(key)) not in (None, "avg")}
-    kept = {key: value for key, value in pretrained_cfg.items() if key not in _LEFT_OUT and value is not None}
+    defaults = {"in_chans": 3, "global_pool": "avg", "output_stride": None}
+    args |= {key: given[key] for key, default in defaults.items() if given.get(key, default) != default}
+    left_out = (*PLACES, "architecture", "label_names")
+    kept = {key: value for key, value in pretrained_cfg.items() if key not in left_out and value is not None}
     kept |= {"num_classes": num_classes, "classifier": "classifier", "custom_load": False}
     # timm would adapt the stem of other than three channels as if it had three, and draw a random one in the end.
-    kept |= {"first_conv": "conv_stem" if in_chans == 3 else None}
+    kept["first_conv"] = "conv_stem" if in_chans == 3 else None
     kept |= {key: [in_chans, *kept[key][1:]] for key in ("input_size", "test_input_size") if key in kept}
     content = {
         "architecture": model.upstream if model else CUSTOM,
         "num_classes": num_classes,
         "num_features": arch.head_filters,
-        **({"global_pool": options["global_pool"]} if options.get("global_pool") else {}),
+        **({"global_pool": given["global_pool"]} if given.get("global_pool") else {}),
         **({"label_names": list(labels)} if labels else {}),
         "model_args": args,
         "pretrained_cfg": kept,
@@ -121,12 +111,7 @@ def config_text(
 
 
 def read_config(path: Path) -> Blueprint:
-    """Read a ``config.json``.
-
-    Raises:
-        WeightsError: If it is not timm's format, or for a network that this package does not have.
-        FileError: If it cannot be read.
-    """
+    """Read a ``config.json``."""
     if not os.path.lexists(path):
         raise WeightsError(f"{path}: expected a {FILENAME} beside the weights")
     content = documents.from_json(atomic_io.read_bytes(path), dict[str, Any], str(path), WeightsError)
@@ -134,19 +119,16 @@ def read_config(path: Path) -> Blueprint:
 
 
 def parse_config(content: Any, source: str) -> Blueprint:
-    """Return the network and the ``pretrained_cfg`` of the content of a ``config.json``.
-
-    Raises:
-        WeightsError: If it is not timm's format, or for a network that this package does not have.
-    """
+    """Return the network and the ``pretrained_cfg`` of the content of a ``config.json``, whose name is `source`."""
     document = documents.from_plain(content, _Document, source, WeightsError)
-    args = _without_null(content.get("model_args") or {})
-    cfg = content.get("pretrained_cfg") or {key: value for key, value in content.items() if key != "model_args"}
-    if document.pretrained_cfg is None:
+    args, cfg = content.get("model_args") or {}, content.get("pretrained_cfg")
+    args = {key: value for key, value in args.items() if value is not None}
+    if not cfg:
+        cfg = {key: value for key, value in content.items() if key != "model_args"}
         check_cfg(cfg, source, WeightsError)
-    top = {key: content[key] for key in ("num_classes", "label_names", "label_descriptions") if key in content}
-    # crop_mode: timm's own default, which old configs rely on.
-    cfg = {"crop_mode": "center", **_without_null({**cfg, **top}), "architecture": document.architecture}
+    cfg = {**cfg, **{key: content[key] for key in ("num_classes", *NAMES) if key in content}}
+    cfg = {key: value for key, value in cfg.items() if value is not None} | {"architecture": document.architecture}
+    cfg.setdefault("crop_mode", "center")  # timm's own default, which old configs rely on
     try:
         model, arch = _network(document.architecture, args.pop("arch", None), source)
         arch = _with_numerics(arch, args, source)
@@ -162,28 +144,20 @@ def parse_config(content: Any, source: str) -> Blueprint:
             arch.blocks(output_stride=stride)
             options["output_stride"] = stride
         blueprint = Blueprint(variant=model, arch=arch, pretrained_cfg=cfg, options=options)
-        _ = blueprint.images  # refused here if images cannot be prepared so
+        _ = blueprint.images  # refuses values that no image can be prepared with
     except (ArgumentError, SpecError) as error:
         raise WeightsError(f"{source}: {error}") from None
     return blueprint
 
 
 def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
-    """Return the network that the model_args of a ``config.json`` describe.
-
-    Raises:
-        SpecError: If a field is missing, unknown or outside its bounds, or the network is too large.
-    """
+    """Return the network that a ``config.json`` describes by the fields of its `ArchSpec`, unless it is too large."""
     arch = ArchSpec.from_dict(fields or {})
     if (blocks := sum(stage.repeats for stage in arch.stages)) > MOST_BLOCKS:
         raise SpecError(f"a network of {blocks} blocks: expected at most {MOST_BLOCKS}")
     if (parameters := arch.parameters(num_classes=0)) > MOST_PARAMETERS:
         raise SpecError(f"a network of {parameters:.1e} parameters: expected at most {MOST_PARAMETERS:.1e}")
     return arch
-
-
-def _without_null(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpec]:
@@ -194,10 +168,8 @@ def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpe
             return model, model.spec
         if name == model.hub_name:  # timm's training of the same network, in PyTorch's numerics
             return model, dataclasses.replace(model.spec, **TIMM_NUMERICS)
-    raise WeightsError(
-        f"{source}: architecture {quoted(name)} is not a network of this package: "
-        "expected the name of an EfficientNet V1 or V2, as timm or this package has it"
-    )
+    expected = "expected the name of an EfficientNet V1 or V2, as timm or this package has it"
+    raise WeightsError(f"{source}: architecture {quoted(name)} is not a network of this package: {expected}")
 
 
 def _with_numerics(arch: ArchSpec, args: Mapping[str, Any], source: str) -> ArchSpec:

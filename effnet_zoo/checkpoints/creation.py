@@ -9,8 +9,7 @@ from torch import Tensor
 
 from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state, replaced_head
-from effnet_zoo.checkpoints.pretrained_cfg import IMAGE_FIELDS, Blueprint, cfg_of_checkpoint, for_other_weights
-from effnet_zoo.checkpoints.provenance import origin_of
+from effnet_zoo.checkpoints.pretrained_cfg import Blueprint, cfg_of_checkpoint, for_other_weights, images_of, origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import ArgumentError, UnknownNameError, quoted
 from effnet_zoo.layouts import layout_of_checkpoint
@@ -51,8 +50,7 @@ def create_model(
         ArgumentError: If an option does not exist or its value cannot be used.
         WeightsError: If the weights cannot be found or fetched, are damaged, or do not fit.
     """
-    blueprint = find_blueprint(name, cache_dir)
-    return build(blueprint, options, pretrained=pretrained, cache_dir=cache_dir)
+    return build(_find_blueprint(name, cache_dir), options, pretrained=pretrained, cache_dir=cache_dir)
 
 
 def create_classifier(name: str, *, pretrained: bool = False, **options: Unpack[BuildOptions]) -> EfficientNet:
@@ -62,12 +60,7 @@ def create_classifier(name: str, *, pretrained: bool = False, **options: Unpack[
 
 
 def create_pretrained_classifier(
-    name: str,
-    weights_path: str | None,
-    *,
-    advprop: bool,
-    tag: str | None,
-    **options: Unpack[BuildOptions],
+    name: str, weights_path: str | None, *, advprop: bool, tag: str | None, **options: Unpack[BuildOptions]
 ) -> EfficientNet:
     """Create a classifier with weights: the work of `EfficientNet.from_pretrained`."""
     catalogue.check_name(name)
@@ -85,14 +78,7 @@ def create_pretrained_classifier(
     return cast(EfficientNet, build(blueprint, cast(ModelOptions, options), pretrained=True))
 
 
-def find_blueprint(name: str, cache_dir: str | Path | None = None) -> Blueprint:
-    """Return what a name stands for: a checkpoint of the ledger, or a model that was saved with its ``config.json``.
-
-    Raises:
-        UnknownNameError: If there is no such model or tag.
-        ArgumentError: If the name is not a text.
-        WeightsError: If a ``config.json`` cannot be found or read.
-    """
+def _find_blueprint(name: str, cache_dir: str | Path | None) -> Blueprint:
     catalogue.check_name(name)
     if ":" not in name:
         variant, checkpoint = catalogue.find(name)
@@ -120,6 +106,7 @@ def build(
     """
     if not pretrained:
         return _random_model(blueprint, options)
+    check_path("cache_dir", cache_dir)
     file = _read_weights(blueprint, cache_dir)
     blueprint = _recognised(blueprint, file)
     layout, new_head = blueprint.layout, "num_classes" in options
@@ -144,7 +131,6 @@ def _random_model(blueprint: Blueprint, options: ModelOptions) -> AnyModel:
 def _read_weights(blueprint: Blueprint, cache_dir: str | Path | None) -> StateFile:
     """Return the tensors of the blueprint's weights, from a dict in memory or from a verified file."""
     cfg = blueprint.pretrained_cfg
-    check_path("cache_dir", cache_dir)
     check_path("file", cfg.get("file"))
     if given := cfg.get("state_dict"):
         if not isinstance(given, Mapping):
@@ -160,7 +146,7 @@ def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
     """Return the blueprint with what a weight file shows: its layout, classes and channels.
 
     A checkpoint of the ledger is what the ledger says, and a saved model what its ``config.json`` says. Any other file
-    is a user's own: its layout is told from its keys, and the layout's conventions say what no key shows.
+    is a user's own: its keys show its layout, and the layout's conventions say what no key shows.
     """
     if checkpoint := blueprint.checkpoint:
         return dataclasses.replace(blueprint, layout=layout_of_checkpoint(checkpoint))
@@ -168,7 +154,6 @@ def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
     if variant is None or cfg.get("source") in config_json.SCHEMES:
         return blueprint
     identity = identify(file.state, file.source, among=[variant.name])
-    numerics = {numeric: getattr(identity.arch, numeric) for numeric in ("padding", "bn_eps", "bn_momentum")}
     options = ModelOptions(**blueprint.options)
     options["num_classes"], options["in_chans"] = identity.num_classes, identity.in_chans
     options["global_pool"] = identity.global_pool
@@ -177,17 +162,8 @@ def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
     convention = identity.layout.preprocessing(identity.name)
     if convention:
         cfg.pop("test_input_size", None)
-        cfg |= image_fields(convention, identity.in_chans)
-        cfg |= {key: stated[key] for key in IMAGE_FIELDS if key in stated}
+        cfg |= {**image_fields(convention, identity.in_chans), **images_of(stated)}
     if images_assumed := convention is None and "mean" not in stated:
-        default = variant.default.name
-        notes.append(f"images as for {default}, assumed: pretrained_cfg_overlay can say otherwise")
-    return dataclasses.replace(
-        blueprint,
-        arch=dataclasses.replace(blueprint.arch, **numerics),
-        pretrained_cfg=cfg,
-        options=options,
-        layout=identity.layout,
-        notes=tuple(notes),
-        images_assumed=images_assumed,
-    )
+        notes.append(f"images as for {variant.default.name}, assumed: pretrained_cfg_overlay can say otherwise")
+    recognised = dataclasses.replace(blueprint, arch=identity.arch, layout=identity.layout, options=options)
+    return dataclasses.replace(recognised, pretrained_cfg=cfg, notes=tuple(notes), images_assumed=images_assumed)

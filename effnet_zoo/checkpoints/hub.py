@@ -1,34 +1,31 @@
-"""Requests to a Hub: which are worth another attempt, and what went wrong in words that say what to do.
+"""Files from a Hugging Face Hub or a mirror of it into the cache, each verified before it is handed on.
 
-The client is huggingface_hub. It gives up where a connection breaks in mid-body or a server answers 5xx, and reads a
-refusal as a missing network.
+The client is huggingface_hub. It checks a file's size and never its hash. It gives up where a connection breaks in
+mid-body or a server answers 5xx, and reads a refusal as a missing network.
 """
 
 import errno
+import os
 import re
-import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
-from effnet_zoo.checkpoints.cache import HOME
-from effnet_zoo.errors import first_line
+from effnet_zoo.atomic_io import explained, file_errors, scratch_beside, user_path
+from effnet_zoo.checkpoints import cache
+from effnet_zoo.checkpoints.cache import HOME, LocalFile, Pin, RemoteFile, WrongFileError
+from effnet_zoo.errors import FileError, HubError, MissingFileError, first_line
 
 Answer = TypeVar("Answer")
 
+MIRRORS = "EFFNET_ZOO_MIRRORS"
+"""The environment variable that lists other endpoints and local folders, in the order they are asked before the Hub."""
+CONNECT = 4.0
+"""Seconds to wait for a connection. Behind a firewall that drops everything, none ever comes."""
 ATTEMPTS = 4
 FIRST_PAUSE = 0.5
 """Seconds before the second attempt; each further pause is twice as long."""
@@ -40,13 +37,13 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 """HTTP statuses after which the same request may succeed."""
 
 REASONS: Mapping[type[Exception], str] = {
-    HFValidationError: "not a repository's name: {line}",
-    OfflineModeIsEnabled: "not asked because HF_HUB_OFFLINE is set: unset it",
-    GatedRepoError: "the repository is gated: accept its terms there and log in with `hf auth login`",
-    RevisionNotFoundError: "the repository has no such revision",
-    RepositoryNotFoundError: "no such repository, or a private one (HTTP {status}): check the name, or log in with "
-    "`hf auth login`",
-    EntryNotFoundError: "the repository has no such file",
+    errors.HFValidationError: "not a repository's name: {line}",
+    errors.OfflineModeIsEnabled: "not asked because HF_HUB_OFFLINE is set: unset it",
+    errors.GatedRepoError: "the repository is gated: accept its terms there and log in with `hf auth login`",
+    errors.RevisionNotFoundError: "the repository has no such revision",
+    errors.RepositoryNotFoundError: "no such repository, or a private one (HTTP {status}): check the name, or log in "
+    "with `hf auth login`",
+    errors.EntryNotFoundError: "the repository has no such file",
 }
 """What the client's errors mean, and what to do. GatedRepoError comes before its base class RepositoryNotFoundError."""
 STATUSES: Mapping[int, str] = {
@@ -57,25 +54,119 @@ STATUSES: Mapping[int, str] = {
 """What an HTTP status means, and what to do."""
 
 
-def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
-    """Return what went wrong with the Hub at an address, and what to do, in one sentence without a full stop.
+def fetch(file: RemoteFile, cache_dir: str | Path | None, *, instead_of: LocalFile | None) -> LocalFile:
+    """Return a verified file from the first mirror that has the right one, or from the Hub.
 
-    If the disk is full, it names the folder that was written to, and the bytes that are needed there.
+    If neither the ledger nor a lock file states its SHA-256, it must have the one that the server states. A wrong file
+    of the cache, `instead_of`, is never removed before there is a right one to take its place. If no place has the
+    file, the error is a `MissingFileError`.
     """
-    cause, place = cause_of(error), without_password(place)
-    status, line = _status(cause), first_line(_root(cause)).rstrip(".")
-    for kind, reason in REASONS.items():
-        if isinstance(cause, kind):
-            return f"{place}: {reason.format(status=status, line=line)}"
-    if status is not None:
-        failed = f"the server fails (HTTP {status}): try again later"
-        refused = f"the request was refused (HTTP {status}): check the address"
-        return f"{place}: {STATUSES.get(status, failed if status >= 500 else refused)}"
-    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full: {_space(needed, folder)}free some, or set {HOME} to a folder on another disk"
-    if isinstance(cause, OSError) and cause.filename is not None:
-        return f"{cause.filename}: {cause.strerror}: set {HOME} to a folder that can be written to"
-    return f"{place}: {line}: check the network"
+    folder, pin = cache.cache_folder(cache_dir), cache.expected_pin(file, cache_dir)
+    mirrors = [place for part in os.environ.get(MIRRORS, "").split(",") if (place := part.strip().rstrip("/"))]
+    failures: list[HubError] = []
+    for place in (*mirrors, constants.ENDPOINT):
+        try:
+            if place.startswith(("http://", "https://")):
+                return _from_hub(file, pin, place, folder, instead_of)
+            found = _from_folder(file, pin, user_path(place, MIRRORS))
+            if instead_of is not None:
+                _remove(instead_of.path)
+            return found
+        except HubError as error:
+            failures.append(error)
+    url = without_password(hf_hub_url(file.repository, file.filename, revision=pin.revision))
+    missing = all(isinstance(error, MissingFileError) for error in failures)
+    raise (MissingFileError if missing else HubError)(
+        f"cannot get {file}: {'; '.join(map(str, failures))}. To bring it by hand, put {url} at "
+        f"FOLDER/{file.repository}/{file.filename} and set {MIRRORS}=FOLDER"
+    )
+
+
+def _from_folder(file: RemoteFile, pin: Pin, folder: Path) -> LocalFile:
+    path = folder / file.repository / file.filename
+    with cache.hub_errors(path):
+        exists = path.is_file()
+    if not exists:
+        raise MissingFileError(f"{path}: there is no such file")
+    return LocalFile(path=path, pin=pin).verified()
+
+
+def _from_hub(file: RemoteFile, pin: Pin, place: str, folder: Path, wrong: LocalFile | None) -> LocalFile:
+    """Fetch a file into the cache, and once more if it is wrong: a proxy may have changed it, or a bit have flipped.
+
+    The second one is fetched into a folder of its own, and takes the place of the wrong one if it is right.
+    """
+    is_new = False
+    if wrong is None:
+        found, is_new = _downloaded(file, pin, place, folder)
+        try:
+            return found.verified()
+        except WrongFileError:
+            wrong = found
+    try:
+        with scratch_beside(cache.repository_folder(file, folder)) as scratch:
+            found, _ = _downloaded(file, wrong.pin, place, scratch)
+            right = found.verified()
+            with file_errors(wrong.path):
+                os.replace(right.path.resolve(), wrong.path.resolve())
+    except (FileError, HubError) as error:
+        if is_new:
+            _remove(wrong.path)
+        if isinstance(error, FileError):
+            raise HubError(f"{error}: {wrong.path} is not the expected file, and was left there") from None
+        if isinstance(error, WrongFileError):
+            reason = str(error).removeprefix(f"{found.path} is ")
+            raise WrongFileError(f"{without_password(place)}: downloaded twice, both times {reason}") from None
+        raise
+    return LocalFile(path=wrong.path, pin=right.pin)
+
+
+def _downloaded(file: RemoteFile, pin: Pin, place: str, folder: Path) -> tuple[LocalFile, bool]:
+    """Fetch a file into a cache, and return whether the cache did not have its content before."""
+    token = None if place == constants.ENDPOINT else False  # a mirror never sees the Hub's token
+    # To connect, and to read: the HTTP library takes two, where the client's annotation knows of one.
+    timeout: Any = (min(CONNECT, constants.HF_HUB_ETAG_TIMEOUT), constants.HF_HUB_ETAG_TIMEOUT)
+    size, name = 0, without_password(place)
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise errors.OfflineModeIsEnabled
+        url = hf_hub_url(file.repository, file.filename, revision=pin.revision, endpoint=place)
+        head = retrying(lambda: get_hf_file_metadata(url, token=token, timeout=timeout))
+        commit, etag, size = head.commit_hash, head.etag, head.size or 0
+        if commit is None or etag is None:
+            raise HubError(f"{name}: this is not a Hub's answer: check the address, and for a proxy's login")
+        repository = cache.repository_folder(file, folder)
+        kept = (repository / "blobs" / etag, repository / "snapshots" / commit / file.filename)
+        is_new = not any(path.exists() for path in kept)
+        path = retrying(
+            lambda: hf_hub_download(
+                file.repository, file.filename, revision=commit, cache_dir=folder, endpoint=place, token=token
+            )
+        )
+    except HubError:
+        raise
+    except Exception as error:  # the client has many, its HTTP library's and its storage's among them
+        cause = _cause_of(error)
+        missing = isinstance(cause, errors.EntryNotFoundError) and not isinstance(cause, errors.LocalEntryNotFoundError)
+        reason = explain(error, place, needed=size, folder=folder)
+        raise (MissingFileError if missing else HubError)(reason) from error
+    sha256, stated_by = pin.sha256, pin.stated_by
+    if sha256 is None and cache.is_sha256(etag):
+        sha256, stated_by = etag, name
+    return LocalFile(path=Path(path), pin=Pin(revision=commit, sha256=sha256, stated_by=stated_by)), is_new
+
+
+def _remove(path: Path) -> None:
+    """Remove a wrong file from the cache: its entry, and the content that the entry points to."""
+    content = path.resolve()
+    try:
+        path.unlink(missing_ok=True)
+        content.unlink(missing_ok=True)
+    except OSError as error:
+        raise HubError(f"{explained(error, path)}: {path} is not the expected file: remove it") from None
+
+
+# Which requests are worth another attempt, and what went wrong in words that say what to do.
 
 
 def retrying(action: Callable[[], Answer]) -> Answer:
@@ -86,21 +177,35 @@ def retrying(action: Callable[[], Answer]) -> Answer:
         try:
             return action()
         except Exception as error:  # what will not pass is raised again
-            cause = cause_of(error)
-            wait = max(pause, _retry_after(cause))
-            tried_long = _was_waited_for(cause) and time.monotonic() - start > PATIENCE
-            if not _may_pass(cause) or tried_long or wait > LONGEST_PAUSE:
+            wait = _wait_after(error, pause, tried=time.monotonic() - start)
+            if wait is None:
                 raise
         time.sleep(wait)
         pause *= 2
     return action()
 
 
-def cause_of(error: Exception) -> Exception:
-    """Return the client's reason where it says only that a file is not on disk."""
-    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
-        return cause_of(error.__cause__)
-    return error
+def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | None = None) -> str:
+    """Return what went wrong with the Hub at an address, and what to do, in one sentence without a full stop.
+
+    If the disk is full, it names the folder that was written to, and the bytes that are needed there.
+    """
+    cause, place = _cause_of(error), without_password(place)
+    response, line = _response(cause), first_line(_root(cause)).rstrip(".")
+    status = None if response is None else response.status_code
+    for kind, reason in REASONS.items():
+        if isinstance(cause, kind):
+            return f"{place}: {reason.format(status=status, line=line)}"
+    if status is not None:
+        failed = f"the server fails (HTTP {status}): try again later"
+        refused = f"the request was refused (HTTP {status}): check the address"
+        return f"{place}: {STATUSES.get(status, failed if status >= 500 else refused)}"
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        size = f"{needed / 1e6:.0f} MB are to be written to {folder}: " if folder else ""
+        return f"the disk is full: {size}free some, or set {HOME} to a folder on another disk"
+    if isinstance(cause, OSError) and cause.filename is not None:
+        return f"{cause.filename}: {cause.strerror}: set {HOME} to a folder that can be written to"
+    return f"{place}: {line}: check the network"
 
 
 def without_password(place: str) -> str:
@@ -108,21 +213,28 @@ def without_password(place: str) -> str:
     return re.sub(r"//[^/@]*@", "//", place)
 
 
-def _may_pass(cause: Exception) -> bool:
-    if isinstance(cause, OfflineModeIsEnabled):
-        return False
-    if (status := _status(cause)) is not None:
-        return status in TRANSIENT
-    if isinstance(cause, OSError) and cause.errno is not None:
-        return isinstance(cause, ConnectionError | TimeoutError)
-    # Without errno: httpx's and requests' own, and the client's "Consistency check failed" of a body cut short.
-    return isinstance(cause, HTTPError | OSError) and not isinstance(cause, EntryNotFoundError | FileNotFoundError)
+def _cause_of(error: Exception) -> Exception:
+    """Return the client's reason where it says only that a file is not on disk."""
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        return _cause_of(error.__cause__)
+    return error
 
 
-def _was_waited_for(cause: Exception) -> bool:
-    """Return whether the client or the system may have waited or retried before it gave up."""
-    silent = (TimeoutError, ConnectionRefusedError, socket.gaierror)
-    return _status(cause) is not None or isinstance(_root(cause), silent)
+def _wait_after(error: Exception, pause: float, *, tried: float) -> float | None:
+    """Return the seconds until the same request may succeed, at least `pause`; None if it is not worth an attempt."""
+    cause = _cause_of(error)
+    response, never = _response(cause), (errors.OfflineModeIsEnabled, errors.EntryNotFoundError, FileNotFoundError)
+    if response is not None:
+        may_pass = response.status_code in TRANSIENT
+        asked = response.headers.get("Retry-After", "")
+        pause = max(pause, float(asked) if asked.isdigit() else 0.0)
+    elif isinstance(cause, OSError) and cause.errno is not None:
+        may_pass = isinstance(cause, ConnectionError | TimeoutError)
+    else:  # httpx's and requests' own, and the client's "Consistency check failed" of a body cut short
+        may_pass = isinstance(cause, errors.HTTPError | OSError) and not isinstance(cause, never)
+    was_silent = isinstance(_root(cause), TimeoutError | ConnectionRefusedError | socket.gaierror)
+    has_waited = tried > PATIENCE and (response is not None or was_silent)
+    return pause if may_pass and not has_waited and pause <= LONGEST_PAUSE else None
 
 
 def _root(error: BaseException) -> BaseException:
@@ -132,21 +244,6 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _status(cause: Exception) -> int | None:
-    # Not only the client's HfHubHTTPError: 0.34 gives up on 429 with requests' own error.
-    response = getattr(cause, "response", None)  # one of requests is false if it is an error
-    return response.status_code if response is not None else None
-
-
-def _retry_after(cause: Exception) -> float:
-    response = getattr(cause, "response", None)
-    seconds = response.headers.get("Retry-After", "") if response is not None else ""
-    return float(seconds) if seconds.isdigit() else 0.0
-
-
-def _space(needed: int, folder: Path | None) -> str:
-    if folder is None:
-        return ""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
-    return f"{needed / 1e6:.0f} MB are to be written to {folder}, {free / 1e6:.0f} MB are free: "
+def _response(cause: Exception) -> Any:
+    # Not only of the client's HfHubHTTPError: 0.34 gives up on 429 with requests' own error.
+    return getattr(cause, "response", None)  # compared with None: one of requests is false if it is an error

@@ -17,20 +17,19 @@ from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures
 VARIANCES = ("running_var", "moving_variance")
 """The names of batch norm's variance in PyTorch and in Keras."""
 
+HEAD = "classifier."
 OTHER_HEAD = "part of a head of another kind"
 """The reason why a tensor is left out, if it is no classifier as the models here have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """The outcome for every tensor of a file and of a model. A loaded model has nothing missing and nothing unexpected.
+    """The outcome for every tensor of a file and of a model.
 
     Attributes:
         source: Where the weights come from.
         layout: Whose keys they had.
         matched: Number of tensors taken as they are.
-        missing: The model's that the source does not have.
-        unexpected: The source's that the model does not have.
         reshaped: Taken in another shape, each with both: a stem for another number of channels.
         reinitialised: Drawn at random because another number of classes was asked for.
         dropped: The source's left out on purpose, each with the reason.
@@ -40,8 +39,6 @@ class LoadReport:
     source: str
     layout: str = "effnet_zoo"
     matched: int = 0
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
     reinitialised: tuple[str, ...] = ()
     dropped: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -49,8 +46,8 @@ class LoadReport:
 
     def __str__(self) -> str:
         parts = [f"{self.matched} tensors of {self.source} ({self.layout} keys)"]
-        for what in ("missing", "unexpected", "reshaped", "reinitialised"):
-            if keys := getattr(self, what):
+        for what, keys in (("reshaped", self.reshaped), ("reinitialised", self.reinitialised)):
+            if keys:
                 parts.append(f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})")
         if self.dropped:
             reasons = dict.fromkeys(self.dropped.values())
@@ -63,28 +60,19 @@ def load_state(
     state: State,
     report: LoadReport,
     *,
-    new_head: bool,
+    new_head: bool = False,
     device: torch.device | str | None = None,
 ) -> LoadReport:
-    """Give a model the tensors of a state dict under this package's keys. If they do not fit, nothing is changed.
+    """Give a model the tensors of a state dict under this package's keys, and return the complete report.
 
     The tensors become the model's own, without a copy where device and dtype allow it. The model may be on the meta
-    device. A stem for another number of channels is adapted (see `adapt_stem`). For a feature pyramid, the head and the
-    stages that it does not have are left out.
-
-    Args:
-        model: To load into.
-        state: The tensors.
-        report: What is known of the source so far.
-        new_head: Whether the caller asked for a number of classes. If the state has a classifier of another number,
-            the model then gets a new, random one; otherwise that is an error.
-        device: Where the model shall be.
-
-    Returns:
-        The report, complete.
+    device, and is then on `device`. A stem for another number of channels is adapted (see `adapt_stem`). For a feature
+    pyramid, the head and the stages that it does not have are left out. With `new_head`, because the caller asked for a
+    number of classes, a classifier of another number is replaced by a random one.
 
     Raises:
         WeightsError: If a key is missing, left over or of another shape, or a value is refused by `check_values`.
+            Nothing is changed then.
     """
     expected = model.state_dict()
     given, reshaped, dropped = dict(state), [], dict(report.dropped)
@@ -96,30 +84,23 @@ def load_state(
         dropped[key] = reason
         del given[key]
     check_values(given, report.source)
-    fresh = _fresh(model, given, dropped)
-    misfits = [
-        f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}"
-        for key in sorted(expected.keys() & given.keys())
-        if given[key].shape != expected[key].shape
-    ]
-    report = dataclasses.replace(
-        report,
-        matched=len(given.keys() & expected.keys()) - len(misfits) - len(reshaped),
-        missing=tuple(sorted(expected.keys() - given.keys() - fresh)),
-        unexpected=tuple(sorted(given.keys() - expected.keys())),
-        reshaped=(*reshaped, *misfits),
-        reinitialised=tuple(sorted(fresh)),
-        dropped=dropped,
-    )
-    if report.missing or report.unexpected or misfits:
-        counts = {"missing": report.missing, "left over": report.unexpected, "of another shape": misfits}
-        told = "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in counts.items() if keys)
-        backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {"classifier."})
-        is_whole = not any(key.startswith(backbone) for keys in counts.values() for key in keys)
-        advice = ". Its backbone is whole: num_classes=0 takes it without the head"
-        raise WeightsError(
-            f"{report.source} does not fit the model: {told}{advice if is_whole and not new_head else ''}"
-        )
+    head_left_out = any(key.startswith(HEAD) or reason == OTHER_HEAD for key, reason in dropped.items())
+    is_new = head_left_out and CLASSIFIER not in given
+    fresh = sorted(key for key in expected if key.startswith(HEAD)) if is_new else []
+    matched = expected.keys() & given.keys()
+    misfits = [key for key in sorted(matched) if given[key].shape != expected[key].shape]
+    shapes = [f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}" for key in misfits]
+    problems = {
+        "missing": sorted(expected.keys() - given.keys() - set(fresh)),
+        "left over": sorted(given.keys() - expected.keys()),
+        "of another shape": shapes,
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in problems.items() if keys)
+        backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {HEAD})
+        is_whole = not any(key.startswith(backbone) for keys in problems.values() for key in keys)
+        advice = ". Its backbone is whole: num_classes=0 takes it without the head" if is_whole and not new_head else ""
+        raise WeightsError(f"{report.source} does not fit the model: {found}{advice}")
     if fresh:
         assert isinstance(model, EfficientNet)
         model.classifier.to_empty(device=device or "cpu")
@@ -127,14 +108,19 @@ def load_state(
         given |= {key: tensor for key, tensor in model.state_dict().items() if key in fresh}
     placed = {key: given[key].to(device=device, dtype=expected[key].dtype).contiguous() for key in expected}
     model.load_state_dict(placed, assign=True)
-    return report
+    return dataclasses.replace(
+        report,
+        matched=len(matched) - len(reshaped),
+        reshaped=tuple(reshaped),
+        reinitialised=tuple(fresh),
+        dropped=dropped,
+    )
 
 
 def check_values(state: State, source: str) -> None:
-    """Check that a network can compute with the values. It reads each once: 17 ms for B5 (122 MB, one core).
+    """Refuse tensors that are not of floating point or hold NaN or infinity, and variances below 0.
 
-    Raises:
-        WeightsError: If a tensor is not of floating point or holds NaN or infinity, or a variance is below 0.
+    This reads every value once: 17 ms for B5 (122 MB, one core).
     """
     for key, tensor in state.items():
         if is_counter(key) or tensor.is_meta:
@@ -146,21 +132,17 @@ def check_values(state: State, source: str) -> None:
         # A sum is finite if all values are, unless it overflows.
         total = values.sum(dtype=None if values.dtype == torch.float64 else torch.float32)
         if not math.isfinite(total.item()) and (count := int((~values.isfinite()).sum())):
-            raise WeightsError(
-                f"{source}: {key} has {count} values that are NaN or infinite, of {values.numel()}: the training went "
-                "wrong before it was saved; take an earlier checkpoint"
-            )
+            found = f"{key} has {count} values that are NaN or infinite, of {values.numel()}"
+            raise WeightsError(f"{source}: {found}: the training went wrong: take an earlier checkpoint")
         if key.endswith(VARIANCES) and values.numel() and (least := values.min().item()) < 0:
             raise WeightsError(f"{source}: {key} has a variance of {least:g}: expected none below 0")
 
 
 def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFile:
-    """Return a file without a head that no model here has; `table` is its layout, `num_classes` what the caller asks.
+    """Return a file without a head that no model here has, because the caller asks for a number of classes.
 
-    A plain classifier stays: `load_state` takes or replaces it.
-
-    Raises:
-        WeightsError: If the head may have the number of classes that was asked for: it is not replaced by a random one.
+    A plain classifier stays: `load_state` takes or replaces it. A head that may have the number of classes that was
+    asked for is a WeightsError: it is not replaced by a random one.
     """
     head = table.head(file.state)
     weight, bias = (f"{table.network[-1]}{table.separator}{leaf}" for leaf in ("weight", "bias"))
@@ -169,10 +151,8 @@ def replaced_head(file: StateFile, table: KeyTable, num_classes: int) -> StateFi
     if not head or (ours and (len(head) == 2 or rows[weight] == num_classes)):
         return file
     if num_classes and num_classes in rows.values():
-        raise WeightsError(
-            f"{file.source} has a head of its own for perhaps {num_classes} classes ({', '.join(sorted(head))}), which "
-            "no model here has: num_classes=0 takes the backbone without it"
-        )
+        found = f"a head of its own for perhaps {num_classes} classes ({', '.join(sorted(head))})"
+        raise WeightsError(f"{file.source} has {found}: num_classes=0 takes the backbone without it")
     backbone = {key: tensor for key, tensor in file.state.items() if key not in head}
     return dataclasses.replace(file, state=backbone, dropped={**file.dropped, **dict.fromkeys(head, OTHER_HEAD)})
 
@@ -181,20 +161,13 @@ def _unneeded(model: Backbone, state: State, *, new_head: bool) -> dict[str, str
     """Return the keys that the model does not take, each with the reason."""
     if isinstance(model, EfficientNetFeatures):
         stages = range(len(model.blocks), len(model.arch.stages))
-        prefixes = ("conv_head.", "bn2.", "classifier.", *(f"blocks.{stage}." for stage in stages))
+        prefixes = ("conv_head.", "bn2.", HEAD, *(f"blocks.{stage}." for stage in stages))
         return {key: "not part of the feature pyramid" for key in state if key.startswith(prefixes)}
     rows = len(state[CLASSIFIER]) if CLASSIFIER in state else 0
     if new_head and isinstance(model, EfficientNet) and rows and rows != model.num_classes:
         reason = f"{rows} classes, {model.num_classes} were asked for"
-        return {key: reason for key in state if key.startswith("classifier.")}
+        return {key: reason for key in state if key.startswith(HEAD)}
     return {}
-
-
-def _fresh(model: Backbone, given: State, dropped: Mapping[str, str]) -> set[str]:
-    """Return the keys of the model's new classifier, where the source has none that is taken."""
-    mine = {key for key in model.state_dict() if key.startswith("classifier.")}
-    left = any(key.startswith("classifier.") or reason == OTHER_HEAD for key, reason in dropped.items())
-    return mine if left and CLASSIFIER not in given else set()
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
@@ -202,14 +175,9 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
 
     One channel gets the sum of the three, so that a grey image gives what the same image in three channels gives.
     N channels repeat the three in turn, scaled by 3 / N, so that the sum stays about the same. The weight is
-    (filters, channels, 3, 3).
-
-    Raises:
-        WeightsError: If the weight has a number of channels other than 3 or `in_chans`.
+    (filters, 3, 3, 3).
     """
     channels = weight.shape[1]
-    if channels == in_chans:
-        return weight
     if channels != 3:
         raise WeightsError(f"{STEM} has {channels} channels: expected {in_chans}, or 3 to adapt from")
     wide = weight.float()  # a sum in half precision would round three times

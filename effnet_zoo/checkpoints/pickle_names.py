@@ -30,32 +30,26 @@ class Opaque:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """A piece of memory that tensors are views of.
-
-    Attributes:
-        data: Its bytes, uint8.
-        start: Its first element among those in `data`.
-        length: Number of its elements.
-    """
+    """A piece of memory that tensors are views of: elements of a dtype, and their bytes, uint8."""
 
     dtype: torch.dtype
     data: Tensor
-    start: int
-    length: int
+
+    @property
+    def length(self) -> int:
+        """Number of elements."""
+        return len(self.data) // self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """A class or function that a file may name.
-
-    Attributes:
-        make: What is called in its place; None if it may only be named, not called.
-        dtype: Of the elements, if it is a class of storages.
-    """
+    """A class or function that a file may name."""
 
     text: str
     make: Callable[..., Any] | None = None
+    """What is called in its place; None if it may only be named, not called."""
     dtype: torch.dtype | None = None
+    """Of the elements, if it is a class of storages."""
 
 
 def call_name(name: Any, arguments: Any) -> Any:
@@ -93,8 +87,7 @@ def _tensor(
     last = start + sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True))
     if not is_count(math.prod(shape)) or (all(shape) and last >= storage.length):
         raise PickleError(f"a tensor of the shape {shape} in a storage of {storage.length} elements: it is damaged")
-    whole = storage.data.untyped_storage()
-    return torch.empty(0, dtype=storage.dtype).set_(whole, storage.start + start, shape, strides)
+    return torch.empty(0, dtype=storage.dtype).set_(storage.data.untyped_storage(), start, shape, strides)
 
 
 def _tensor_of_bytes(
@@ -103,8 +96,7 @@ def _tensor_of_bytes(
     """Return a view of bytes as elements of a dtype that has no class of storages (_rebuild_tensor_v3)."""
     if not isinstance(storage, Storage) or not isinstance(dtype, torch.dtype):
         raise PickleError(_NOT_AS_TORCH)
-    typed = Storage(dtype, storage.data, 0, len(storage.data) // dtype.itemsize)
-    return _tensor(typed, start, shape, strides, metadata=metadata)
+    return _tensor(Storage(dtype, storage.data), start, shape, strides, metadata=metadata)
 
 
 def _tensor_without_values(*_: Any) -> Tensor:
@@ -128,14 +120,6 @@ def _dictionary(pairs: Any = ()) -> dict[Any, Any]:
     return {plain_key(key): value for key, value in (pairs.items() if isinstance(pairs, dict) else pairs)}
 
 
-def _dictionary_with_default(_factory: Any = None, *pairs: Any) -> dict[Any, Any]:
-    return _dictionary(*pairs)
-
-
-def _opaque(*_: Any) -> Opaque:
-    return Opaque()
-
-
 def _named(modules: str, names: str) -> list[str]:
     return [f"{module}.{name}" for module in modules.split() for name in names.split()]
 
@@ -149,7 +133,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": _parameter,
     "torch._tensor._rebuild_from_type_v2": _of_class,
     "collections.OrderedDict": _dictionary,
-    "collections.defaultdict": _dictionary_with_default,
+    "collections.defaultdict": lambda _factory=None, *pairs: _dictionary(*pairs),
 }
 
 _BUILTINS = "builtins __builtin__"
@@ -190,7 +174,7 @@ NAMES: Mapping[str, Name | torch.dtype] = MappingProxyType(
         " ".join(name.text.rsplit(".", 1)): name
         for name in (
             *(Name(name, make) for name, make in _FUNCTIONS.items()),
-            *(Name(name, _opaque) for name in _OPAQUE),
+            *(Name(name, lambda *_: Opaque()) for name in _OPAQUE),
             *(Name(name) for name in _ONLY_NAMED),
             *(Name(f"torch.{kind}Storage", dtype=dtype) for kind, dtype in _STORAGES.items()),
             Name("torch.storage.UntypedStorage", dtype=torch.uint8),

@@ -15,7 +15,7 @@ import pickletools
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
 
 import torch
@@ -34,11 +34,11 @@ from effnet_zoo.checkpoints.pickle_names import (
 from effnet_zoo.errors import first_line, quoted
 
 MAX_OPERATIONS = 1_000_000
-"""Of all pickles in a file. Each takes some 100 bytes of memory. V2 XL, its average and four slots of an optimizer for
+"""Largest number in a file. Each takes some 100 bytes of memory. V2 XL, its average and four slots of an optimizer for
 each weight have 450,000."""
 
 _TENSOR_COST = 10
-"""Operations that a tensor or a storage counts for: as an object it takes as much memory as so many others."""
+"""Operations that a tensor or a storage counts for: as an object it takes as much memory as ten plain values."""
 
 _CHUNK = 1 << 20
 """Bytes that are read at a time."""
@@ -51,12 +51,8 @@ _PROTOCOL = 1001
 def read_pickle(file: IO[bytes], size: int) -> Any:
     """Read the object in a file of ``torch.save`` of `size` bytes, of either of its formats.
 
-    Returns:
-        Dicts, lists, tuples, texts, numbers and tensors on the CPU, without gradients; anything else is an `Opaque`.
-
-    Raises:
-        PickleError: If the file is damaged, asks for anything that is not a plain value, or for more memory than it
-            has bytes.
+    It is made of dicts, lists, tuples, texts, numbers and tensors on the CPU, without gradients; anything else is an
+    `Opaque`. A file that is damaged or refused is a PickleError.
     """
     start = file.read(512)
     file.seek(0)
@@ -90,51 +86,35 @@ def _read_zip(file: IO[bytes], size: int) -> Any:
     if f"{folder}/constants.pkl" in entries:
         raise PickleError("a TorchScript archive, which holds a program: save the model's state_dict instead")
 
-    def content(entry: zipfile.ZipInfo) -> Tensor:
+    def content(name: str) -> Tensor:
+        entry = entries[name]
         if not entry.CRC:  # torch.serialization.set_crc32_options(False) writes 0: an entry without it is not checked
             del entry.CRC
         with archive.open(entry) as stored:
             return _filled(torch.empty(entry.file_size, dtype=torch.uint8), stored)
 
-    if order := entries.get(f"{folder}/byteorder"):
-        _check_byte_order(bytes(content(order)).decode())
-    memory: dict[str, Storage] = {}
-
-    def storage(name: str, dtype: torch.dtype, key: str, _: Any, length: int, *__: Any) -> Storage:
-        if (known := memory.get(key)) and (known.dtype, known.length) == (dtype, length):
-            return known
+    def storage(key: str, count: int) -> Tensor:
         entry = entries.get(f"{folder}/data/{key}")
-        if known or entry is None or entry.file_size != length * dtype.itemsize:
+        if entry is None or entry.file_size != count:
             held = f"{entry.file_size} bytes" if entry else "nothing"
-            raise PickleError(f"storage {quoted(key)} is said to have {length} elements of {name}, but has {held}")
-        memory[key] = Storage(dtype, content(entry), 0, length)
-        return memory[key]
+            raise PickleError(f"storage {quoted(key)} is said to have {count} bytes, but has {held}")
+        return content(entry.filename)
 
-    return _Machine(storage).run(io.BytesIO(content(entries[pickles[0]]).numpy().data))
+    if f"{folder}/byteorder" in entries:
+        _check_byte_order(bytes(content(f"{folder}/byteorder")).decode())
+    return _Machine(storage).run(io.BytesIO(content(pickles[0]).numpy().data))
 
 
 def _read_legacy(file: IO[bytes], size: int) -> Any:
     """Read what torch before 1.6 wrote: five pickles (the fourth is the object), then the storages' bytes."""
-    memory: dict[str, Storage] = {}
     promised = 0
 
-    def storage(name: str, dtype: torch.dtype, key: str, _: Any, length: int, view: Any = None) -> Storage:
+    def storage(_: str, count: int) -> Tensor:
         nonlocal promised
-        whole = memory.get(key)
-        if whole is None:
-            promised += length * dtype.itemsize
-            if promised > size:
-                raise PickleError(f"its storages are said to have {promised} bytes, the file has {size}")
-            data = torch.empty(length * dtype.itemsize, dtype=torch.uint8)
-            whole = memory[key] = Storage(dtype, data, 0, length)
-        if (dtype, length) != (whole.dtype, whole.length):
-            raise PickleError(f"storage {quoted(key)} is said to be of {name}, and of {whole.dtype}")
-        if view is None:
-            return whole
-        _, start, length = view
-        if not is_count(start) or not is_count(length) or start + length > whole.length:
-            raise PickleError(f"storage {quoted(key)} has {whole.length} elements, fewer than a view of it")
-        return Storage(dtype, whole.data, start, length)
+        promised += count
+        if promised > size:
+            raise PickleError(f"its storages are said to have {promised} bytes, the file has {size}")
+        return torch.empty(count, dtype=torch.uint8)
 
     source, machine = _Bounded(file, size), _Machine(storage)
     if machine.run(source) != _MAGIC or machine.run(source) != _PROTOCOL:
@@ -142,21 +122,20 @@ def _read_legacy(file: IO[bytes], size: int) -> Any:
     _check_byte_order("little" if machine.run(source)["little_endian"] is True else "big")
     content, keys = machine.run(source), machine.run(source)
     named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
-    if not named or sorted(keys) != sorted(memory):
+    if not named or sorted(keys) != sorted(machine.storages):
         raise PickleError("it is damaged: it does not hold the storages that its tensors are in")
     for key in keys:
         (length,) = struct.unpack("<q", file.read(8))
-        if length != memory[key].length:
-            raise PickleError(f"storage {quoted(key)} has {length} elements, not {memory[key].length} as was said")
-        _filled(memory[key].data, file)
+        if length != machine.storages[key].length:
+            raise PickleError(f"storage {quoted(key)} has {length} elements, not as many as was said")
+        _filled(machine.storages[key].data, file)
     return content
 
 
 def _check_byte_order(order: str) -> None:
     if order != sys.byteorder:
-        raise PickleError(
-            f"its tensors are {quoted(order)} endian, expected {sys.byteorder}: save it on such a machine"
-        )
+        found = f"its tensors are {quoted(order)} endian"
+        raise PickleError(f"{found}, expected {sys.byteorder}: save it on such a machine")
 
 
 def _filled(content: Tensor, file: Any) -> Tensor:
@@ -185,18 +164,16 @@ class _Bounded:
 
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_NEW: Mapping[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": Opaque}
 
 
 class _Machine:
-    """A machine for the pickles of one file.
+    """A machine for the pickles of one file."""
 
-    Args:
-        storage: Return a storage for what ``torch.save`` writes of it: the name of its class, the dtype of that, its
-            key, device and number of elements.
-    """
-
-    def __init__(self, storage: Callable[..., Storage]) -> None:
-        self._storage = storage
+    def __init__(self, storage: Callable[[str, int], Tensor]) -> None:
+        """Take a function that returns a storage's bytes, uint8, from its key and their number."""
+        self.storages: dict[str, Storage] = {}
+        self._new_storage = storage
         self._left = MAX_OPERATIONS
 
     def run(self, source: Any) -> Any:
@@ -216,12 +193,8 @@ class _Machine:
                     stack.append(argument)
                 case "NONE" | "NEWTRUE" | "NEWFALSE" | "EMPTY_TUPLE":
                     stack.append(_CONSTANTS[opcode.name])
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "EMPTY_SET":
-                    stack.append(Opaque())
+                case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_SET":
+                    stack.append(_NEW[opcode.name]())
                 case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                     memo[len(memo) if argument is None else argument] = stack[-1]
                 case "BINGET" | "LONG_BINGET":
@@ -229,16 +202,25 @@ class _Machine:
                 case "MARK":
                     aside.append(stack)
                     stack = []
-                case "TUPLE" | "FROZENSET" | "APPENDS" | "ADDITEMS" | "SETITEMS":
+                case "TUPLE":
                     items, stack = stack, aside.pop()
-                    _gather(opcode.name, items, stack)
+                    stack.append(tuple(items))
+                case "FROZENSET":
+                    stack = aside.pop()
+                    stack.append(Opaque())
+                case "APPENDS" | "ADDITEMS":
+                    items, stack = stack, aside.pop()
+                    _put_into(stack[-1], list, items)
+                case "SETITEMS":
+                    items, stack = stack, aside.pop()
+                    _put_into(stack[-1], dict, items)
                 case "TUPLE1" | "TUPLE2" | "TUPLE3":
                     count = int(opcode.name[-1])
                     stack[-count:] = [tuple(stack[-count:])]
                 case "APPEND":
-                    _gather("APPENDS", [stack.pop()], stack)
+                    _put_into(stack[-2], list, [stack.pop()])
                 case "SETITEM":
-                    _gather("SETITEMS", [stack.pop(-2), stack.pop()], stack)
+                    _put_into(stack[-3], dict, [stack.pop(-2), stack.pop()])
                 case "GLOBAL":
                     stack.append(_find(*argument.split(" ", 1)))
                 case "STACK_GLOBAL":
@@ -247,9 +229,9 @@ class _Machine:
                     stack.append(self._call(stack.pop(-2), stack.pop()))
                 case "BUILD":  # what an Opaque holds, or the _metadata of a state dict: dropped
                     stack.pop()
-                    _check_type(stack[-1], dict, "sets attributes of")
+                    _put_into(stack[-1], dict, [])
                 case "BINPERSID":
-                    stack.append(self._stored(*stack.pop()))
+                    stack.append(self._storage(*stack.pop()))
                 case "PROTO":
                     if not 2 <= argument <= 5:
                         raise PickleError(f"a pickle of protocol {argument}: expected 2 to 5")
@@ -272,33 +254,30 @@ class _Machine:
             self._spend(_TENSOR_COST)
         return result
 
-    def _stored(self, kind: Any, name: Any, key: Any, *rest: Any) -> Storage:
+    def _storage(self, kind: Any, name: Any, key: Any, _device: Any, length: Any = None, view: Any = None) -> Storage:
         if kind != "storage":
             raise PickleError("a whole pickled model: save its state_dict instead")
-        if not isinstance(name, Name) or name.dtype is None or not isinstance(key, str) or not is_count(rest[1]):
+        if not isinstance(name, Name) or name.dtype is None or not isinstance(key, str) or not is_count(length):
             raise PickleError("it is damaged: a storage is not described as torch describes one")
+        if view is not None:
+            raise PickleError("a storage that is part of another: load it with torch, and save its state_dict")
         self._spend(_TENSOR_COST)
-        return self._storage(name.text, name.dtype, key, *rest)
+        if key not in self.storages:
+            self.storages[key] = Storage(name.dtype, self._new_storage(key, length * name.dtype.itemsize))
+        storage = self.storages[key]
+        if (storage.dtype, storage.length) != (name.dtype, length):
+            raise PickleError(f"storage {quoted(key)} is said to be of {name.text}, and of {storage.dtype}")
+        return storage
 
 
-def _gather(operation: str, items: list[Any], stack: list[Any]) -> None:
-    """Make one value of items, or put them into the value that is on the top of the stack."""
-    if operation == "TUPLE":
-        stack.append(tuple(items))
-    elif operation == "FROZENSET":
-        stack.append(Opaque())
-    elif operation == "SETITEMS":
-        if _check_type(stack[-1], dict, "sets items of"):
-            stack[-1].update(zip(map(plain_key, items[::2]), items[1::2], strict=True))
-    elif _check_type(stack[-1], list, "appends to"):
-        stack[-1].extend(items)
-
-
-def _check_type(target: Any, kind: type, does: str) -> bool:
-    """Return whether a value is of a type; False for an `Opaque`, whose content is dropped. Refuse any other."""
+def _put_into(target: Any, kind: type, items: list[Any]) -> None:
+    """Put items into a list or a dict. An `Opaque` drops them."""
     if not isinstance(target, kind | Opaque):
-        raise PickleError(f"it {does} a {type(target).__name__}")
-    return isinstance(target, kind)
+        raise PickleError(f"it puts items into a {type(target).__name__}: expected a {kind.__name__}")
+    if isinstance(target, list):
+        target.extend(items)
+    elif isinstance(target, dict):
+        target.update(zip(map(plain_key, items[::2]), items[1::2], strict=True))
 
 
 def _find(module: Any, name: Any) -> Any:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from effnet_zoo.atomic_io import file_errors, open_regular
@@ -51,12 +51,8 @@ class StateFile:
 def read_weights(path: Path, *, ema: bool = True) -> StateFile:
     """Read the tensors of a ``.safetensors`` file or of a pickle of plain tensors. The content decides, not the suffix.
 
-    Args:
-        path: The file.
-        ema: Take the moving average where the file has both it and what it averages.
-
-    Raises:
-        WeightsError: If the file is neither, is damaged, would run code, or holds several models.
+    With `ema`, the moving average is taken where the file has both it and what it averages. A file that would run code
+    or holds several models is a WeightsError.
     """
     try:
         with open_regular(path) as file, file_errors(path):
@@ -64,43 +60,24 @@ def read_weights(path: Path, *, ema: bool = True) -> StateFile:
             start = file.read(9)
             file.seek(0)
             # A pickle is not mapped: torch.save writes over a file in place, and would write over the model's memory.
-            content = _mapped(path) if start[8:9] == b"{" else read_pickle(file, status.st_size)
+            content = load_file(path) if start[8:9] == b"{" else read_pickle(file, status.st_size)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
     except FileError as error:
         raise WeightsError(f"{error}: expected a weight file") from None
     except PickleError as error:
-        raise WeightsError(
-            f"{path} is neither a whole safetensors file nor one of plain tensors that can be read without running "
-            f"code: {error}"
-        ) from error.__cause__
+        expected = "a whole safetensors file nor one of plain tensors that can be read without running code"
+        raise WeightsError(f"{path} is neither {expected}: {error}") from error.__cause__
     found = unwrap(content, str(path), ema=ema)
     for key, tensor in found.state.items():
         if tensor.nbytes > status.st_size:  # a pickle can give any shape by strides of 0
-            raise WeightsError(
-                f"{path}: {key} has the shape {tuple(tensor.shape)}, but its values are not all in the file: expected "
-                "plain tensors"
-            )
+            shape = tuple(tensor.shape)
+            raise WeightsError(f"{path}: {key} has the shape {shape}, but its values are not all in the file")
     return replace(found, stamp=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
 
 
-def read_safetensors(path: Path) -> State:
-    """Read the tensors of a ``.safetensors`` file by name. They stay on disk until they are used.
-
-    Raises:
-        WeightsError: If it is another kind of file, or damaged.
-    """
-    try:
-        with open_regular(path):
-            return _mapped(path)
-    except FileError as error:
-        raise WeightsError(f"{error}: expected a safetensors file") from None
-
-
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors to a ``.safetensors`` file, with the metadata that transformers asks for.
-
-    Raises:
-        FileError: If the system refuses.
-    """
+    """Write tensors to a ``.safetensors`` file, with the metadata that transformers asks for."""
     tensors = {key: tensor.contiguous() for key, tensor in state.items()}
     with file_errors(path):
         path.touch()
@@ -124,40 +101,26 @@ def fingerprint(state: State) -> str:
 def unwrap(content: Any, source: str, *, ema: bool = True) -> StateFile:
     """Take the state dict out of a training checkpoint, and the prefixes of wrapping modules off its keys.
 
-    If there is a model and its exponential moving average, the average is taken: training scripts evaluate it.
-
-    Raises:
-        WeightsError: If there is no state dict, or several and no way to choose.
+    If there is a model and its exponential moving average, the average is taken: training scripts evaluate it. Several
+    state dicts and no way to choose are a WeightsError.
     """
-    if _is_state(content):
-        return _stripped(dict(content), (), source, ema=ema)
     found = _states(content)
     # Optimizers and metrics keep dicts of tensors too.
     found = {name: state for name, state in found.items() if _prefixes(state)} or found
     if not found:
         raise WeightsError(f"{source}: expected a flat dict of tensors, a state_dict, or a checkpoint with one in it")
     name = _chosen(list(found), "state dicts", source, ema=ema)
-    return _stripped(found[name], (f"took {_described(name, found)}",), source, ema=ema)
-
-
-def _mapped(path: Path) -> State:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
-    except SafetensorError as error:
-        raise WeightsError(f"{path} is not a whole safetensors file: {first_line(error)}") from error
+    notes = (f"took {_described(name, found)}",) if name else ()  # without a name, it is the content itself
+    return _stripped(found[name], notes, source, ema=ema)
 
 
 def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in value.items())
-    )
+    items = value.items() if isinstance(value, Mapping) else ()
+    return bool(items) and all(isinstance(key, str) and isinstance(item, Tensor) for key, item in items)
 
 
 def _states(content: Any) -> dict[str, State]:
-    """The dicts of tensors in a dict of dicts, by the keys that lead to each. A pickle may refer to one many times."""
+    """Return the dicts of tensors in a dict of dicts, by the keys that lead to each. One may be there many times."""
     found: dict[str, State] = {}
     seen: set[int] = set()
     queue: deque[tuple[tuple[str, ...], Any]] = deque([((), content)])
@@ -191,9 +154,8 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
         elif owner is not None and owner != prefix:
             dropped[key] = f"under {quoted(owner)}"
         elif name in kept:
-            raise WeightsError(
-                f"{source} has both {quoted(prefix + name)} and {quoted(name)}: save the model you mean alone"
-            )
+            both = f"{quoted(prefix + name)} and {quoted(name)}"
+            raise WeightsError(f"{source} has both {both}: save the model you mean alone")
         else:
             kept[name] = tensor
     notes = (*notes, f"stripped {_described(prefix, prefixes)}")
@@ -201,7 +163,7 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
 
 
 def _prefixes(state: State) -> list[str]:
-    """What stands before each first convolution: one for every model that a state dict has."""
+    """Return what stands before each first convolution: one prefix for every model that a state dict has."""
     stems = {layout.stem_key for layout in LAYOUTS.values()}
     ends = [(key, stem) for key in state for stem in stems if f".{key}".endswith(f".{stem}")]
     return list(dict.fromkeys(key.removesuffix(stem) for key, stem in ends))
@@ -214,10 +176,8 @@ def _is_average(name: str) -> bool:
 def _chosen(names: list[str], what: str, source: str, *, ema: bool) -> str:
     candidates = [name for name in names if _is_average(name) == ema] if len(names) > 1 else names
     if len(candidates) != 1:
-        raise WeightsError(
-            f"{source} holds several {what} ({', '.join(map(repr, names))}): expected one, or one of them an average "
-            "named ema; save the one you mean alone"
-        )
+        expected = "expected one, or one of them an average named ema; save the one you mean alone"
+        raise WeightsError(f"{source} holds several {what} ({', '.join(map(repr, names))}): {expected}")
     return candidates[0]
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from effnet_zoo.arch.spec import MIN_SIZE
 from effnet_zoo.checkpoints import config_json
-from effnet_zoo.checkpoints.provenance import known_of
+from effnet_zoo.checkpoints.pretrained_cfg import known_of
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError, EngineError, quoted
 from effnet_zoo.network.model import EfficientNet

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from effnet_zoo.checkpoints.bundle import Bundle, Proof
 from effnet_zoo.checkpoints.keras.writing import write_keras_file
-from effnet_zoo.checkpoints.statefile import read_safetensors
+from effnet_zoo.checkpoints.statefile import read_weights
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts import LAYOUTS, Layout
 from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, SIZE, run_in_float64
@@ -68,7 +68,7 @@ def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> P
 
 def _by_golden(bundle: Bundle, model: EfficientNet, path: Path) -> Proof:
     try:
-        golden = read_safetensors(path)
+        golden = read_weights(path).state
         image, logits = golden["image"].double(), golden["logits"]
     except (WeightsError, KeyError) as error:
         raise WeightsError(f"{path}: expected a safetensors file with 'image' and 'logits': {error}") from None

@@ -42,7 +42,7 @@ from pathlib import Path
 package = types.ModuleType("effnet_zoo")
 package.__path__ = [{str(ROOT / "effnet_zoo")!r}]
 sys.modules["effnet_zoo"] = package
-from effnet_zoo.checkpoints import cache, download, hub, locate
+from effnet_zoo.checkpoints import cache, hub, locate
 from effnet_zoo.errors import EffnetZooError
 hub.FIRST_PAUSE = 0.01
 touched = []

@@ -230,7 +230,7 @@ pull()
 flip(next(Path(cache.cache_folder()).glob("*/blobs/*")))
 def refuse(source, target):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(target))
-download.os = types.SimpleNamespace(**{**vars(os), "replace": refuse})
+hub.os = types.SimpleNamespace(**{**vars(os), "replace": refuse})
 pull()
 """
     )

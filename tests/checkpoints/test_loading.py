@@ -271,7 +271,7 @@ def test_a_truncated_real_file_is_refused(saved: tuple[EfficientNet, Path], tmp_
 
 
 def test_missing_files_and_wrapped_pickles_are_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"nosuch.safetensors: expected a weight file there"):
+    with pytest.raises(WeightsError, match=r"nosuch.safetensors: there is no such file or folder"):
         EfficientNet.from_pretrained("efficientnet-b0", str(tmp_path / "nosuch.safetensors"))
     torch.save({"epoch": 3}, tmp_path / "wrapped.pth")
     with pytest.raises(WeightsError, match="expected a flat dict of tensors"):
@@ -381,7 +381,6 @@ def test_the_backbone_under_a_head_of_another_kind_is_taken_only_when_asked_for(
         loaded = EfficientNet.from_pretrained("efficientnet-b0", str(path), num_classes=num_classes).eval()
         assert_same(loaded.forward_head(loaded.forward_features(images(3)), pre_logits=True), features)
         assert loaded.load_report.dropped.keys() == head.keys()
-        assert not loaded.load_report.unexpected
         drawn = ("classifier.bias", "classifier.weight") if num_classes else ()
         assert loaded.load_report.reinitialised == drawn
     if "aux.weight" not in head:  # a classifier of six classes is what was asked for

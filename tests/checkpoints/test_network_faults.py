@@ -117,7 +117,7 @@ def test_a_download_that_is_killed_leaves_nothing_that_is_ever_loaded(place: Pla
     assert script.hits == 1
     assert kept(place.cache) == set()
     offline, online = place.run(
-        "download.constants.HF_HUB_OFFLINE = True\npull()\ndownload.constants.HF_HUB_OFFLINE = False\npull()"
+        "hub.constants.HF_HUB_OFFLINE = True\npull()\nhub.constants.HF_HUB_OFFLINE = False\npull()"
     )
     assert (offline.path, offline.loaded) == (None, None)
     assert online.loaded == sha256(BIG)

@@ -242,9 +242,8 @@ def test_parameters_are_tensors(tmp_path: Path) -> None:
 def test_what_is_no_file_is_named(tmp_path: Path, what: str, message: str) -> None:
     (tmp_path / "a folder").mkdir()
     os.mkfifo(tmp_path / "a FIFO")
-    for read in (statefile.read_weights, statefile.read_safetensors):
-        with pytest.raises(WeightsError, match=f"{what}: {message}: expected a (weight|safetensors) file"):
-            read(tmp_path / what)
+    with pytest.raises(WeightsError, match=f"{what}: {message}: expected a weight file"):
+        statefile.read_weights(tmp_path / what)
 
 
 STRANGE: dict[str, Any] = {

@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 import effnet_zoo
 from effnet_zoo import EfficientNet, Images
 from effnet_zoo.checkpoints.bundle import of_model
-from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES
-from effnet_zoo.checkpoints.provenance import known_of
+from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES, known_of
 from effnet_zoo.errors import ArgumentError, WeightsError
 from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.metadata import Interface
