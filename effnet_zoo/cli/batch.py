@@ -191,7 +191,7 @@ def opened(options: FileOptions, *, topk: int | None = None) -> Iterator["Batch"
         model = options.load(classes=topk is not None, many=len(first) == MANY)
         batch = Batch(options, model, topk, itertools.chain(first, images), output)
         yield batch
-    if skipped.counts:
+    if skipped:
         typer.echo(f"effnet-zoo: {skipped}", err=True)
     if batch.failed:
         typer.echo(f"effnet-zoo: {batch.failed} of {batch.total} files have an error and no result", err=True)

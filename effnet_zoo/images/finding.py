@@ -5,12 +5,13 @@ import hashlib
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 
 from effnet_zoo.atomic_io import TEMPORARY, file_errors, open_regular
-from effnet_zoo.errors import FileError, InputError, printable
+from effnet_zoo.errors import InputError, printable
 from effnet_zoo.images.decoding import suffixes
 
 _SLASHES = tuple(filter(None, (os.sep, os.altsep)))
@@ -26,32 +27,18 @@ _MOST_LINKS = 4
 """Links to folders in a path at most. Where folders link to each other, there is no end of longer paths."""
 
 
-@dataclass
-class Skipped:
-    """Count what `find_images` leaves out of folders.
-
-    Attributes:
-        counts: How many entries were left out, for each reason.
-    """
-
-    counts: dict[str, int] = field(default_factory=dict)
+class Skipped(Counter[str]):
+    """How many entries of folders `find_images` leaves out, by reason."""
 
     def add(self, reason: str) -> None:
         """Count one more entry."""
-        if reason not in self.counts and len(self.counts) >= _MOST_REASONS:
-            reason = "of other suffixes"
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-
-    @property
-    def total(self) -> int:
-        """How many entries were left out, for whatever reason."""
-        return sum(self.counts.values())
+        self[reason if reason in self or len(self) < _MOST_REASONS else "of other suffixes"] += 1
 
     def __str__(self) -> str:
         """Return a line such as "skipped 3 entries of folders: 2 .txt, 1 broken link"."""
-        reasons = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
-        return printable(f"skipped {self.total} {'entry' if self.total == 1 else 'entries'} of folders: {listed}")
+        reasons = sorted(self.items(), key=lambda item: (-item[1], item[0]))
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        return printable(f"skipped {self.total()} {'entry' if self.total() == 1 else 'entries'} of folders: {listed}")
 
 
 def find_images(
@@ -63,8 +50,6 @@ def find_images(
     is one of `suffixes`, sorted. Links to folders are followed, except a link to a folder that contains it. A path
     that is named itself is taken whatever its suffix. An entry or a folder that cannot be read is given as a path too:
     whoever reads it gets the error.
-
-    To give each file once, a `digest` of its path is remembered, where a path can come twice.
 
     Args:
         patterns: Paths, folders or globs.
@@ -99,27 +84,19 @@ def _check(pattern: str) -> None:
     skipped = Skipped()
     if os.path.isdir(pattern):
         if next(_walk(Path(pattern), skipped), None) is None:
-            left_out = f", {skipped}" if skipped.total else ""
+            left_out = f", {skipped}" if skipped else ""
             raise InputError(f"{pattern}: no image in this folder{left_out}: expected files such as .jpg, .png or .tif")
-        return
-    try:
+    elif next(_globbed(pattern, skipped), None) is None:
         with file_errors(pattern):
-            os.lstat(pattern)
-    except FileError as error:
-        if next(_globbed(pattern, skipped), None) is not None:
-            return
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise InputError(f"{pattern}: there is no such file or folder, and as a glob it matches none") from None
-        raise
+            os.lstat(pattern)  # a file may be named like a glob that does not match it
 
 
 def _expanded(pattern: str, skipped: Skipped) -> Iterator[Path]:
-    for name in [pattern] if os.path.lexists(pattern) else _globbed(pattern, skipped):
-        path = Path(name)
+    for path in [pattern] if os.path.lexists(pattern) else _globbed(pattern, skipped):
         if os.path.isdir(path):
-            yield from _walk(path, skipped)
+            yield from _walk(Path(path), skipped)
         else:
-            yield path
+            yield Path(path)
 
 
 def _globbed(pattern: str, skipped: Skipped) -> Iterator[str]:
@@ -157,13 +134,11 @@ def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:
             left.pop()
             continue
         name = names.pop()
-        if not name.endswith("/"):
-            yield folder / name
-            continue
-        try:
-            left.append((folder / name, sorted(_names(folder / name, skipped), reverse=True)))
-        except OSError:
-            yield folder / name
+        with suppress(OSError):
+            if name.endswith("/"):
+                left.append((folder / name, sorted(_names(folder / name, skipped), reverse=True)))
+                continue
+        yield folder / name
 
 
 def _names(folder: Path, skipped: Skipped) -> Iterator[str]:

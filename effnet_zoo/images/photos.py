@@ -45,11 +45,9 @@ QUALITY = 90
 
 
 def find_photos() -> dict[str, Path]:
-    """Return the photos on this machine, by file name.
+    """Return the photos on this machine by file name.
 
-    Raises:
-        MissingExtraError: If scikit-image or matplotlib is not installed.
-        InputError: If the installed packages have no coloured photo.
+    Raise MissingExtraError if scikit-image or matplotlib is not installed, InputError if they have no coloured photo.
     """
     try:
         import matplotlib
@@ -68,18 +66,7 @@ def find_photos() -> dict[str, Path]:
 
 
 def write_jpegs(folder: Path, *, width: int, height: int, count: int) -> list[Path]:
-    """Write different JPEGs, cut from the photos, into a subfolder, as timm's reader needs it, and return their paths.
-
-    Args:
-        folder: The folder to make.
-        width: Width of each JPEG in pixels.
-        height: Height of each JPEG in pixels.
-        count: How many JPEGs.
-
-    Raises:
-        MissingExtraError: If the photos are not installed.
-        InputError: If the installed packages have no coloured photo.
-    """
+    """Write `count` JPEGs, cut from the photos, into ``folder/photos``, as timm's reader needs it; return their paths."""
     found = find_photos()
     sources = [open_image(found[name]) for name in COLOURED if name in found]
     place = folder / "photos"

@@ -9,11 +9,9 @@ from typing import Literal
 
 import numpy
 
-from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.errors import InputError
-from effnet_zoo.images.decoding import LARGEST_FILE, decoded, image_errors, open_image, opened, turn_of
-from effnet_zoo.images.resizing import LARGEST_RESIZED, resized, resized_by_torch, resized_size
-from effnet_zoo.images.transform import Pixels
+from effnet_zoo.images.decoding import decoded, open_image, opened
+from effnet_zoo.images.transform import LARGEST_RESIZED, Pixels, resized, resized_by_torch, resized_size
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 Resizer = Literal["torch", "pillow"]
@@ -40,9 +38,8 @@ class Reader:
         Raises:
             InputError: If the file is missing, unreadable, too large, or not an image.
         """
-        with image_errors(path), opened(read_bytes(path, LARGEST_FILE)) as image:
-            turn = turn_of(image) if self.orientation else None
-            rgb = decoded(image)
+        with opened(path) as image:
+            rgb, turn = decoded(image, orientation=self.orientation)
             small = resized_by_torch(rgb, self.how, turn) if self.resize == "torch" else None
             if small is None:
                 small = resized(rgb if turn is None else rgb.transpose(turn), self.how)
@@ -51,11 +48,6 @@ class Reader:
 
 def read_whole(path: Path, how: Preprocessing, *, orientation: bool = True) -> Pixels:
     """Return the pixels of a file unchanged, uint8 (height, width, 3), for a model that resizes them itself.
-
-    Args:
-        path: A regular file.
-        how: The model's preprocessing.
-        orientation: Whether the image is turned as its EXIF orientation says.
 
     Raises:
         InputError: If the file is missing, unreadable, not an image, or too large, as it is or as the model resizes it.

@@ -15,11 +15,10 @@ from PIL import Image
 
 from effnet_zoo import eval_transform
 from effnet_zoo.errors import ArgumentError, InputError
-from effnet_zoo.images import reader, resizing
+from effnet_zoo.images import reader, transform
 from effnet_zoo.images.decoding import open_image
 from effnet_zoo.images.reader import Reader, read_whole
-from effnet_zoo.images.resizing import resized
-from effnet_zoo.images.transform import normalised, normalised_tensor
+from effnet_zoo.images.transform import normalised, normalised_tensor, resized
 from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.images.common import LEDGER, RAW, SMALL, UNUSUAL, as_tensor, difference, name, reference
 from tests.parity.photos import PHOTOS
@@ -105,7 +104,7 @@ def _only_small(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def noted(image: Image.Image, size: tuple[int, int], *arguments: Any, **options: Any) -> Image.Image:
         # Pillow goes across first.
-        assert size[0] * max(size[1], 1 if arguments[1:] else image.height) <= resizing.LARGEST_RESIZED
+        assert size[0] * max(size[1], 1 if arguments[1:] else image.height) <= transform.LARGEST_RESIZED
         sizes.append(size)
         return resize(image, size, *arguments, **options)
 
@@ -139,10 +138,10 @@ def test_what_is_cut_from_a_long_image_is_what_would_be_cropped(
 ) -> None:
     rocket = open_image(PHOTOS["rocket.jpg"])
     for strip in (rocket.crop((300, 0, 304, 420)), rocket.crop((0, 300, 600, 307)), rocket.crop((0, 300, 640, 301))):
-        monkeypatch.setattr(resizing, "LARGEST_RESIZED", 1 << 25)
+        monkeypatch.setattr(transform, "LARGEST_RESIZED", 1 << 25)
         expected = numpy.asarray(resized(strip, how)).astype(int)
         # Pillow would not be asked for a part that is as large as this.
-        monkeypatch.setattr(resizing, "LARGEST_RESIZED", how.size[1] * max(strip.height, *how.size))
+        monkeypatch.setattr(transform, "LARGEST_RESIZED", how.size[1] * max(strip.height, *how.size))
         found = numpy.asarray(resized(strip, how)).astype(int)
         assert found.shape == expected.shape
         apart = numpy.abs(found - expected)
@@ -183,12 +182,11 @@ def test_a_transform_is_of_a_preprocessing() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        ([torch.zeros(8, 8, 3).byte()], "Tensor: expected arrays uint8"),
-        ([numpy.zeros((8, 8, 3), numpy.float32)], r"float32 \(8, 8, 3\): expected arrays uint8"),
-        ([numpy.zeros((8, 8, 3), numpy.float64)], "float64"),
-        ([numpy.zeros((8, 8, 3), numpy.uint8), numpy.zeros((8, 9, 3), numpy.uint8)], r"\(8, 9, 3\): .* of one size"),
-        ([numpy.zeros((8, 8, 1), numpy.uint8)], r"\(8, 8, 1\): expected at least one image \(height, width, 3\)"),
-        ([], "no images: expected at least one image"),
+        ([torch.zeros(8, 8, 3).byte()], r"tensor.*: expected an image as uint8 \(height, width, 3\)"),
+        ([numpy.zeros((8, 8, 3), numpy.float32)], "array.*: expected an image as uint8"),
+        ([numpy.zeros((8, 8), numpy.uint8)], "array.*: expected an image as uint8"),
+        ([numpy.zeros((8, 8, 3), numpy.uint8), numpy.zeros((8, 9, 3), numpy.uint8)], r"\(8, 9, 3\): .* one size"),
+        ([numpy.zeros((8, 8, 1), numpy.uint8)], r"an image \(8, 8, 1\): expected \(height, width, 3\)"),
     ],
 )
 def test_only_pixels_are_normalised(pixels: Any, message: str) -> None:

@@ -70,7 +70,7 @@ class Images:
                 )
         for folder, part, use in ((calib, calibration, "calibrate with"), (root, comparison, "compare on")):
             if len(part) < FEWEST:
-                left_out = f", {skipped}" if skipped.total else ""
+                left_out = f", {skipped}" if skipped else ""
                 raise InputError(
                     f"{folder}: {len(part)} images to {use}, {bad} cannot be read{left_out}: expected at least "
                     f"{FEWEST} of them, and some hundreds for figures to trust"
