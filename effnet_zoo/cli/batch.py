@@ -18,9 +18,8 @@ from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 if TYPE_CHECKING:
     from effnet_zoo.images.finding import Skipped
-    from effnet_zoo.predict.prediction import Embedding, Prediction
+    from effnet_zoo.predict.prediction import Embedding, Prediction, Runnable
     from effnet_zoo.predict.results import Output
-    from effnet_zoo.predict.runnable import Runnable
 
 DEFAULT_MODEL = "effnet_zoo_lite0.pypi_in1k"
 ENGINES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
@@ -241,11 +240,12 @@ class Batch:
             columns=columns(self.topk, self.model.head_hidden_size),
         )
         to_row = self.as_json if self.output.path.suffix == ".jsonl" else as_row
-        with self.output.rows(facts) as rows:
-            self.total, self.failed = len(rows.done), rows.failed
-            results = self._results(path for path in self.images if digest(path_text(path)) not in rows.done)
+        with self.output.opened(facts):
+            done, self.failed = self.output.done, self.output.failed
+            self.total = len(done)
+            results = self._results(path for path in self.images if digest(path_text(path)) not in done)
             while batch := list(itertools.islice(results, self.options.batch_size)):
-                rows.write(list(map(to_row, batch)))
+                self.output.write(list(map(to_row, batch)))
         typer.echo(printable(f"wrote {self.options.output}: {self.total} rows"))
 
     def _results(self, paths: Iterable[Path]) -> "Iterator[Prediction | Embedding]":

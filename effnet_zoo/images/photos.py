@@ -66,7 +66,7 @@ def find_photos() -> dict[str, Path]:
 
 
 def write_jpegs(folder: Path, *, width: int, height: int, count: int) -> list[Path]:
-    """Write `count` JPEGs, cut from the photos, into ``folder/photos``, as timm's reader needs it; return their paths."""
+    """Write JPEGs, cut from the photos, into ``folder/photos``, as timm's reader needs it. Return their paths."""
     found = find_photos()
     sources = [open_image(found[name]) for name in COLOURED if name in found]
     place = folder / "photos"

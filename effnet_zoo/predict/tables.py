@@ -29,11 +29,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
         effnet_zoo: What is computed.
         model: Name of the model, or path of an exported file.
         weights: SHA-256 that stands for the weights.
-        preprocessing: How images are prepared.
-        orientation: Whether images are turned as their EXIF orientation says.
-        dtype: What the model computes in.
         topk: Classes a row; None for features.
-        columns: The columns of the file.
     """
 
     effnet_zoo: Literal["predicting", "embedding"]
@@ -47,21 +43,12 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbi
 
 
 def columns(topk: int | None, features: int) -> tuple[Column, ...]:
-    """Return the columns of a file of predictions, or of embeddings.
-
-    Args:
-        topk: Classes a row; None for embeddings.
-        features: Numbers in an embedding.
-    """
+    """Return the columns of a file of `topk` classes a row, or, if that is None, of so many features."""
     found = [Column("path", "text"), Column("error", "text")]
     if topk is None:
         return (*found, Column("feature", "reals", features))
-    for place in range(1, topk + 1):
-        found += [
-            Column(f"index_{place}", "whole"),
-            Column(f"label_{place}", "text"),
-            Column(f"probability_{place}", "real"),
-        ]
+    kinds: dict[str, Literal["whole", "text", "real"]] = {"index": "whole", "label": "text", "probability": "real"}
+    found += [Column(f"{name}_{place}", kind) for place in range(1, topk + 1) for name, kind in kinds.items()]
     return tuple(found)
 
 

@@ -11,7 +11,7 @@ from effnet_zoo.images.reader import Reader
 from effnet_zoo.images.transform import Pixels, normalised_tensor
 from effnet_zoo.network.folding import in_eval
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.predict.runnable import Outputs, Run
+from effnet_zoo.predict.prediction import Outputs, Run
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 

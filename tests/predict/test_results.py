@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 from effnet_zoo.errors import EffnetZooError, FileError, InputError
 from effnet_zoo.images.finding import digest, path_text
-from effnet_zoo.predict import formats
-from effnet_zoo.predict.formats import Rows
-from effnet_zoo.predict.results import reserved
+from effnet_zoo.predict import results
+from effnet_zoo.predict.results import Output, reserved
 from effnet_zoo.predict.tables import Column, Facts, Row
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
@@ -44,9 +43,9 @@ NASTY = ["plain.jpg", 'quo"te,s.jpg', "line\nend.jpg", "re\rturn.jpg", "ünï→
 
 
 @contextmanager
-def open_rows(path: Path, facts: Facts = FACTS, *, resume: bool = False, force: bool = False) -> Iterator[Rows]:
-    with reserved(path, resume=resume, force=force) as output, output.rows(facts) as rows:
-        yield rows
+def open_rows(path: Path, facts: Facts = FACTS, *, resume: bool = False, force: bool = False) -> Iterator[Output]:
+    with reserved(path, resume=resume, force=force) as output, output.opened(facts):
+        yield output
 
 
 def refusal(path: Path, message: str, facts: Facts = FACTS, **options: bool) -> str:
@@ -231,7 +230,7 @@ def test_a_run_killed_while_it_replaces_an_output_mixes_nothing(
     other = msgspec.structs.replace(FACTS, model="b1")
     with pytest.raises(KeyboardInterrupt), open_rows(path, other, force=True) as rows, monkeypatch.context() as patch:  # noqa: PT012
         patch.setattr(
-            {"_create": type(rows), "unlink": Path, "rmtree": shutil}.get(killed_in, formats), killed_in, kill
+            {"_create": type(rows), "unlink": Path, "rmtree": shutil}.get(killed_in, results), killed_in, kill
         )
         rows.write([row("new.jpg")])
         raise KeyboardInterrupt  # there may be nothing to remove
@@ -341,7 +340,7 @@ def test_a_record_that_is_no_row_is_named_with_what_was_expected(line: bytes, me
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_line_without_end_takes_bounded_memory(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_zoo.predict.formats._LONGEST_ROW", 1000)
+    monkeypatch.setattr("effnet_zoo.predict.results._LONGEST_ROW", 1000)
     path = tmp_path / f"out.{suffix}"
     with open_rows(path):
         pass
@@ -413,6 +412,7 @@ def test_a_full_disk_is_an_error_of_the_file_and_loses_no_row(suffix: str, tmp_p
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "effnet_zoo.predict.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     refusal(tmp_path / "o.parquet", r"pip install 'effnet-zoo\[parquet\]'$")
