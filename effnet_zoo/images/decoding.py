@@ -5,7 +5,7 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,19 +132,9 @@ def open_image(path: Path, *, orientation: bool = True) -> Image.Image:
 
 
 def as_rgb(image: Image.Image, *, orientation: bool = True) -> Image.Image:
-    """Return an image of any mode as RGB, 8 bits a channel, without metadata.
+    """Return a PIL image of any mode as RGB, 8 bits a channel, without metadata, by the rule in ``docs/use.md``.
 
-    Every image of this package is read by this rule:
-
-    - Orientation: the image is turned as its EXIF block says, or its XMP block, as `PIL.ImageOps.exif_transpose` does.
-      A damaged block is ignored. Pillow itself always turns TIFF files.
-    - Alpha and a transparent colour are dropped: the colours under them are seen. The pipelines behind published
-      figures do this.
-    - Palettes, CMYK (also Adobe's inverted one), YCbCr, and black and white: as Pillow converts them.
-    - 16-bit grey: 65535 becomes 255. In a TIFF file of 12 bits, 4095 becomes 255.
-    - Real numbers, from a TIFF or PFM file: 1.0 becomes 255. A value outside of 0 to 1 is an error.
-    - 32-bit integers are an error: their white is not known.
-    - Animated and multi-page files: the first frame. An image that is already open gives its present frame.
+    Transparency is dropped because the pipelines behind published figures drop it. A damaged EXIF block is ignored.
 
     Raises:
         InputError: If no rule says what the image's values mean.
@@ -194,20 +184,15 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
     if hasattr(image, "tag_v2"):  # a TIFF file: Pillow turns it
         return None
     # Image.getexif would warn of each damaged block, and all threads would see the warning.
-    found = _exif_orientation(image.info.get("exif") or _exif_of_old_png(image))
+    found = _exif_orientation(image.info.get("exif") or b"")
+    with suppress(ValueError):  # ImageMagick used to write the block into a PNG as text: three lines, then hexadecimal
+        text = str(image.info.get("Raw profile type exif", ""))
+        found = found or _exif_orientation(bytes.fromhex("".join(text.split("\n")[3:])))
     if found is None:
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
         match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)
         found = int(match[1]) if match else 1
     return _TURNS.get(found)
-
-
-def _exif_of_old_png(image: Image.Image) -> bytes:
-    """Return the EXIF block that ImageMagick used to write into a PNG as text: three lines, then hexadecimal."""
-    try:
-        return bytes.fromhex("".join(str(image.info.get("Raw profile type exif", "")).split("\n")[3:]))
-    except ValueError:
-        return b""
 
 
 def _exif_orientation(block: bytes) -> int | None:

@@ -114,15 +114,10 @@ def _globbed(pattern: str, skipped: Skipped) -> Iterator[str]:
 
 def _folders(root: str, skipped: Skipped) -> Iterator[str]:
     """Yield a folder and the subfolders at any depth that are not hidden."""
-    left = [root]
-    while left:
-        yield (folder := left.pop())
-        try:
-            below = [os.path.join(folder, name) for name in sorted(os.listdir(folder), reverse=True) if name[0] != "."]
-        except OSError:
-            skipped.add("folder that cannot be listed")
-            continue
-        left += [path for path in below if os.path.isdir(path) and not _why_not_followed(Path(path))]
+    walk = os.walk(root, onerror=lambda _: skipped.add("folder that cannot be listed"), followlinks=True)
+    for folder, below, _ in walk:
+        yield folder
+        below[:] = sorted(name for name in below if name[0] != "." and not _why_not_followed(Path(folder, name)))
 
 
 def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,33 +16,25 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 Resizer = Literal["torch", "pillow"]
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Reads an image file to the pixels that `eval_transform` normalises, within one grey level.
+def read_image(path: Path, how: Preprocessing, *, orientation: bool = True, resize: Resizer = "torch") -> Pixels:
+    """Return the pixels of a file that `eval_transform` normalises, within one grey level, uint8 (*size, channels).
 
     Args:
+        path: A regular file.
         how: The checkpoint's preprocessing, of 1 or 3 channels.
-        orientation: Whether images are turned as their EXIF orientation says.
+        orientation: Whether the image is turned as its EXIF orientation says.
         resize: ``torch`` makes large images small several times faster than Pillow does. ``pillow`` gives the very
             pixels of `eval_transform`, and does not import torch, which takes more than a second.
+
+    Raises:
+        InputError: If the file is missing, unreadable, too large, or not an image.
     """
-
-    how: Preprocessing
-    orientation: bool = True
-    resize: Resizer = "torch"
-
-    def __call__(self, path: Path) -> Pixels:
-        """Return an image as uint8 (height, width, channels) of the preprocessing's size.
-
-        Raises:
-            InputError: If the file is missing, unreadable, too large, or not an image.
-        """
-        with opened(path) as image:
-            rgb, turn = decoded(image, orientation=self.orientation)
-            small = resized_by_torch(rgb, self.how, turn) if self.resize == "torch" else None
-            if small is None:
-                small = resized(rgb if turn is None else rgb.transpose(turn), self.how)
-            return numpy.array(small if len(self.how.mean) == 3 else small.convert("L")).reshape(*self.how.size, -1)
+    with opened(path) as image:
+        rgb, turn = decoded(image, orientation=orientation)
+        small = resized_by_torch(rgb, how, turn) if resize == "torch" else None
+        if small is None:
+            small = resized(rgb if turn is None else rgb.transpose(turn), how)
+        return numpy.array(small if len(how.mean) == 3 else small.convert("L")).reshape(*how.size, -1)
 
 
 def read_whole(path: Path, how: Preprocessing, *, orientation: bool = True) -> Pixels:

@@ -30,20 +30,15 @@ _EXACT_REDUCTION = 3
 can then differ by one grey level, and both together by two, where one source pixel has a large weight. At this
 reduction a source pixel weighs at most a third, and differences of two do not occur."""
 
-_SIDEWAYS = (
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-    Image.Transpose.ROTATE_270,
-)
+_SIDEWAYS = [Image.Transpose[name] for name in ("TRANSPOSE", "TRANSVERSE", "ROTATE_90", "ROTATE_270")]
 
 
 def eval_transform(how: Preprocessing, *, orientation: bool = True) -> "Callable[[Image.Image], Tensor]":
     """Return a function from a PIL image to a float32 tensor (channels, height, width), normalised.
 
-    The image, of any mode, is converted to RGB as `as_rgb` defines it, or to grey for a checkpoint of one channel. It
-    is resized with antialiasing until it covers floor(size / crop_pct), and its middle is cropped. The function raises
-    `InputError` if its argument is not a PIL image, or is one that cannot be decoded or converted.
+    The image, of any mode, is converted to RGB by the rule in ``docs/use.md``, or to grey for a checkpoint of one
+    channel. It is resized with antialiasing until it covers floor(size / crop_pct), and its middle is cropped. The
+    function raises `InputError` if its argument is not a PIL image, or is one that cannot be decoded or converted.
 
     Args:
         how: The checkpoint's preprocessing.

@@ -37,15 +37,12 @@ MOST_WORKERS = 1 << 10
 
 
 class Runnable(Protocol):
-    """What reads image files and computes logits or features: an exported file, or an `EfficientNet` with its engine.
+    """What computes logits or features of image files: an exported file, or an `EfficientNet` and its engine.
 
     Attributes:
         num_classes: How many classes; 0 for features.
         head_hidden_size: How many features an image has.
-        pretrained_cfg: Preprocessing and class names, as timm names them.
-        preprocessing: How images are prepared.
         fingerprint: SHA-256, in hex, that stands for the weights.
-        dtype: The name of the dtype that is computed in.
     """
 
     num_classes: int

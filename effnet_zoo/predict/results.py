@@ -51,8 +51,6 @@ def reserved(path: Path, *, resume: bool = False, force: bool = False) -> Iterat
     elif path.suffix not in formats:
         raise InputError(f"{path}: expected a file that ends in .csv, .jsonl, .parquet")
     output = formats[path.suffix](check_destination(path), resume=resume, force=force)
-    if output.path.is_dir():
-        raise InputError(f"{path}: expected a file to write, found a folder")
     if output.path.exists():
         open_regular(output.path).close()
     check_destination(output.run_json)  # the longest of the names beside it
@@ -138,8 +136,6 @@ class Output(ABC):
         self._begun = True
 
     def _check_facts(self) -> None:
-        if not self.run_json.exists():
-            raise InputError(f"{self.path}: {self.run_json.name} is missing, which says how it was made: use --force")
         try:
             stored = documents.from_json(read_text(self.run_json), Facts, str(self.run_json), InputError)
         except InputError as error:

@@ -7,7 +7,7 @@ import torch
 
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.reader import read_image
 from effnet_zoo.images.transform import Pixels, normalised_tensor
 from effnet_zoo.network.folding import in_eval
 from effnet_zoo.network.model import EfficientNet
@@ -55,7 +55,7 @@ class TorchModel:
 
     def read(self, path: Path, *, orientation: bool = True) -> Pixels:
         """Return an image file as uint8 (height, width, channels), resized and cropped."""
-        return Reader(self.preprocessing, orientation)(path)
+        return read_image(path, self.preprocessing, orientation=orientation)
 
     @torch.inference_mode()
     def __call__(self, pixels: Sequence[Pixels]) -> Outputs:

@@ -28,7 +28,7 @@ class Exported:
         path: An ``.onnx`` file or an OpenVINO ``.xml``, written by `export` or `quantize`.
         threads: How many threads to compute with. The default is torch's number where torch is imported, else
             ``OMP_NUM_THREADS``, else the number of processors.
-        resize: What resizes images, unless the file does: see `Reader`. ``pillow`` needs no torch.
+        resize: What resizes images, unless the file does: see `read_image`. ``pillow`` needs no torch.
 
     Attributes:
         metadata: What the file says of itself.

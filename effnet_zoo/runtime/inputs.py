@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from effnet_zoo.images.reader import Reader, Resizer, read_whole
+from effnet_zoo.images.reader import Resizer, read_image, read_whole
 from effnet_zoo.images.transform import Pixels, normalised
 from effnet_zoo.runtime.interface import Interface
 from effnet_zoo.zoo.preprocessing import Preprocessing
@@ -28,14 +28,14 @@ def read_pixels(
         interface: What the graph takes.
         preprocessing: How images are prepared.
         orientation: Whether the image is turned as its EXIF orientation says.
-        resize: What resizes it, unless the graph does: see `Reader`.
+        resize: What resizes it, unless the graph does: see `read_image`.
 
     Raises:
         InputError: If it is missing, unreadable, too large, or not an image.
     """
     if interface.resize:
         return read_whole(path, preprocessing, orientation=orientation)
-    return Reader(preprocessing, orientation, resize)(path)
+    return read_image(path, preprocessing, orientation=orientation, resize=resize)
 
 
 def graph_input(pixels: Sequence[Pixels], interface: Interface, preprocessing: Preprocessing) -> NDArray[Any]:

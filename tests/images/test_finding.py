@@ -11,7 +11,7 @@ from PIL import features
 from effnet_zoo.errors import InputError
 from effnet_zoo.images.decoding import suffixes
 from effnet_zoo.images.finding import Skipped, find_images
-from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.reader import read_image
 from tests.images.common import SMALL
 
 
@@ -114,7 +114,7 @@ def test_one_bad_entry_loses_no_other(tmp_path: Path) -> None:
     assert found == ["a.png", "b.JFIF", "circle", "gone.png", os.fsdecode(b"\xff.png")]
     for name, message in {"circle": "symbolic links lead in a circle", "gone.png": "there is no such file"}.items():
         with pytest.raises(InputError, match=message):
-            Reader(SMALL)(tmp_path / name)
+            read_image(tmp_path / name, SMALL)
     assert str(skipped) == (
         "skipped 5 entries of folders: 2 .txt, 1 FIFO, socket or device, 1 broken link, 1 without a suffix"
     )

@@ -17,7 +17,7 @@ from effnet_zoo import eval_transform
 from effnet_zoo.errors import ArgumentError, InputError
 from effnet_zoo.images import reader, transform
 from effnet_zoo.images.decoding import open_image
-from effnet_zoo.images.reader import Reader, read_whole
+from effnet_zoo.images.reader import read_image, read_whole
 from effnet_zoo.images.transform import normalised, normalised_tensor, resized
 from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.images.common import LEDGER, RAW, SMALL, UNUSUAL, as_tensor, difference, name, reference
@@ -52,10 +52,10 @@ def test_torch_resizes_large_images_if_wanted_and_pillow_the_rest(
     large = [path for path in photos if path.suffix == ".jpg" and min(open_image(path).size) >= 1000]
     assert large
     for path in large:
-        Reader(SMALL)(path)
+        read_image(path, SMALL)
     assert not by_pillow
-    Reader(SMALL)(PHOTOS["coffee.png"])
-    Reader(SMALL, resize="pillow")(large[0])
+    read_image(PHOTOS["coffee.png"], SMALL)
+    read_image(large[0], SMALL, resize="pillow")
     assert len(by_pillow) == 2
 
 
@@ -69,16 +69,16 @@ def _noting(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any
 
 def test_pillow_gives_the_references_very_pixels_and_torch_is_not_imported(photos: list[Path]) -> None:
     for path in photos[-3:]:
-        assert torch.equal(as_tensor(Reader(SMALL, resize="pillow")(path)), reference(SMALL, path))
+        assert torch.equal(as_tensor(read_image(path, SMALL, resize="pillow")), reference(SMALL, path))
     code = f"""
 import sys
 sys.modules["_effnet_zoo_command"] = None
 from pathlib import Path
-from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.reader import read_image
 from effnet_zoo.images.transform import normalised
 from effnet_zoo.zoo import catalogue
 how = catalogue.find("effnet_zoo_lite0")[1].preprocessing
-normalised([Reader(how, resize="pillow")(Path({str(photos[-1])!r}))], how)
+normalised([read_image(Path({str(photos[-1])!r}), how, resize="pillow")], how)
 print(sorted({{"torch", "torchvision", "timm"}} & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -87,7 +87,7 @@ print(sorted({{"torch", "torchvision", "timm"}} & sys.modules.keys()))
 
 def test_batches_are_normalised_as_the_reference_does() -> None:
     for how in LEDGER[:3]:
-        pixels = Reader(how)(PHOTOS["coffee.png"])
+        pixels = read_image(PHOTOS["coffee.png"], how)
         expected = eval_transform(how)(open_image(PHOTOS["coffee.png"]))
         batch = normalised([pixels, pixels[:, ::-1]], how)
         assert batch.flags.c_contiguous
@@ -122,7 +122,7 @@ def test_long_images_take_no_memory(
     image.save(tmp_path / "long.png")
     how = dataclasses.replace(RAW, crop_mode=crop_mode)
     sizes = _only_small(monkeypatch)
-    pixels = Reader(how)(tmp_path / "long.png")
+    pixels = read_image(tmp_path / "long.png", how)
     assert sizes
     if crop_mode == "center":  # what is far from the middle makes no difference
         left, top = (max(0, place - 30) for place in middle)
@@ -162,7 +162,7 @@ def test_a_grey_model_is_given_grey() -> None:
     grey = dataclasses.replace(SMALL, mean=(0.0,), std=(1.0,))
     seen = eval_transform(grey)(open_image(PHOTOS["coffee.png"]))
     assert seen.shape == (1, *SMALL.size)
-    ours = Reader(grey)(PHOTOS["coffee.png"])
+    ours = read_image(PHOTOS["coffee.png"], grey)
     assert ours.shape == (*SMALL.size, 1)
     assert numpy.abs(normalised([ours], grey)[0] - seen.numpy()).max() < 1.1 / 255
 

@@ -279,7 +279,7 @@ def test_rows_made_otherwise_are_not_continued(suffix: str, tmp_path: Path) -> N
         run_json.write_text(content)
         refused(message)
     run_json.unlink()
-    refused(f"out.{suffix}.run.json is missing, which says how it was made: use --force")
+    refused(f"out.{suffix}.run.json: there is no such file or folder: choose another name or --force")
     with open_rows(path, force=True) as rows:
         assert not rows.done
     assert rows_of(path) == []
@@ -376,7 +376,7 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path, monkeypatch: pytest
     for name, message in (
         ("out.txt", "out.txt: expected a file that ends in .csv, .jsonl, .parquet"),
         ("", "expected a file that ends in"),
-        ("dir.csv", "dir.csv: expected a file to write, found a folder"),
+        ("dir.csv", "dir.csv: expected a file, found a folder"),
         ("file/out.csv", "file is a file: expected a folder"),
         ("fifo.csv", "fifo.csv: expected a regular file, found a FIFO"),
         ("loop.csv", "loop.csv: its symbolic links lead in a circle"),

@@ -7,7 +7,7 @@ times as much in EfficientNet-Lite0.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -31,18 +31,16 @@ POSITIONS = 196
 
 @dataclass(slots=True)
 class Statistics:
-    """Statistics of a layer's inputs.
+    """Statistics of a layer's inputs: their range with zero in it, and the moments that `_rounded` takes.
 
     Attributes:
-        low: The smallest input, or 0 if all are larger.
-        high: The largest input, or 0 if all are smaller.
-        moments: Sums of the products of two inputs, float64 (groups, inputs, inputs); None before the first batch.
+        moments: Sums of the products of two inputs, float64 (groups, inputs, inputs).
         count: How many products each sum has.
     """
 
     low: float = 0.0
     high: float = 0.0
-    moments: Tensor | None = None
+    moments: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     count: int = 0
 
     def see(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> None:
@@ -50,8 +48,7 @@ class Statistics:
         self.low, self.high = min(self.low, x.amin().item()), max(self.high, x.amax().item())
         rows = _rows(layer, x)
         rows = rows[:, :: -(-rows.shape[1] // POSITIONS)]
-        products = (rows.transpose(1, 2) @ rows).double()
-        self.moments = products if self.moments is None else self.moments + products
+        self.moments = self.moments + (rows.transpose(1, 2) @ rows).double()
         self.count += rows.shape[1]
 
 
@@ -70,11 +67,7 @@ def observe(deployed: Deployed, batches: Iterable[Tensor]) -> dict[str, Statisti
     classifier than it gained elsewhere.
     """
     found = {name: Statistics() for name in layers(deployed.model)}
-
-    def see(name: str, layer: nn.Conv2d | nn.Linear, given: tuple[Tensor]) -> None:
-        found[name].see(layer, given[0])
-
-    with _hooked(deployed.model, found, see):
+    with _hooked(deployed.model, found, lambda name, layer, given: found[name].see(layer, given[0])):
         for images in batches:
             deployed(images)
     return found
@@ -84,19 +77,13 @@ def observe(deployed: Deployed, batches: Iterable[Tensor]) -> dict[str, Statisti
 def round_weights(model: nn.Module, statistics: Mapping[str, Statistics]) -> None:
     """Replace weights by multiples of a 127th of the largest weight of their output channel, which stays the same."""
     for name, layer in layers(model).items():
-        moments = statistics[name].moments
-        assert moments is not None
-        layer.weight.copy_(_rounded(layer.weight, moments / max(statistics[name].count, 1)))
+        layer.weight.copy_(_rounded(layer.weight, statistics[name].moments / statistics[name].count))
 
 
 @contextmanager
 def simulated(model: nn.Module, names: Iterable[str], statistics: Mapping[str, Statistics]) -> Iterator[None]:
     """Round the inputs of some layers to uint8, as the quantized file does, while the block runs."""
-
-    def rounded(name: str, _: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-        return (to_uint8(given[0], statistics[name].low, statistics[name].high),)
-
-    with _hooked(model, names, rounded):
+    with _hooked(model, names, lambda name, _, given: to_uint8(given[0], statistics[name].low, statistics[name].high)):
         yield
 
 
