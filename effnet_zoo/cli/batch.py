@@ -219,14 +219,14 @@ class Batch:
 
     def as_json(self, result: "Prediction | Embedding", **more: Any) -> dict[str, Any]:
         """Return a result as a JSON object, with the model's name and what else describes it."""
-        from effnet_zoo.predict.tables import as_json
+        from effnet_zoo.predict.results import as_json
 
         return as_json(result, model=self.options.model_name, orientation=self.options.orientation, **more)
 
     def write(self) -> None:
         """Write the results of the files that have no row yet to the output, and say how many rows it has."""
         from effnet_zoo.images.finding import digest, path_text
-        from effnet_zoo.predict.tables import Facts, as_row, columns
+        from effnet_zoo.predict.results import Facts, as_row, columns
 
         assert self.output is not None
         facts = Facts(

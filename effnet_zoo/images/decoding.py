@@ -136,8 +136,7 @@ def as_rgb(image: Image.Image, *, orientation: bool = True) -> Image.Image:
 
     Transparency is dropped because the pipelines behind published figures drop it. A damaged EXIF block is ignored.
 
-    Raises:
-        InputError: If no rule says what the image's values mean.
+    Raise InputError if no rule says what the image's values mean.
     """
     rgb, turn = decoded(image, orientation=orientation)
     if turn is not None:

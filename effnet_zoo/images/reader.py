@@ -20,14 +20,11 @@ def read_image(path: Path, how: Preprocessing, *, orientation: bool = True, resi
     """Return the pixels of a file that `eval_transform` normalises, within one grey level, uint8 (*size, channels).
 
     Args:
-        path: A regular file.
+        path: A regular file. InputError is raised if it is missing, unreadable, too large, or not an image.
         how: The checkpoint's preprocessing, of 1 or 3 channels.
         orientation: Whether the image is turned as its EXIF orientation says.
         resize: ``torch`` makes large images small several times faster than Pillow does. ``pillow`` gives the very
             pixels of `eval_transform`, and does not import torch, which takes more than a second.
-
-    Raises:
-        InputError: If the file is missing, unreadable, too large, or not an image.
     """
     with opened(path) as image:
         rgb, turn = decoded(image, orientation=orientation)
@@ -40,8 +37,7 @@ def read_image(path: Path, how: Preprocessing, *, orientation: bool = True, resi
 def read_whole(path: Path, how: Preprocessing, *, orientation: bool = True) -> Pixels:
     """Return the pixels of a file unchanged, uint8 (height, width, 3), for a model that resizes them itself.
 
-    Raises:
-        InputError: If the file is missing, unreadable, not an image, or too large, as it is or as the model resizes it.
+    Raise InputError for the same reasons as `read_image`, or if the model would resize the image to too many pixels.
     """
     image = open_image(path, orientation=orientation)
     height, width = resized_size(how, image.height, image.width)

@@ -11,8 +11,7 @@ from effnet_zoo import documents
 from effnet_zoo.atomic_io import open_regular, written_whole
 from effnet_zoo.errors import InputError, MissingExtraError, first_line
 from effnet_zoo.images.finding import digest
-from effnet_zoo.predict.results import Output, StoredRow
-from effnet_zoo.predict.tables import Row
+from effnet_zoo.predict.results import Output, Row, StoredRow
 
 try:
     import pyarrow

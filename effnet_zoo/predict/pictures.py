@@ -25,10 +25,7 @@ _LONGEST_NAME = 255
 class Pictures:
     """A folder of pictures, one for each prediction. Files that are there are not replaced: names are numbered.
 
-    Args:
-        folder: The folder, which is made with the first picture.
-        model_name: The name for the caption.
-        orientation: Whether photos are turned as their EXIF orientation says, as they were for the predictions.
+    The folder is made with the first picture. Photos are turned as for the predictions.
     """
 
     def __init__(self, folder: Path, model_name: str, *, orientation: bool = True) -> None:

@@ -4,10 +4,10 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy
 from numpy.typing import NDArray
@@ -16,12 +16,16 @@ from effnet_zoo.errors import ArgumentError, InputError, quoted
 from effnet_zoo.images.reader import read_ahead
 from effnet_zoo.images.transform import Pixels
 from effnet_zoo.zoo.class_names import class_names
-from effnet_zoo.zoo.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from effnet_zoo.network.model import EfficientNet
+    from effnet_zoo.predict.torch_model import TorchModel
+    from effnet_zoo.runtime.exported import Exported
+
+Runnable: TypeAlias = "TorchModel | Exported"
+"""What reads image files and computes logits or features of them."""
 
 Run = Callable[["Tensor"], "Tensor"]
 """A function of float32 images (n, channels, height, width), on the model's device, that gives outputs (n, outputs)."""
@@ -34,34 +38,6 @@ LARGEST_BATCH = 1 << 16
 
 MOST_WORKERS = 1 << 10
 """Threads that read, at most."""
-
-
-class Runnable(Protocol):
-    """What computes logits or features of image files: an exported file, or an `EfficientNet` and its engine.
-
-    Attributes:
-        num_classes: How many classes; 0 for features.
-        head_hidden_size: How many features an image has.
-        fingerprint: SHA-256, in hex, that stands for the weights.
-    """
-
-    num_classes: int
-    head_hidden_size: int
-    pretrained_cfg: dict[str, Any]
-    preprocessing: Preprocessing
-
-    @property
-    def fingerprint(self) -> str: ...
-    @property
-    def dtype(self) -> str: ...
-
-    def read(self, path: Path, *, orientation: bool = True) -> Pixels:
-        """Return an image file as uint8 (height, width, channels). Raise InputError if it cannot be read."""
-        ...
-
-    def __call__(self, pixels: Sequence[Pixels]) -> Outputs:
-        """Return the outputs, float32 (n, outputs), of n images."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,44 +6,102 @@ the next one continues. CSV and JSON lines are here, Parquet in a module of its 
 """
 
 import csv
+import dataclasses
 import functools
 import io
 import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from effnet_zoo import documents
 from effnet_zoo.atomic_io import check_destination, exclusive, file_errors, open_regular, read_text, write_text
 from effnet_zoo.errors import InputError, first_line, quoted
-from effnet_zoo.images.finding import digest
-from effnet_zoo.predict.tables import Facts, Row
+from effnet_zoo.images.finding import digest, path_text
+from effnet_zoo.predict.prediction import Embedding, Prediction
+from effnet_zoo.zoo.preprocessing import Preprocessing
 
 _LONGEST_ROW = 16 << 20
 """Bytes of a row at most: a file of another program may have no line end at all."""
+
+Row = Mapping[str, Any]
+"""Values by column. Each row has a ``path``, and either an ``error`` or the other columns."""
+
+
+class Column(msgspec.Struct, frozen=True, array_like=True):
+    """A column: its name, the kind of its values, and the length of each value that is a list of numbers."""
+
+    name: str
+    kind: Literal["text", "whole", "real", "reals"]
+    width: int = 1
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What the rows of a file depend on: the content of ``NAME.run.json``.
+
+    Attributes:
+        effnet_zoo: What is computed.
+        model: Name of the model, or path of an exported file.
+        weights: SHA-256 that stands for the weights.
+        topk: Classes a row; None for features.
+    """
+
+    effnet_zoo: Literal["predicting", "embedding"]
+    model: str
+    weights: str
+    preprocessing: Preprocessing
+    orientation: bool
+    dtype: str
+    topk: int | None = None
+    columns: tuple[Column, ...]
+
+
+def columns(topk: int | None, features: int) -> tuple[Column, ...]:
+    """Return the columns of a file of `topk` classes a row, or, if that is None, of so many features."""
+    found = [Column("path", "text"), Column("error", "text")]
+    if topk is None:
+        return (*found, Column("feature", "reals", features))
+    kinds: dict[str, Literal["whole", "text", "real"]] = {"index": "whole", "label": "text", "probability": "real"}
+    found += [Column(f"{name}_{place}", kind) for place in range(1, topk + 1) for name, kind in kinds.items()]
+    return tuple(found)
+
+
+def as_row(result: Prediction | Embedding) -> Row:
+    """Return a result as a row of a CSV or Parquet file."""
+    row: dict[str, Any] = {"path": path_text(result.path), "error": result.error}
+    if isinstance(result, Embedding):
+        return row if result.values is None else row | {"feature": result.values.tolist()}
+    for place, guess in enumerate(result.guesses, 1):
+        row |= {f"{name}_{place}": value for name, value in dataclasses.asdict(guess).items()}
+    return row
+
+
+def as_json(result: Prediction | Embedding, **described: Any) -> dict[str, Any]:
+    """Return a result as a JSON object: its path, what describes it, and what was found, or the error."""
+    answer: dict[str, Any] = {"path": path_text(result.path), **described}
+    if result.error is not None:
+        return answer | {"error": result.error}
+    if isinstance(result, Embedding):
+        assert result.values is not None
+        return answer | {"feature": result.values.tolist()}
+    return answer | {"classes": [dataclasses.asdict(guess) for guess in result.guesses]}
 
 
 @contextmanager
 def reserved(path: Path, *, resume: bool = False, force: bool = False) -> Iterator["Output"]:
     """Hold a result file for this process until the block ends. Enter the block before the work begins.
 
-    Args:
-        path: The file to write. Its suffix says the format.
-        resume: Keep the rows that are there.
-        force: Replace the rows that are there, as soon as there are new ones.
-
-    Raises:
-        InputError: If no format has the suffix, the file is there already and neither resume nor force is wanted,
-            another process holds it, or the system refuses to write there.
-        MissingExtraError: If the format needs a package that is not installed.
+    Rows that are there are kept with `resume`, and replaced with `force` as soon as there are new ones. Raise
+    InputError if they are neither, the suffix has no format, or the file cannot be written or is held by another
+    process. Raise MissingExtraError if the format needs a package that is not installed.
     """
-    formats: dict[str, type[Output]] = {".csv": _Csv, ".jsonl": _JsonLines}
+    formats: dict[str, type[Output]] = {".csv": _Csv, ".jsonl": _Lines}
     if path.suffix == ".parquet":
         from effnet_zoo.predict.parquet import Parquet
 
@@ -169,11 +227,9 @@ def _flat(facts: Facts) -> dict[str, Any]:
 
 
 class _Lines(Output):
-    """Rows as lines of text. A process that is killed can leave the last line cut off."""
+    """Rows as lines of text: JSON objects. A process that is killed can leave the last line cut off."""
 
-    @property
-    def heading(self) -> str:
-        """The first line, if the format has one."""
+    def _heading(self) -> str:
         return ""
 
     def _recalled(self) -> Iterator[StoredRow]:
@@ -189,11 +245,11 @@ class _Lines(Output):
         self._file = self.path.open("ab", buffering=0)
         self._file.truncate(whole)
         if not whole:
-            self._put(self.heading)
+            self._put(self._heading())
 
     def _create(self) -> None:
         self._file = self.path.open("xb", buffering=0)
-        self._put(self.heading)
+        self._put(self._heading())
 
     def _append(self, rows: Sequence[Row]) -> None:
         self._put("".join(map(self._line, rows)))
@@ -215,16 +271,8 @@ class _Lines(Output):
             if len(line) == _LONGEST_ROW:
                 raise InputError(f"{self.path}: a line of more than {_LONGEST_ROW} bytes: replace it with --force")
 
-    @abstractmethod
-    def _parsed(self, number: int, record: bytes) -> StoredRow | None:
+    def _parsed(self, number: int, record: bytes) -> StoredRow | None:  # noqa: ARG002
         """Return the row in a record, or None if it is the heading. Raise ValueError if it is neither."""
-
-    @abstractmethod
-    def _line(self, row: Row) -> str: ...
-
-
-class _JsonLines(_Lines):
-    def _parsed(self, number: int, record: bytes) -> StoredRow:  # noqa: ARG002
         return documents.from_json(record, StoredRow, quoted(record), InputError)
 
     def _line(self, row: Row) -> str:
@@ -232,18 +280,18 @@ class _JsonLines(_Lines):
 
 
 class _Csv(_Lines):
+    """Rows as lines of values. Each number of a list has a column of its own."""
+
     @functools.cached_property
-    def names(self) -> list[str]:
-        """The names in the heading: each number of a list has a column of its own."""
+    def _names(self) -> list[str]:
         names: list[str] = []
         for column in self.facts.columns:
             several = column.kind == "reals"
             names += [f"f{index:04}" for index in range(column.width)] if several else [column.name]
         return names
 
-    @property
-    def heading(self) -> str:
-        return _csv_line(self.names)
+    def _heading(self) -> str:
+        return _csv_line(self._names)
 
     def _records(self) -> Iterator[bytes]:
         # A path may have a line end in it: a record ends with the line where its quotes are paired.
@@ -258,10 +306,10 @@ class _Csv(_Lines):
 
     def _parsed(self, number: int, record: bytes) -> StoredRow | None:
         (row,) = csv.reader([record.decode()])
-        if number == 1 and row != self.names:
-            raise ValueError(f"expected the heading {quoted(self.heading)}, found {quoted(record)}")
-        if len(row) != len(self.names):
-            raise ValueError(f"expected {len(self.names)} values, found {len(row)}: {quoted(record)}")
+        if number == 1 and row != self._names:
+            raise ValueError(f"expected the heading {quoted(self._heading())}, found {quoted(record)}")
+        if len(row) != len(self._names):
+            raise ValueError(f"expected {len(self._names)} values, found {len(row)}: {quoted(record)}")
         return StoredRow(row[0], row[1]) if number > 1 else None
 
     def _line(self, row: Row) -> str:

@@ -1,4 +1,4 @@
-"""An `EfficientNet` as a `Runnable`, computed by torch or by an engine."""
+"""An `EfficientNet` that reads image files, computed by torch or by an engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +16,9 @@ from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 
 class TorchModel:
-    """Runs an `EfficientNet` on image files.
+    """Runs an `EfficientNet`, of any device and dtype, on image files.
 
-    Args:
-        model: The model, on any device and in any dtype. It is run in eval mode, whatever mode it is in.
-        run: What computes its outputs instead, for instance an engine.
-
-    Raises:
-        ArgumentError: If the model is not an `EfficientNet`, its preprocessing is of another number of channels, or
-            `run` is not a function.
+    It is run in eval mode, whatever mode it is in. An engine or another function `run` may compute its outputs instead.
     """
 
     def __init__(self, model: EfficientNet, run: Run | None) -> None:

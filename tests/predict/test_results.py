@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from effnet_zoo.errors import EffnetZooError, FileError, InputError
 from effnet_zoo.images.finding import digest, path_text
 from effnet_zoo.predict import results
-from effnet_zoo.predict.results import Output, reserved
-from effnet_zoo.predict.tables import Column, Facts, Row
+from effnet_zoo.predict.results import Column, Facts, Output, Row, reserved
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 pyarrow = pytest.importorskip("pyarrow")

@@ -29,12 +29,8 @@ def write_int8(
 ) -> None:
     """Write a model's graph, with the weights and inputs of some layers in int8, into a folder of its own.
 
-    Args:
-        model: Its weights, in these layers, on int8 grids of their largest.
-        ranges: Lowest and highest input of each of these layers, by name.
-        metadata: What goes in and comes out.
-        image: An image as the file takes it, without batch.
-        path: The file.
+    The weights of these layers lie on int8 grids of their largest. `ranges` has the lowest and highest input of each of
+    them, by name. The image is one as the file takes it, without batch.
     """
     graph = onnx_model(model, metadata.interface, metadata.images)
     overrides: dict[str, list[dict[str, Any]]] = {}
