@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, features
 
 from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.errors import FileError, InputError, first_line
@@ -35,8 +35,6 @@ def image_errors(path: str | Path) -> Iterator[None]:
         raise
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image that Pillow can read") from None
     except Exception as error:  # decoders of broken files raise many kinds: struct.error, MemoryError
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
 
@@ -101,7 +99,7 @@ def _opened(data: bytes) -> ImageFile.ImageFile:
         if exif:
             image.info["exif"] = exif
         return image
-    raise UnidentifiedImageError
+    raise InputError("not an image that Pillow can read")
 
 
 def _exif_aside(data: bytes) -> tuple[bytes, bytes]:
