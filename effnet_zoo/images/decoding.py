@@ -16,14 +16,14 @@ from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.errors import FileError, InputError, first_line
 
 LARGEST_FILE = 1 << 30
-"""Bytes of an image file at most: the file is read whole."""
+"""Largest number of bytes in an image file, which is read whole."""
 
 LARGEST_IMAGE = 178_956_970
-"""Pixels of an image at most: Pillow refuses more by default. Decoded, they take 0.7 GB in each worker, and 1.4 to
-2.6 GB while CMYK, 16 bits or real numbers are converted to RGB."""
+"""Largest number of pixels in an image: Pillow refuses more by default. Decoded, they take 0.7 GB in each worker, and
+1.4 to 2.6 GB while CMYK, 16 bits or real numbers are converted to RGB."""
 
 LARGEST_SIDE = 1_000_000
-"""Pixels of an image's side at most: to make a side shorter, Pillow computes weights of 32 bytes a pixel."""
+"""Largest number of pixels on a side: to make a side shorter, Pillow computes weights of 32 bytes a pixel."""
 
 
 @contextmanager

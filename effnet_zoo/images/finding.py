@@ -17,14 +17,14 @@ from effnet_zoo.images.decoding import suffixes
 _SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 _MOST_REASONS = 20
-"""Reasons that are counted one by one: each skipped file may have a suffix of its own."""
+"""Largest number of reasons that are counted one by one: each skipped file may have a suffix of its own."""
 
 _LONGEST_NAME = 1 << 15
-"""Bytes of a line of a list at most: more than any system takes as a path. A path may be written as a URI, three times
-as long, and Python's csv module reads back 131,072 characters."""
+"""Largest number of bytes in a line of a list: more than any system takes as a path. A path may be written as a URI,
+three times as long, and Python's csv module reads back 131,072 characters."""
 
 _MOST_LINKS = 4
-"""Links to folders in a path at most. Where folders link to each other, there is no end of longer paths."""
+"""Largest number of links to folders in a path. If folders link to each other, there is no end of longer paths."""
 
 
 class Skipped(Counter[str]):
@@ -44,20 +44,16 @@ class Skipped(Counter[str]):
 def find_images(
     patterns: Sequence[str], from_list: str | None = None, *, skipped: Skipped | None = None
 ) -> Iterator[Path]:
-    """Yield the files that paths, folders, globs and a list name, in this order, and each file once.
+    """Yield the files that paths, folders, globs and a list name, in this order, each file once.
 
     Files are looked for while they are drawn. A folder stands for the files in it and in its subfolders whose suffix
     is one of `suffixes`, sorted. Links to folders are followed, except a link to a folder that contains it. A path
-    that is named itself is taken whatever its suffix. An entry or a folder that cannot be read is given as a path too:
-    whoever reads it gets the error.
+    that is named itself is taken whatever its suffix. An entry or a folder that cannot be read is yielded too, so
+    that reading it gives the error.
 
-    Args:
-        patterns: Paths, folders or globs.
-        from_list: A text file with one path a line, or ``-`` for standard input. Its paths are given unchecked.
-        skipped: Counts the entries of folders that are left out.
-
-    Raises:
-        InputError: At once, if a path or glob matches nothing, a folder has no image, or the list cannot be read.
+    The list is a text file with one path a line, or ``-`` for standard input. Its paths are yielded unchecked.
+    `skipped` counts the entries of folders that are left out. Raise InputError at once if a path or glob matches
+    nothing, a folder has no image, or the list cannot be read.
     """
     patterns = list(dict.fromkeys(patterns))
     for pattern in patterns:
@@ -145,7 +141,7 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
                 continue
             try:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
-            except OSError:  # no permission, or links in a circle: whoever reads it gets the error
+            except OSError:  # no permission, or links in a circle: reading it gives the error
                 yield entry.name
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
@@ -162,7 +158,7 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
 
 
 def _why_not_followed(folder: Path) -> str:
-    """Return the reason why a link is not followed, as it would never end; an empty text if it is followed."""
+    """Return why a link is not followed, or an empty text if it is followed. Paths would get longer without end."""
     if not folder.is_symlink():
         return ""
     if any(os.path.samefile(folder, outer) for outer in folder.parents):

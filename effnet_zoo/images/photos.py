@@ -1,4 +1,4 @@
-"""Real photos that other packages ship, and JPEGs cut from them. Nothing is fetched."""
+"""Find real photos that other packages ship, and cut JPEGs from them. Nothing is fetched."""
 
 import random
 from pathlib import Path

@@ -22,12 +22,12 @@ Pixels = NDArray[numpy.uint8]
 """One image as uint8 (height, width, channels)."""
 
 LARGEST_RESIZED = 1 << 25
-"""Pixels at most, 134 MB of them, that an image is resized to before it is cropped. Where a resized image would have
-more, for instance one of 1x10000 pixels, only the part that the crop keeps is computed."""
+"""Largest number of pixels, 134 MB of them, that an image is resized to before it is cropped. If there would be more,
+for instance from an image of 1x10000 pixels, only the part that the crop keeps is computed."""
 
 _EXACT_REDUCTION = 3
-"""How many times shorter torch must make each side. Torch and Pillow round some ties differently. Each of two passes
-can then differ by one grey level, and both together by two, where one source pixel has a large weight. At this
+"""How many times shorter each side must become if torch resizes. Torch and Pillow round some ties differently. Each of
+two passes can then differ by one grey level, and both together by two if one source pixel has a large weight. At this
 reduction a source pixel weighs at most a third, and differences of two do not occur."""
 
 _SIDEWAYS = [Image.Transpose[name] for name in ("TRANSPOSE", "TRANSVERSE", "ROTATE_90", "ROTATE_270")]

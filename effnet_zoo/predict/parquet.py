@@ -1,4 +1,4 @@
-"""Rows of a Parquet file. It cannot be appended to: rows wait in ``NAME.parts/`` until they are joined at the end."""
+"""Write rows to a Parquet file. It cannot be appended to: they wait in ``NAME.parts/`` and are joined at the end."""
 
 import errno
 import functools

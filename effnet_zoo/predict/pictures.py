@@ -1,4 +1,4 @@
-"""Pictures of predictions: the photo beside the bars of its most likely classes. Needs the `demo` extra."""
+"""Draw predictions: the photo beside the bars of its most likely classes. This needs the `demo` extra."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ except ImportError:
 BAR, SURFACE, INK, MUTED = "#2a6fb0", "#ffffff", "#1c1f24", "#6b7280"
 
 _LONGEST_NAME = 255
-"""Bytes of a file name at most, on the usual file systems."""
+"""Largest number of bytes in a file name on the usual file systems."""
 
 
 class Pictures:

@@ -34,10 +34,10 @@ Outputs = NDArray[numpy.float32]
 """Outputs of one image (outputs,), or of several (n, outputs)."""
 
 LARGEST_BATCH = 1 << 16
-"""Images a batch at most: the pixels of two batches wait in memory."""
+"""Largest number of images in a batch: the pixels of two batches wait in memory."""
 
 MOST_WORKERS = 1 << 10
-"""Threads that read, at most."""
+"""Largest number of threads that read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """A file's classes, most likely first, or the error that left it without any."""
+    """A file's classes, most likely first, or the error instead."""
 
     path: Path
     guesses: tuple[Guess, ...] = ()
@@ -60,7 +60,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """A file's pooled features, or the error that left it without any.
+    """A file's pooled features, or the error instead.
 
     Attributes:
         path: The image file.
@@ -161,7 +161,7 @@ def embed(
 def _outputs(
     runnable: Runnable, paths: Iterable[Path | str], batch_size: int, workers: int | None, orientation: bool
 ) -> Iterator[tuple[Path, Outputs | InputError]]:
-    """Yield each path with its outputs, or with the error that left it without. Check the arguments at once."""
+    """Yield each path with its outputs, or with the error instead. Check the arguments at once."""
     torch = sys.modules.get("torch")  # only ONNX Runtime and OpenVINO run without it
     workers = (torch.get_num_threads() if torch else os.cpu_count() or 1) if workers is None else workers
     _check_whole("batch_size", batch_size, LARGEST_BATCH)

@@ -1,4 +1,4 @@
-"""Result files with a row an image, written as they come and continued after an interruption.
+"""Write result files, a row an image, while the results come, and continue them after an interruption.
 
 Beside a file, ``NAME.run.json`` keeps what its rows depend on, so that rows of two models never meet in one file. One
 process at a time holds an output, from `reserved` to its end. A process that is killed at any moment leaves rows that
@@ -28,7 +28,7 @@ from effnet_zoo.predict.prediction import Embedding, Prediction
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 _LONGEST_ROW = 16 << 20
-"""Bytes of a row at most: a file of another program may have no line end at all."""
+"""Largest number of bytes in a row: a file of another program may have no line end at all."""
 
 Row = Mapping[str, Any]
 """Values by column. Each row has a ``path``, and either an ``error`` or the other columns."""
@@ -153,8 +153,7 @@ class Output(ABC):
     def opened(self, facts: Facts) -> Iterator[None]:
         """Take rows that depend on these facts until the block ends. The file is whole then, unless the block raises.
 
-        Raises:
-            InputError: If the rows that are kept depend on other facts, or cannot be read.
+        Raise InputError if the rows that are kept depend on other facts, or cannot be read.
         """
         self.facts = facts
         if self._resume and self.exists():

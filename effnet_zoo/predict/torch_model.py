@@ -1,4 +1,4 @@
-"""An `EfficientNet` that reads image files, computed by torch or by an engine."""
+"""Run an `EfficientNet` on image files, by torch or by an engine."""
 
 from collections.abc import Sequence
 from pathlib import Path

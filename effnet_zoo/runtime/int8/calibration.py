@@ -1,4 +1,4 @@
-"""The images that int8 is calibrated with, and other images that it is compared on."""
+"""Read the images that int8 is calibrated with, and other images that it is compared on."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from effnet_zoo.errors import InputError
 from effnet_zoo.images.finding import Skipped, find_images
 
 FEWEST = 8
-"""Images to calibrate with, and to compare on, at least: fewer say nothing."""
+"""Smallest number of images to calibrate with, and to compare on: fewer show nothing."""
 
 Read = Callable[[Path], Tensor]
 """A function from an image file to a tensor as the quantized file takes it, without batch."""

@@ -1,4 +1,4 @@
-"""A model to int8: rounded, written by ONNX Runtime's quantizer, compared on images that it was not made with."""
+"""Turn a model into int8: round it, write it by ONNX Runtime's quantizer, and compare it on images not used before."""
 
 import dataclasses
 import importlib.util
@@ -36,18 +36,18 @@ ONNX = FORMATS["onnx"]
 DEFAULT_RECIPE = "front-8"
 
 PROBED = 64
-"""Images that the cost of a layer group is measured on."""
+"""Number of images that the cost of a layer group is measured on."""
 
 BATCH = 8
-"""Images a run, of the comparison and of what is timed."""
+"""Number of images in a batch, when files are compared and timed."""
 
 ROUNDS = 15
-"""Turns that each runtime has with each file."""
+"""Number of times that each runtime is timed with each file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """What a recipe led to.
+    """The outcome of a recipe.
 
     Attributes:
         recipe: Its name.
@@ -152,7 +152,7 @@ def quantize(
 
 
 def _tried(trial: "_Trial", recipe: Recipe, scratch: Path, place: Path, min_agreement: float) -> Quantized:
-    """Write a recipe's file if it agrees. The file that is published gives what was compared; see `runtime.export`."""
+    """Write a recipe's file if it agrees. The published file gives the outputs that were compared: see `export`."""
     import onnx
 
     draft, final = scratch / "int8.onnx", scratch / "final.onnx"
@@ -171,7 +171,7 @@ def _tried(trial: "_Trial", recipe: Recipe, scratch: Path, place: Path, min_agre
 
 
 def _functions(file: Path) -> dict[str, TensorFunction]:
-    """Return what runs a file, by the name of each runtime that is installed."""
+    """Return functions that run a file, by the name of each runtime that is installed."""
     threads = torch.get_num_threads()
     return {
         name: on_tensors(target.open_session(file, threads))
@@ -290,7 +290,7 @@ def _timed(functions: Mapping[str, Mapping[str, TensorFunction]], images: Tensor
     for turn in range(ROUNDS + 1):
         for kind, by_runtime in functions.items():
             for name, function in by_runtime.items():
-                function(images)  # threads of the runtime before spin for a while
+                function(images)  # the threads of the runtime before it spin for a while
                 start = time.perf_counter()
                 function(images)
                 if turn:

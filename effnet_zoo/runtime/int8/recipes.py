@@ -1,4 +1,4 @@
-"""Which layers become int8: recipes from all layers to fewer, and the groups of layers whose cost is measured.
+"""Choose layers that become int8: recipes from all layers to fewer, and groups of layers whose cost is measured.
 
 In every recipe, everything between the convolutions stays in float: activations, the sigmoid of squeeze-excite and its
 product, residual sums, pooling. A runtime computes these when it writes a convolution's outputs, so int8 would not make

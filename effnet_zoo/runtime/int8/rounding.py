@@ -1,4 +1,4 @@
-"""Weights rounded to int8 one by one. The weights that are rounded later make up for each rounding error.
+"""Round weights to int8 one by one. The weights that are rounded later make up for each rounding error.
 
 This is GPTQ (arXiv:2210.17323). It makes the error of the layer's output on real images small, not the error of each
 weight. The second moments of the layer's inputs give that error. Rounding each weight to the nearest number loses three
@@ -26,7 +26,7 @@ DAMPING = 0.01
 """Share of the mean of the moments' diagonal that is added to it, because moments of few images are not exact."""
 
 POSITIONS = 196
-"""Positions of a map that moments are computed from, at most. Neighbours are alike; other images tell more."""
+"""Largest number of positions of a map that moments are computed from. Neighbours are alike; other images add more."""
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The int8 file, written by ONNX Runtime's quantizer."""
+"""Write the int8 file by ONNX Runtime's quantizer."""
 
 from collections.abc import Mapping
 from pathlib import Path
