@@ -18,9 +18,8 @@ from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 if TYPE_CHECKING:
     from effnet_zoo.images.finding import Skipped
-    from effnet_zoo.predict.prediction import Embedding, Prediction
+    from effnet_zoo.predict.prediction import Embedding, Prediction, Runnable
     from effnet_zoo.predict.results import Output
-    from effnet_zoo.predict.runnable import Runnable
 
 DEFAULT_MODEL = "effnet_zoo_lite0.pypi_in1k"
 ENGINES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
@@ -191,7 +190,7 @@ def opened(options: FileOptions, *, topk: int | None = None) -> Iterator["Batch"
         model = options.load(classes=topk is not None, many=len(first) == MANY)
         batch = Batch(options, model, topk, itertools.chain(first, images), output)
         yield batch
-    if skipped.counts:
+    if skipped:
         typer.echo(f"effnet-zoo: {skipped}", err=True)
     if batch.failed:
         typer.echo(f"effnet-zoo: {batch.failed} of {batch.total} files have an error and no result", err=True)
@@ -220,14 +219,14 @@ class Batch:
 
     def as_json(self, result: "Prediction | Embedding", **more: Any) -> dict[str, Any]:
         """Return a result as a JSON object, with the model's name and what else describes it."""
-        from effnet_zoo.predict.tables import as_json
+        from effnet_zoo.predict.results import as_json
 
         return as_json(result, model=self.options.model_name, orientation=self.options.orientation, **more)
 
     def write(self) -> None:
         """Write the results of the files that have no row yet to the output, and say how many rows it has."""
         from effnet_zoo.images.finding import digest, path_text
-        from effnet_zoo.predict.tables import Facts, as_row, columns
+        from effnet_zoo.predict.results import Facts, as_row, columns
 
         assert self.output is not None
         facts = Facts(
@@ -241,11 +240,12 @@ class Batch:
             columns=columns(self.topk, self.model.head_hidden_size),
         )
         to_row = self.as_json if self.output.path.suffix == ".jsonl" else as_row
-        with self.output.rows(facts) as rows:
-            self.total, self.failed = len(rows.done), rows.failed
-            results = self._results(path for path in self.images if digest(path_text(path)) not in rows.done)
+        with self.output.opened(facts):
+            done, self.failed = self.output.done, self.output.failed
+            self.total = len(done)
+            results = self._results(path for path in self.images if digest(path_text(path)) not in done)
             while batch := list(itertools.islice(results, self.options.batch_size)):
-                rows.write(list(map(to_row, batch)))
+                self.output.write(list(map(to_row, batch)))
         typer.echo(printable(f"wrote {self.options.output}: {self.total} rows"))
 
     def _results(self, paths: Iterable[Path]) -> "Iterator[Prediction | Embedding]":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from effnet_zoo.atomic_io import open_regular, sha256
 from effnet_zoo.errors import EngineError, InputError, WeightsError
-from effnet_zoo.images.reader import Reader, Resizer, read_whole
+from effnet_zoo.images.reader import Resizer, read_image, read_whole
 from effnet_zoo.images.transform import Pixels, normalised
 from effnet_zoo.runtime.metadata import Interface, Metadata
 from effnet_zoo.runtime.targets.onnx import READABLE, Shape
@@ -27,7 +27,7 @@ class Exported:
         path: A file that `export` or `quantize` wrote.
         threads: How many threads to compute with. The default is torch's number where torch is imported, else
             ``OMP_NUM_THREADS``, else the number of processors.
-        resize: What resizes images, unless the file does: see `Reader`. ``pillow`` needs no torch.
+        resize: What resizes images, unless the file does: see `read_image`. ``pillow`` needs no torch.
 
     Raises:
         WeightsError: If the file is damaged, or its metadata are missing, incomplete, or not true of its graph.
@@ -96,7 +96,7 @@ def read_pixels(
     """Return an image file as pixels, resized and cropped unless the graph does that."""
     if interface.resize:
         return read_whole(path, how, orientation=orientation)
-    return Reader(how, orientation, resize)(path)
+    return read_image(path, how, orientation=orientation, resize=resize)
 
 
 def graph_input(pixels: Sequence[Pixels], interface: Interface, how: Preprocessing) -> NDArray[Any]:
