@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def open_package(
 
 def _located(source: str, checkpoint: Checkpoint | None, cache_dir: str | Path | None) -> tuple[Path, Find | None]:
     """Return the weight file, and the way to the config files beside it, if there can be any."""
-    path = Path(source)
+    path, match = Path(source), _REPOSITORY.fullmatch(source)
     with file_errors(source):
         is_path = path.exists()
     if is_path and checkpoint:
@@ -94,49 +95,41 @@ def _located(source: str, checkpoint: Checkpoint | None, cache_dir: str | Path |
         )
     if checkpoint:
         return locate.obtain(locate.of_checkpoint(checkpoint), cache_dir), None
-    if is_path:
-        return _on_disk(path)
-    match = _REPOSITORY.fullmatch(source)
-    # In a folder that exists, or with a weight file's suffix, a file is what was meant.
-    if match and (match[1] or not (path.parent.exists() or path.suffix in SUFFIXES)):
-        return _in_repository(match["id"], cache_dir)
-    raise UnknownNameError(
-        f"{source}: expected a weight file, a folder with one, a repository as owner/name, or a checkpoint that "
-        "`effnet-zoo list` shows"
-    )
-
-
-def _on_disk(path: Path) -> tuple[Path, Find | None]:
-    folder = path if path.is_dir() else path.parent
-
-    def find(name: str) -> Path | None:
-        return folder / name if (folder / name).is_file() else None
-
-    if path != folder:
+    if is_path and not path.is_dir():
         # A config.json lies beside a weight file of any name, and belongs to one of a usual name.
-        return path, find if path.name in WEIGHT_FILES else None
-    if usual := next(filter(None, map(find, WEIGHT_FILES)), None):
-        return usual, find
-    with file_errors(folder):
-        found = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found) or "none"
-        raise WeightsError(
-            f"{folder}: expected {WEIGHT_FILES[0]} or one weight file, found {names}: name the file itself"
+        return path, partial(_beside, path.parent, cache_dir) if path.name in WEIGHT_FILES else None
+    place: Path | str
+    if is_path:
+        place = path
+    # In a folder that exists, or with a weight file's suffix, a file is what was meant.
+    elif match and (match[1] or not (path.parent.exists() or path.suffix in SUFFIXES)):
+        place = match["id"]
+    else:
+        raise UnknownNameError(
+            f"{source}: expected a weight file, a folder with one, a repository as owner/name, or a checkpoint that "
+            "`effnet-zoo list` shows"
         )
-    return found[0], find
-
-
-def _in_repository(hub_id: str, cache_dir: str | Path | None) -> tuple[Path, Find]:
-    def find(name: str) -> Path | None:
-        try:
-            return locate.obtain(locate.of_repository(hub_id, name), cache_dir)
-        except MissingFileError:
-            return None
-
+    find = partial(_beside, place, cache_dir)
     if usual := next(filter(None, map(find, WEIGHT_FILES)), None):
         return usual, find
-    raise WeightsError(f"{hub_id}: expected {' or '.join(WEIGHT_FILES)} in the repository")
+    with file_errors(source):
+        others = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES) if is_path else []
+    if len(others) != 1:
+        found = ", ".join(file.name for file in others) or "none"
+        raise WeightsError(
+            f"{source}: expected {WEIGHT_FILES[0]} or one weight file, found {found}: name the file itself"
+        )
+    return others[0], find
+
+
+def _beside(place: Path | str, cache_dir: str | Path | None, name: str) -> Path | None:
+    """Return a file of a folder or of a repository, or None if it is not there."""
+    if isinstance(place, Path):
+        return place / name if (place / name).is_file() else None
+    try:
+        return locate.obtain(locate.of_repository(place, name), cache_dir)
+    except MissingFileError:
+        return None
 
 
 # What they are.
