@@ -151,7 +151,7 @@ class Engine:
         return self._functions[size]
 
     def _file(self, size: Size) -> Path:
-        """Return the file for a size, which is as its hash says, or is made anew; an empty path if there is none."""
+        """Return the file for a size. It has its hash, or is made again. A target without files has an empty path."""
         if not self._target.suffix:
             return Path()
         name, interface = f"model{self._target.suffix}", Interface(size=size, dtype=self.dtype)
@@ -216,8 +216,8 @@ def engine(
             and dtype, ``auto`` times all of them that are installed and quick to make, and remembers the fastest.
         dtype: What to compute in: ``float32``, ``bfloat16``, ``float16``. Images and outputs are always float32.
         batch: Images a call that ``auto`` measures with, by default 8. Any number can be run.
-        size: Side, or height and width, of the images: others are refused. None takes any, and makes the engine anew
-            for each size when it first comes.
+        size: Side, or height and width, of the images: others are refused. None takes any, and makes a function for
+            each size when it first comes.
 
     Raises:
         UnknownNameError: If there is no such model or backend.
