@@ -53,12 +53,12 @@ def run_in_child(
 
     Raise EngineError if an argument cannot be pickled, the function raises, or it takes more than `seconds`.
     """
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as printed:
         child = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-c", _CHILD],
             stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
+            stdout=printed,
+            stderr=printed,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
@@ -84,8 +84,8 @@ def run_in_child(
         if status < 0:
             raise EngineError(f"the process was ended by signal {-status}: is there enough memory?")
         if status:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
+            printed.seek(0)
+            lines = printed.read().decode(errors="replace").strip().splitlines()
             raise EngineError(lines[-1] if lines else f"the process ended with status {quoted(status)}")
 
 

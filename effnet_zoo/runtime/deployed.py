@@ -1,4 +1,4 @@
-"""The PyTorch definition that other runtimes are compared with, the comparison, and what is known of a model."""
+"""Define in PyTorch what other runtimes compute, compare outputs with it, and collect what is known of a model."""
 
 import dataclasses
 import math

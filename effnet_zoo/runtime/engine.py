@@ -151,7 +151,7 @@ class Engine:
         return self._functions[size]
 
     def _file(self, size: Size) -> Path:
-        """Return the file for a size, which is as its hash says, or is made anew; an empty path if there is none."""
+        """Return the file for a size. It has its hash, or is made again. A target without files has an empty path."""
         if not self._target.suffix:
             return Path()
         name, interface = f"model{self._target.suffix}", Interface(size=size, dtype=self.dtype)
@@ -163,11 +163,11 @@ class Engine:
 
     def _key(self, size: Size) -> str:
         backend = [self.backend, self._target.build_settings(self.model.conv_stem.weight.device)]
-        return engine_cache.cache_key({**self._ingredients, "backend": backend, "dtype": self.dtype, "size": size})
+        return _cache_key(self.model, weights=self._weights, backend=backend, dtype=self.dtype, size=size)
 
     @cached_property
-    def _ingredients(self) -> dict[str, Any]:
-        return {"weights": fingerprint(self.model.state_dict()), **_network_settings(self.model)}
+    def _weights(self) -> str:
+        return fingerprint(self.model.state_dict())
 
     def _check_outputs(self, function: TensorFunction, size: Size, count: int) -> None:
         """Compare outputs with the model's on drawn images, which do not depend on the caller's."""
@@ -216,8 +216,8 @@ def engine(
             and dtype, ``auto`` times all of them that are installed and quick to make, and remembers the fastest.
         dtype: What to compute in: ``float32``, ``bfloat16``, ``float16``. Images and outputs are always float32.
         batch: Images a call that ``auto`` measures with, by default 8. Any number can be run.
-        size: Side, or height and width, of the images: others are refused. None takes any, and makes the engine anew
-            for each size when it first comes.
+        size: Side, or height and width, of the images: others are refused. None takes any, and makes a function for
+            each size when it first comes.
 
     Raises:
         UnknownNameError: If there is no such model or backend.
@@ -292,23 +292,15 @@ def _fastest(model: EfficientNet, dtype: str, batch: int, sides: Size | None) ->
         with file_errors(folder):
             (folder / "seconds.json").write_text(json.dumps(medians, indent=1) + "\n")
 
-    settings = {
-        **_network_settings(model),
-        "backends": {name: target.build_settings(device) for name, target in candidates.items()},
-        "threads": torch.get_num_threads(),
-        "dtype": dtype,
-        "size": size,
-        "batch": batch,
-    }
-    measured = engine_cache.cached_files(engine_cache.cache_key(settings), measure) / "seconds.json"
+    backends, threads = {name: one.build_settings(device) for name, one in candidates.items()}, torch.get_num_threads()
+    key = _cache_key(model, backends=backends, threads=threads, dtype=dtype, size=size, batch=batch)
+    measured = engine_cache.cached_files(key, measure) / "seconds.json"
     medians: dict[str, float] = json.loads(measured.read_text())
     fastest = min(medians, key=medians.__getitem__)
     return engines.get(fastest) or Engine(model, fastest, dtype, sides)
 
 
-def _network_settings(model: EfficientNet) -> dict[str, Any]:
-    """Return what an engine's file and speed depend on besides the weights."""
-    return {
-        "network": [str(model), dataclasses.asdict(model.arch)],
-        "device": str(model.conv_stem.weight.device),
-    }
+def _cache_key(model: EfficientNet, **settings: Any) -> str:
+    """Return a hash of a model's network and device, and of what else an engine's file or speed depends on."""
+    network, device = [str(model), dataclasses.asdict(model.arch)], str(model.conv_stem.weight.device)
+    return engine_cache.cache_key({"network": network, "device": device, **settings})

@@ -110,16 +110,16 @@ def graph_input(pixels: Sequence[Pixels], interface: Interface, how: Preprocessi
 def _default_threads() -> int:
     if torch := sys.modules.get("torch"):
         return torch.get_num_threads()
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdecimal() and int(said) else os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else os.cpu_count() or 1
 
 
 def _check_declaration(path: Path, metadata: Metadata, images: Shape, outputs: Shape) -> None:
     """Raise WeightsError unless a graph takes and gives what its metadata say. Before this, no size of them is used."""
     interface = metadata.interface
     sides: Shape = interface.size if interface.size and not interface.any_size else (None, None)
-    said: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)
-    for what, expected, found in (("images", said, images[1:]), ("outputs", (metadata.outputs,), outputs[1:])):
+    taken: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)
+    for what, expected, found in (("images", taken, images[1:]), ("outputs", (metadata.outputs,), outputs[1:])):
         if expected != found:
             raise WeightsError(
                 f"{path}: its metadata say {what} of shape {_shown(expected)}, its graph {_shown(found)}: export it "

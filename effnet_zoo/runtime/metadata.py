@@ -1,4 +1,4 @@
-"""What an exported file says of itself: what it takes and gives, where it comes from, and what was proven of it.
+"""Describe an exported file inside the file: what it takes and gives, where it comes from, and what was proven of it.
 
 This module imports no torch: a program that only runs an exported file reads these metadata too.
 """

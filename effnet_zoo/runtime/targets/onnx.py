@@ -1,6 +1,6 @@
 """ONNX Runtime and OpenVINO, which run an ONNX graph on the processor, and their files. Running a file needs no torch.
 
-Their files are data: somebody else's can be opened without running a program that is in it.
+These files hold no program. A file of somebody else can be opened, and nothing in it is run as code.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ MOST_IMAGES = 2
 the cache. Measured on B0 and V2-S with 1, 2 and 4 images."""
 
 MOST_COMPILED = 16
-"""Largest number of shapes for which OpenVINO keeps a graph: files for any size see as many as there are photos."""
+"""Largest number of shapes for which OpenVINO keeps a compiled graph. Every photo may have a shape of its own."""
 
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 """What OpenVINO calls the dtypes that it computes in."""
@@ -42,7 +42,7 @@ PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Streams:
-    """How a batch is shared out to threads: so many streams side by side, threads for each, and images at a time.
+    """The number of streams that share a batch, of threads in each, and of images that a stream takes at a time.
 
     A runtime that puts all threads on one large batch moves every map through memory several times, and waits for its
     slowest thread at each layer. One thread an image keeps the maps in that core's cache and waits once, at the end.
@@ -56,8 +56,8 @@ class Streams:
     def for_batch(cls, batch: int, threads: int) -> "Streams":
         """Return the streams of a batch: one image gets all threads, a batch of as many images gets one thread each.
 
-        The number of streams divides the number of threads. So no thread is left over, and there are at most two
-        results for each divisor, whatever batches come.
+        The number of streams divides the number of threads, so that no thread is left over. There are at most two
+        results for each divisor.
         """
         count = next(number for number in range(min(batch, threads), 0, -1) if threads % number == 0)
         images = MOST_IMAGES if batch >= MOST_IMAGES * count else 1

@@ -145,7 +145,7 @@ class AotInductor(Program):
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs={"freezing": True}
             )
-        except Exception as error:  # whatever the compiler stumbles over: no C++ compiler, no header
+        except Exception as error:  # many classes: there is no C++ compiler, or no header
             raise EngineError(f"cannot compile here: {first_line(error)}: expected a C++ compiler") from error
         with zipfile.ZipFile(path, "a") as archive:
             top = archive.namelist()[0].partition("/")[0]

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from effnet_zoo.network.model import EfficientNet
 
 ArrayFunction = Callable[[NDArray[Any]], NDArray[numpy.float32]]
-"""Images of one size, as the graph takes them, n free, to float32 outputs (n, outputs). Any thread may call it."""
+"""A function from n images of one size, as the graph takes them, to float32 outputs (n, outputs), for all threads."""
 
 TensorFunction: TypeAlias = "Callable[[Tensor], Tensor]"
-"""The same with tensors. Outputs are on the images' device or on the processor."""
+"""The same with tensors. Outputs are on the images' device, or on the processor."""
 
 
 class Target:
@@ -34,7 +34,7 @@ class Target:
 
     engine = ""  # its name for `effnet_zoo.engine`; empty if it is no engine
     format = ""  # its name for `effnet_zoo.export`; empty if it writes no files for users
-    suffix = ""  # of its file; empty if it has no file
+    suffix = ""  # suffix of its file; empty if it has no file
     companions: tuple[str, ...] = ()  # suffixes of files that belong to the file and lie beside it
     packages: tuple[str, ...] = ()  # modules that it needs beyond this package's own
     extra = ""  # the extra of this package that installs them
@@ -81,10 +81,7 @@ class Target:
         return self.versions()
 
     def build(self, model: "EfficientNet", interface: Interface, how: Preprocessing | None, folder: Path) -> Any:
-        """Return a model in eval mode in this target's form, from which files can be saved; the model stays as it is.
-
-        `folder` is an empty folder that exists as long as files are saved.
-        """
+        """Return what `save` saves, of a model in eval mode. `folder` is empty, and exists until the last `save`."""
         raise NotImplementedError
 
     def save(self, built: Any, path: Path, metadata: Metadata | None = None) -> None:
@@ -92,10 +89,7 @@ class Target:
         raise NotImplementedError
 
     def load(self, path: Path, device: "torch.device", threads: int) -> "TensorFunction":
-        """Return a function that computes the outputs of a file.
-
-        It runs with so many threads, on the device of the model that the file was made of if it can.
-        """
+        """Return a function that computes a file's outputs, on the device of its model if the target runs there."""
         raise NotImplementedError
 
     def build_engine(self, model: "EfficientNet", interface: Interface, path: Path) -> None:
@@ -120,7 +114,7 @@ def on_tensors(function: ArrayFunction) -> "TensorFunction":
 
 @contextmanager
 def runtime_errors(what: str, advice: str) -> Iterator[None]:
-    """Turn what a runtime raises into an `EngineError`: its kinds of errors are its own, and nobody can list them."""
+    """Turn an error of a runtime into an `EngineError`. Runtimes raise errors of many classes."""
     try:
         yield
     except EffnetZooError:
