@@ -5,9 +5,8 @@ the stem. The port is no package, so it has no reference implementation here. Ex
 ``features.9.conv.3.weight``.
 """
 
-import dataclasses
-
 from effnet_zoo.arch import families
+from effnet_zoo.arch.notation import decode_rows
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.layouts.keytable import AS_IN_TORCH, Form, KeyTable
 from effnet_zoo.layouts.layout import Layout
@@ -23,21 +22,19 @@ TABLE = KeyTable(
     forms={**AS_IN_TORCH, "squeeze": {"weight": Form(name="weight", flat=True), "bias": Form(name="bias")}},
 )
 
-EXPANSION, _, REPEATS, STRIDE, FUSED = families.V2_S[-1]
 ROWS = {
-    # The last stage of S had 272 filters at first.
-    "effnetv2_port_s_272": (*families.V2_S[:-1], (EXPANSION, 272, REPEATS, STRIDE, FUSED)),
+    "effnetv2_port_s_272": (*families.V2_S[:-1], (6, 272, 15, 2, 0)),  # S had 272 filters in the last stage at first
     "effnetv2_port_s": families.V2_S,
     "effnetv2_port_m": families.V2_M,
     "effnetv2_port_l": families.V2_L,
     "effnetv2_port_xl": families.V2_XL,
 }
-"""The stages of each network, in the columns of `effnet_zoo.arch.families`."""
-
 
 ARCHS = {
-    name: dataclasses.replace(
-        ArchSpec.from_rows(rows, stem=24, head=1792),
+    name: ArchSpec.build(
+        decode_rows(rows, stem=24),
+        stem=24,
+        head=1792,
         padding="symmetric",
         bn_eps=1e-5,
         bn_momentum=0.1,

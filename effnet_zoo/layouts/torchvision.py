@@ -22,7 +22,6 @@ TABLE = KeyTable(
     },
 )
 
-
 V2 = tuple(f"effnet_zoo_v2_{size}" for size in "sml")
 
 
