@@ -12,13 +12,11 @@ from effnet_zoo.bench.report import (
     best_engine,
     best_peer,
     by_machine,
-    by_task,
     contestant_rows,
     duration,
     machine_of,
     make_table,
     megabytes,
-    not_measured,
     profile_table,
     seconds_of,
     short,
@@ -30,6 +28,8 @@ from effnet_zoo.bench.report import (
     times_faster,
 )
 from effnet_zoo.bench.results import BASELINE, OURS, Measurement, read_results
+from effnet_zoo.errors import UnknownNameError
+from effnet_zoo.zoo import catalogue
 from tools.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def profile() -> str:
     measured = _of("profile")
     if not measured:
         return NOTHING.format("profile")
-    table = profile_table(measured)
+    table = profile_table(list(contestant_rows(sorted(measured, key=by_task))))
     machine = f"{machine_of(measured[0])}; {versions_of(measured)}"
     return f"{markdown_table(table.headings, table.rows)}\n\n{commands_of(measured)}. Measured on: {machine}."
 
@@ -103,6 +103,27 @@ def _named(row: Row, who: Who, text: Callable[[str], str]) -> str:
         return MISSING
     shown = name.removeprefix(f"{OURS} engine ").removeprefix("timm in ")
     return text(name) if isinstance(who, str) else f"{text(name)} ({shown})"
+
+
+def by_task(measurement: Measurement) -> tuple[int, str, int, int]:
+    """Return what measurements are sorted by: variant, dtype, size and batch."""
+    case = measurement.data["case"]
+    try:
+        place = list(catalogue.models()).index(catalogue.find_variant(case["variant"]).name)
+    except UnknownNameError:  # a file of results may be older than a name
+        place = len(catalogue.models())
+    return place, case["dtype"] != "float32", case["size"], case["batch"]
+
+
+def not_measured(measurements: Iterable[Measurement]) -> tuple[str, ...]:
+    """Return who was not timed, and why, each once."""
+    listed = {
+        f"{name} ({why})": None
+        for one in measurements
+        for kind in ("absent", "refused")
+        for name, why in one.data.get(kind, {}).items()
+    }
+    return (f"Not measured: {'; '.join(listed)}.",) if listed else ()
 
 
 # Many measurements, for the README.

@@ -6,15 +6,15 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from timm.data import create_dataset, create_loader
 from torch import nn
 
-from effnet_zoo.bench.forward import QUICK_ENGINES, Logits
-from effnet_zoo.bench.referee import Contestant, Pace, Prepared, hold_contest
+from effnet_zoo.bench.forward import Logits, engines
+from effnet_zoo.bench.referee import Pace, Prepared, hold_contest, with_rates
+from effnet_zoo.bench.results import Data
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.errors import EngineError, InputError
 from effnet_zoo.images.photos import CHECKPOINT, write_jpegs
@@ -56,20 +56,21 @@ def file_cases(settings: Settings) -> Cases:
 
 def time_files(
     kind: str, *, rounds: int, workers: int, builders: Mapping[str, Callable[[], Pass]] | None = None
-) -> dict[str, Any]:
+) -> Data:
     """Time whole passes over a folder, in which workers are started and ended.
 
     Args:
         kind: A key of `SETS`.
         rounds: Passes of each contestant that count.
         workers: Of timm's loader, and of `predict`.
-        builders: What builds each contestant, by name, the one first whose labels are expected; by default timm's
-            plain loop, and everyone else.
+        builders: What builds each contestant, by name, the one first whose labels are expected; by default
+            `pass_builders`.
 
     Raises:
         MissingExtraError: If the photos or the weights are not installed.
     """
     photos = SETS[kind]
+    case = {"set": kind, "width": photos.width, "height": photos.height, "files": photos.count}
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
         folder = Path(place, "photos")
         paths = write_jpegs(folder, width=photos.width, height=photos.height, count=photos.count)
@@ -78,22 +79,18 @@ def time_files(
             run = build()
             return Prepared(call=run, output=run())
 
-        outcome = hold_contest(
-            [
-                Contestant(name=name, prepare=functools.partial(prepare, build))
-                for name, build in (pass_builders(folder, paths, workers) if builders is None else builders).items()
-            ],
+        builders = pass_builders(folder, paths, workers) if builders is None else builders
+        data = hold_contest(
+            {**case, "workers": workers, "batch": BATCH},
+            {name: functools.partial(prepare, build) for name, build in builders.items()},
             _check_labels,
             rounds=rounds,
             pace=PACE,
         )
-    for result in outcome.results.values():
-        result["images_per_second"] = photos.count / result["seconds"]
-    case = {"set": kind, "width": photos.width, "height": photos.height, "files": photos.count}
-    return outcome.as_data({**case, "workers": workers, "batch": BATCH}, outcome.ratios(outcome.rivals()))
+    return with_rates(data, photos.count)
 
 
-def _check_labels(labels: Sequence[int], expected: Sequence[int]) -> dict[str, Any]:
+def _check_labels(labels: Sequence[int], expected: Sequence[int]) -> dict[str, float]:
     wrong = sum(label != wanted for label, wanted in itertools.zip_longest(labels, expected))
     if wrong:
         raise EngineError(f"another label than the first contestant's for {wrong} of {len(expected)} files: not timed")
@@ -103,30 +100,28 @@ def _check_labels(labels: Sequence[int], expected: Sequence[int]) -> dict[str, A
 def pass_builders(folder: Path, paths: Sequence[Path], workers: int) -> dict[str, Callable[[], Pass]]:
     """Return what builds each contestant's pass, by name; first timm's plain one, with which the others must agree."""
     ours = EfficientNet.from_pretrained(CHECKPOINT).eval()
-    name = find(CHECKPOINT)[0].upstream
 
-    def theirs(*, channels_last: bool) -> Pass:
-        model = timm.create_model(name)
+    def theirs(memory_format: torch.memory_format) -> Pass:
+        model = timm.create_model(find(CHECKPOINT)[0].upstream)
         model.load_state_dict(ours.state_dict())
-        if channels_last:
-            model.to(memory_format=torch.channels_last)
-        return functools.partial(timm_pass, model.eval(), ours, folder, workers, channels_last=channels_last)
+        model.eval().to(memory_format=memory_format)
+        return functools.partial(timm_pass, model, ours, folder, workers, memory_format)
 
-    def own(backend: str | None) -> Pass:
-        run = None
-        if backend is not None:
-            run = engine(ours, backend=backend, batch=BATCH, size=preprocessing_of(ours.pretrained_cfg).size)
-        return functools.partial(predict_pass, ours, paths, workers, run=run)
+    def own(backend: str) -> Pass:
+        run = engine(ours, backend, batch=BATCH, size=preprocessing_of(ours.pretrained_cfg).size) if backend else None
+        return functools.partial(predict_pass, ours, paths, workers, run)
 
     return {
-        "timm": functools.partial(theirs, channels_last=False),
-        "timm channels_last": functools.partial(theirs, channels_last=True),
-        "effnet_zoo": functools.partial(own, None),
-        **{f"effnet_zoo engine {backend}": functools.partial(own, backend) for backend in QUICK_ENGINES},
+        "timm": functools.partial(theirs, torch.preserve_format),
+        "timm channels_last": functools.partial(theirs, torch.channels_last),
+        "effnet_zoo": functools.partial(own, ""),
+        **{f"effnet_zoo engine {backend}": functools.partial(own, backend) for backend in engines(compiled=False)},
     }
 
 
-def timm_pass(model: nn.Module, ours: EfficientNet, folder: Path, workers: int, *, channels_last: bool) -> list[int]:
+def timm_pass(
+    model: nn.Module, ours: EfficientNet, folder: Path, workers: int, memory_format: torch.memory_format
+) -> list[int]:
     """Return labels in timm's way: a dataset of the folder, a loader, and a loop over its batches."""
     how = preprocessing_of(ours.pretrained_cfg)
     loader = create_loader(
@@ -143,16 +138,12 @@ def timm_pass(model: nn.Module, ours: EfficientNet, folder: Path, workers: int, 
         crop_mode=how.crop_mode,
         device=torch.device("cpu"),
     )
-    labels: list[int] = []
     with torch.inference_mode():
-        for images, _ in loader:
-            if channels_last:
-                images = images.to(memory_format=torch.channels_last)
-            labels += model(images).argmax(1).tolist()
-    return labels
+        labels = [model(images.to(memory_format=memory_format)).argmax(1).tolist() for images, _ in loader]
+    return [label for batch in labels for label in batch]
 
 
-def predict_pass(model: EfficientNet, paths: Sequence[Path], workers: int, *, run: Logits | None) -> list[int]:
+def predict_pass(model: EfficientNet, paths: Sequence[Path], workers: int, run: Logits | None) -> list[int]:
     """Return labels in this package's way.
 
     Raises:

@@ -4,6 +4,7 @@ import functools
 import platform
 import statistics
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,12 +14,13 @@ from torch.nn import functional as F
 
 from effnet_zoo import __version__
 from effnet_zoo.bench.referee import Call, clocked
+from effnet_zoo.bench.results import Data
 from effnet_zoo.bench.settings import Cases, Settings, processors
 
 Value = TypeVar("Value")
 
 DISTRIBUTIONS = (
-    *("torch", "torchvision", "timm", "efficientnet-pytorch", "geffnet"),
+    *("torchvision", "timm", "efficientnet-pytorch", "geffnet"),
     *("onnxruntime", "openvino", "safetensors", "pillow"),
 )
 """Distributions whose versions are kept with every measurement, as far as they are installed."""
@@ -37,13 +39,10 @@ REPEATS = 7
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of this package, and of the libraries that it is compared with."""
-    found = {"python": platform.python_version(), "effnet-zoo": __version__}
+    found = {"python": platform.python_version(), "effnet-zoo": __version__, "torch": torch.__version__}
     for name in DISTRIBUTIONS:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    found["torch"] = torch.__version__  # it names the build too
     return found
 
 
@@ -61,20 +60,18 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def ceiling_cases(settings: Settings) -> Cases:
-    """Yield the device."""
     yield settings.device, functools.partial(measure_ceiling, settings.device)
 
 
-def measure_ceiling(device: str) -> dict[str, Any]:
+def measure_ceiling(device: str) -> Data:
     """Return the ceiling as the data of a measurement of its own."""
     results = {
         name: {"bytes_per_second" if name == "copy" else "operations_per_second": rate}
@@ -85,11 +82,11 @@ def measure_ceiling(device: str) -> dict[str, Any]:
 
 @functools.cache
 def ceiling(device: str) -> dict[str, float]:
-    """Measure the most operations a second by dtype, and the most bytes a second that a copy reads and writes.
+    """Measure the most operations a second by dtype, and the most bytes a second that a ``copy`` reads and writes.
 
     Each rate is the best of a few matrix products, as a linear layer and as a pointwise convolution, which different
     libraries compute. Each product's time is the median of some calls. A float32 product on CUDA is one in float32,
-    not in TF32, so that a network may come out above the ceiling.
+    not in TF32: a network may come out above the ceiling.
     """
     names = ("float32", "bfloat16", *(["float16"] if device == "cuda" else []))
     rates = {name: max(_product(shape, getattr(torch, name), device) for shape in SHAPES) for name in names}
@@ -106,12 +103,9 @@ def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> fl
     weight = torch.randn(columns, inner, device=device).to(dtype)
     image = x.view(1, SIDE, rows // SIDE, inner).permute(0, 3, 1, 2)
     kernel = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    ways: list[Call] = [lambda: F.linear(x, weight), lambda: F.conv2d(image, kernel)]
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        linear, pointwise = (
-            _median(lambda: F.linear(x, weight), device),
-            _median(lambda: F.conv2d(image, kernel), device),
-        )
-    return 2 * rows * inner * columns / min(linear, pointwise)
+        return 2 * rows * inner * columns / min(_median(way, device) for way in ways)
 
 
 def _median(call: Call, device: str) -> float:

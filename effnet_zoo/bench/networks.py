@@ -9,11 +9,11 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from effnet_zoo import registry  # noqa: F401  # it registers this package's names with timm
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.bench.results import OURS
+from effnet_zoo.bench.results import BASELINE, OURS
 from effnet_zoo.bench.settings import Settings
 from effnet_zoo.errors import UnknownNameError
 from effnet_zoo.layouts import LAYOUTS
@@ -26,15 +26,7 @@ from effnet_zoo.zoo.catalogue import Model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """The task that every contestant is given.
-
-    Attributes:
-        model: The variant.
-        size: Height and width of the images in pixels.
-        batch: Images of a batch.
-        dtype: A key of `runtime.deployed.TORCH_DTYPES`.
-        device: ``cpu`` or ``cuda``.
-    """
+    """The task that every contestant is given: a variant, and a batch of square images of `size` pixels a side."""
 
     model: Model
     size: int
@@ -104,7 +96,7 @@ def arch_of(library: str, model: Model) -> ArchSpec:
     Raises:
         UnknownNameError: If the library does not have the variant.
     """
-    if library in (OURS, "timm") or (library == "geffnet" and "_v2_" not in model.name):
+    if library in (OURS, BASELINE) or (library == "geffnet" and "_v2_" not in model.name):
         return model.spec
     archs = LAYOUTS["efficientnet_pytorch" if library == "geffnet" else library].archs()
     if model.name not in archs:
@@ -112,19 +104,17 @@ def arch_of(library: str, model: Model) -> ArchSpec:
     return archs[model.name]
 
 
-def library_network(library: str, task: Task) -> nn.Module:
+def library_network(library: str, task: Task) -> Any:
     """Return a library's network on the CPU as its user builds it, with the task's weights, without dropout.
 
     Raises:
         ImportError: If the library is not installed.
         UnknownNameError: If it does not have the variant.
     """
-    name, arch = task.model.hub_name, arch_of(library, task.model)
-    state = task.state
-    model: Any
+    name, arch, state = task.model.hub_name, arch_of(library, task.model), task.state
     if library == OURS:
         model = timm.create_model(task.model.name, drop_rate=0.0, drop_path_rate=0.0)
-    elif library == "timm":
+    elif library == BASELINE:
         model = timm.create_model(task.model.upstream)
     elif library == "geffnet":
         with warnings.catch_warnings():  # it scripts its activations when it is imported
@@ -138,9 +128,8 @@ def library_network(library: str, task: Task) -> nn.Module:
         model = get_model(theirs, dropout=0.0, stochastic_depth_prob=0.0)
     else:
         module = importlib.import_module("efficientnet_lite_pytorch" if "lite" in name else library)
-        model = module.EfficientNet.from_name(
-            name.replace("_", "-"), image_size=task.size, dropout_rate=0.0, drop_connect_rate=0.0
-        )
+        rates = {"dropout_rate": 0.0, "drop_connect_rate": 0.0}
+        model = module.EfficientNet.from_name(name.replace("_", "-"), image_size=task.size, **rates)
     if library in ("torchvision", "efficientnet_pytorch"):
         state = LAYOUTS[library].table.to_theirs(state, arch)
     model.load_state_dict(state, strict=True)

@@ -1,15 +1,38 @@
-"""Fresh processes, each timed until it has printed its line or has ended. A process that fails says why."""
+"""What fresh processes take: an import, weights into a model, the first logits, and one photo by the command.
 
+Each contestant is a process of its own: nobody finds another's memory warm.
+"""
+
+import functools
+import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
+from safetensors.torch import save_file
+
+from effnet_zoo import atomic_io
+from effnet_zoo.bench.forward import engines
+from effnet_zoo.bench.networks import drawn_weights
+from effnet_zoo.bench.referee import Sample, check_equal, check_error, hold_process_contest, ratios
+from effnet_zoo.bench.results import BASELINE, OURS, Data
+from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.errors import EngineError, MissingExtraError
+from effnet_zoo.images.photos import write_jpegs
+from effnet_zoo.layouts.keytable import State
+from effnet_zoo.network.model import EfficientNet
+from effnet_zoo.runtime.engine import TOLERANCE
+from effnet_zoo.runtime.export import export
+from effnet_zoo.zoo import catalogue
+from effnet_zoo.zoo.catalogue import Model
 
 LIMIT = 900.0
 """Seconds that a process may take: a cold start that compiles takes some two minutes on two cores."""
@@ -24,23 +47,8 @@ class Answer:
     seconds: float
 
 
-def python(program: str, *arguments: str) -> list[str]:
-    """Return the command line that runs Python code with arguments in this interpreter."""
-    return [sys.executable, "-W", "ignore", "-c", program, *arguments]
-
-
-def own_bytecode(folder: str) -> dict[str, str]:
-    """Return variables with which a process keeps its bytecode in a folder: an editable install may have none."""
-    return {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
-
-
 def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LIMIT) -> Answer:
-    """Run a command in a fresh process.
-
-    Args:
-        command: The program and its arguments.
-        environment: Variables besides this process's.
-        limit: Seconds it may take.
+    """Run a command in a fresh process, with variables besides this process's, for so many seconds at most.
 
     Raises:
         MissingExtraError: If the last line of its traceback says that a package is not installed.
@@ -68,10 +76,254 @@ def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = No
         raise EngineError(f"the process had not ended after {limit:g} seconds")
     if process.returncode:
         last = written[-1] if written else f"the process ended with status {process.returncode}"
-        raise (MissingExtraError if _says_absent(last) else EngineError)(last)
+        kind = last.partition(":")[0].rpartition(".")[2]
+        absent = kind in ("ImportError", "ModuleNotFoundError", "MissingExtraError")
+        raise (MissingExtraError if absent else EngineError)(last)
     return Answer(text=text, first_line=first_line, seconds=seconds)
 
 
-def _says_absent(line: str) -> bool:
-    kind = line.partition(":")[0].rpartition(".")[2]
-    return kind in ("ImportError", "ModuleNotFoundError", "MissingExtraError")
+def python(program: str, *arguments: str) -> list[str]:
+    """Return the command line that runs Python code with arguments in this interpreter."""
+    return [sys.executable, "-W", "ignore", "-c", program, *arguments]
+
+
+def own_bytecode(folder: str) -> dict[str, str]:
+    """Return variables with which a process keeps its bytecode in a folder: an editable install may have none."""
+    return {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
+
+
+def _against_timm(data: Data) -> Data:
+    return {**data, "ratios": ratios(data, {BASELINE: BASELINE})}
+
+
+# What `import effnet_zoo` adds to `import timm`.
+
+STATEMENTS = {"timm": "import timm", "timm and effnet_zoo": "import timm, effnet_zoo"}
+
+IMPORTING = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+
+
+def import_cases(settings: Settings) -> Cases:
+    yield "timm", functools.partial(time_imports, rounds=settings.rounds)
+
+
+def time_imports(*, rounds: int) -> Data:
+    """Time the imports, with bytecode from the first round, which does not count."""
+
+    def run(statement: str) -> Sample:
+        return {"seconds": float(answer_of(python(IMPORTING.format(statement)), own_bytecode(folder)).text)}, None
+
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        calls = {name: functools.partial(run, statement) for name, statement in STATEMENTS.items()}
+        compare = functools.partial(check_equal, "another output than the first contestant's")
+        return _against_timm(hold_process_contest({}, calls, compare, rounds=rounds))
+
+
+# Weights from a local file, or from the Hub's cache, into a model.
+
+PLACES = ("file", "cache")
+
+COMMIT = "0" * 39 + "1"
+
+LOADING = """
+import json, sys, time
+who, where, name, place, size = sys.argv[1:]
+import timm, torch
+if who == "effnet_zoo":
+    import effnet_zoo
+def kilobytes(what):  # not getrusage's maximum, which a process inherits from the one that started it
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith(what))
+    except (OSError, StopIteration):
+        return None
+before = kilobytes("VmRSS")
+where = {"pretrained_cfg_overlay": {"file": place}} if where == "file" else {"cache_dir": place}
+start = time.perf_counter()
+model = timm.create_model(name, pretrained=True, **where)
+figures = {"seconds": time.perf_counter() - start}
+most = kilobytes("VmHWM")
+if most is not None and before is not None:
+    figures["peak_over_weights"] = (most - before) * 1024 / int(size)
+print(json.dumps([figures, float(model.classifier.bias.sum())]))
+"""
+
+
+def loading_cases(settings: Settings) -> Cases:
+    """Yield every variant from every place."""
+    for variant in settings.variants:
+        for place in PLACES:
+            yield f"{variant}, {place}", functools.partial(time_loading, variant, place, rounds=settings.rounds)
+
+
+def time_loading(variant: str, place: str, *, rounds: int) -> Data:
+    """Time this package and timm; a contestant that loads other weights is refused.
+
+    Time is that of `create_model` alone. The file is in the operating system's cache. timm checks no hash; from the
+    Hub's cache this package checks all of the file. Memory is the most that the process holds, less what it held
+    before; it is measured on Linux only.
+
+    Args:
+        variant: The timm name.
+        place: ``file``, a local file, or ``cache``, the Hub's cache.
+        rounds: Loads that count.
+    """
+    model = catalogue.find_variant(variant)
+    draw = torch.Generator().manual_seed(0)
+    state = {
+        # Between 0 and 1, as a negative variance would be refused.
+        key: torch.rand(tensor.shape, generator=draw) if tensor.is_floating_point() else torch.tensor(0)
+        for key, tensor in EfficientNet(model.spec, device="meta").state_dict().items()
+    }
+
+    def load(who: str, name: str) -> Sample:
+        command = python(LOADING, who, place, f"{name}.{model.default.tag}", str(source), str(size))
+        figures, weights = json.loads(answer_of(command, {"HF_HUB_OFFLINE": "1"}).text)
+        return figures, weights
+
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        path = write_checkpoint(model, state, Path(folder))
+        size = path.stat().st_size
+        source = path if place == "file" else Path(folder, "hub")
+        case = {"variant": model.name, "place": place, "bytes": size}
+        names = {BASELINE: model.upstream, OURS: model.name}
+        calls = {who: functools.partial(load, who, name) for who, name in names.items()}
+        compare = functools.partial(check_equal, "loaded other weights than the first contestant")
+        return _against_timm(hold_process_contest(case, calls, compare, rounds=rounds))
+
+
+def write_checkpoint(model: Model, state: State, folder: Path) -> Path:
+    """Write a file of weights, and beside it a Hub cache ``hub`` in which it is the model's default checkpoint."""
+    path = folder / f"{model.name}.safetensors"
+    save_file(state, path, metadata={"format": "pt"})
+    repository = folder / "hub" / f"models--{str(model.default.hub_id).replace('/', '--')}"
+    blob, snapshot = repository / "blobs" / atomic_io.sha256(path), repository / "snapshots" / COMMIT
+    for place in (blob.parent, repository / "refs", snapshot):
+        place.mkdir(parents=True)
+    os.link(path, blob)
+    (repository / "refs" / "main").write_text(COMMIT)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    return path
+
+
+# From nothing to the first logits, and one photo by the command.
+
+STARTING = """
+import json, sys, time
+start = time.perf_counter()
+name, weights, size, backend = sys.argv[1:]
+import timm, torch
+if name.startswith("effnet_zoo"):
+    import effnet_zoo
+imported = time.perf_counter() - start
+model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}).eval()
+if backend:
+    from effnet_zoo.runtime.engine import engine
+    model = engine(model, backend=backend, batch=1, size=int(size))
+images = torch.randn(1, 3, int(size), int(size), generator=torch.Generator().manual_seed(1))
+with torch.inference_mode():
+    logits = model(images)
+print(json.dumps({"imports": imported, "logits": logits[0].tolist()}), flush=True)
+"""
+
+IMPORT_TORCH = "import torch"
+"""What every program that uses torch waits for: the command is compared with it."""
+
+PHOTO = {"width": 500, "height": 375}
+
+
+def starting_cases(settings: Settings) -> Cases:
+    """Yield every variant: a process to its logits, and a photo by the command."""
+    for variant in settings.variants:
+        size, backends = settings.size_of(variant), engines(compiled=settings.compiled)
+        start = functools.partial(time_starting, variant, size=size, rounds=settings.rounds, backends=backends)
+        yield f"{variant}, {size} px", start
+        yield f"{variant}, one photo", functools.partial(time_command, variant, rounds=settings.rounds)
+
+
+def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[str]) -> Data:
+    """Time timm, this package's network as it is, and each engine, cold and warm.
+
+    A process imports, loads a file of weights, builds an engine and runs it. Cold, the engines' cache is empty; warm,
+    another process has filled it. The time is what a user waits for, the interpreter and its imports included.
+
+    Returns:
+        Data whose results have timings ``cold`` and ``warm``, and the seconds of ``imports`` in them.
+    """
+    model = catalogue.find_variant(variant)
+    theirs, ours = (f"{name}.{model.default.tag}" for name in (model.upstream, model.name))
+    who = {BASELINE: (theirs, ""), OURS: (ours, "")}
+    who |= {f"{OURS} engine {backend}": (ours, backend) for backend in backends}
+    compare = functools.partial(check_error, "logits", TOLERANCE["float32"])
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        path = Path(folder, "model.safetensors")
+        save_file(drawn_weights(model.spec), path, metadata={"format": "pt"})
+
+        def cold_and_warm(name: str, backend: str) -> Sample:
+            """Start two processes, of which the second finds the caches of the first, and return the logits of both."""
+            with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as home:
+                caches = {"EFFNET_ZOO_HOME": home, "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor", "HF_HUB_OFFLINE": "1"}
+                command = python(STARTING, name, str(path), str(size), backend)
+                cold, warm = (answer_of(command, caches) for _ in range(2))
+            found = [json.loads(one.text) for one in (cold, warm)]
+            imports = statistics.median(one["imports"] for one in found)
+            figures = {"cold": cold.first_line, "warm": warm.first_line, "imports": imports}
+            return figures, torch.tensor([one["logits"] for one in found])
+
+        calls = {name: functools.partial(cold_and_warm, *how) for name, how in who.items()}
+        data = hold_process_contest({"variant": model.name, "size": size}, calls, compare, rounds=rounds)
+    parts = {part: ratios(data, {f"timm, {part}": BASELINE}, part) for part in ("cold", "warm")}
+    return {**data, "ratios": parts["cold"] | parts["warm"]}
+
+
+def time_command(variant: str, *, rounds: int) -> Data:
+    """Time ``effnet-zoo predict photo.jpg`` with a checkpoint and with an ONNX file, beside ``import torch``.
+
+    Weights are drawn. The checkpoint is in the Hub's cache, and no network is used.
+
+    Returns:
+        Data whose results have ``seconds`` until the process has ended, and ``of_import_torch``, their ratio to those
+        of ``import torch``.
+    """
+    model = catalogue.find_variant(variant)
+    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
+        folder = Path(place)
+        write_checkpoint(model, drawn_weights(model.spec), folder)
+        (photo,) = write_jpegs(folder, **PHOTO, count=1)
+        bytecode = own_bytecode(str(folder / "bytecode"))
+        environment = {"HF_HUB_CACHE": str(folder / "hub"), "EFFNET_ZOO_HOME": place, "HF_HUB_OFFLINE": "1", **bytecode}
+
+        def classify(name: str) -> Sample:
+            arguments = ["predict", str(photo), "--model", name, "--topk", "1", "--json"]
+            answer = answer_of([*command(), *arguments], environment)
+            return {"seconds": answer.seconds}, json.loads(answer.text)[0]["classes"][0]["index"]
+
+        @functools.cache
+        def exported() -> str:
+            network = EfficientNet.from_name(model.name).eval()
+            network.load_state_dict(drawn_weights(model.spec))
+            return str(export(network, folder / "model.onnx").path)
+
+        calls: dict[str, Callable[[], Sample]] = {
+            "effnet_zoo predict": lambda: classify(model.default.name),
+            "effnet_zoo predict, ONNX": lambda: classify(exported()),
+            IMPORT_TORCH: lambda: (
+                {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH], bytecode).seconds},
+                None,
+            ),
+        }
+        compare = functools.partial(check_equal, "another class than the first contestant's")
+        data = hold_process_contest({"variant": model.name, "photo": PHOTO}, calls, compare, rounds=rounds)
+    results = data["results"]
+    for result in results.values() if IMPORT_TORCH in results else ():
+        result["of_import_torch"] = result["seconds"] / results[IMPORT_TORCH]["seconds"]
+    return data
+
+
+def command() -> list[str]:
+    """Return how the ``effnet-zoo`` command is started: the script beside this interpreter, or else the module."""
+    for name in ("effnet-zoo", "effnet-zoo.exe"):
+        script = Path(sys.executable).parent / name
+        if script.is_file():
+            return [str(script)]
+    return [sys.executable, "-c", "import _effnet_zoo_command as c; c.main()"]

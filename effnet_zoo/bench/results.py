@@ -20,6 +20,30 @@ def library_of(contestant: str) -> str:
     return contestant.split()[0]
 
 
+class Data(TypedDict, total=False):
+    """The keys that the data of every measure may have. Further keys of a measure are kept as they are.
+
+    Keys:
+        case: What was measured.
+        rounds: How many turns each contestant had.
+        results: Figures by contestant.
+        ratios: How many times faster each contestant is, by the contestant that it is compared with.
+        absent: Contestants that are not installed or do not have the variant, and why.
+        refused: Contestants that failed or computed something else, and why.
+        notes: What a reader has to know about a contestant.
+        ceiling: What the machine does at most, in operations or bytes a second.
+    """
+
+    case: dict[str, Any]
+    rounds: int
+    results: dict[str, dict[str, Any]]
+    ratios: dict[str, dict[str, float]]
+    absent: dict[str, str]
+    refused: dict[str, str]
+    notes: dict[str, str]
+    ceiling: dict[str, float]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
     """One measurement with all that a reader needs to repeat it.
@@ -50,30 +74,6 @@ class Measurement:
     def as_plain(self) -> dict[str, Any]:
         """Return the measurement as JSON values."""
         return dataclasses.asdict(self)
-
-
-class Data(TypedDict, total=False):
-    """The keys that the data of every measure may have. Further keys of a measure are kept as they are.
-
-    Keys:
-        case: What was measured.
-        rounds: How many turns each contestant had.
-        results: Figures by contestant.
-        ratios: How many times faster each contestant is, by the contestant that it is compared with.
-        absent: Contestants that are not installed, and why.
-        refused: Contestants that failed or computed something else, and why.
-        notes: What a reader has to know about a contestant.
-        ceiling: What the machine does at most, in operations or bytes a second.
-    """
-
-    case: dict[str, Any]
-    rounds: int
-    results: dict[str, dict[str, Any]]
-    ratios: dict[str, dict[str, float]]
-    absent: dict[str, str]
-    refused: dict[str, str]
-    notes: dict[str, str]
-    ceiling: dict[str, float]
 
 
 def read_results(path: Path) -> list[Measurement]:

@@ -1,44 +1,17 @@
-"""What every measure runs, and how a measurement is made of it."""
+"""What settings ask for as steps, and how a measurement is made of a step."""
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any
 
 import torch
 
 from effnet_zoo import documents
 from effnet_zoo.bench import machine
-from effnet_zoo.bench.agreement import agreement_cases
-from effnet_zoo.bench.deployment import deployment_cases
-from effnet_zoo.bench.files import file_cases
-from effnet_zoo.bench.forward import forward_cases
-from effnet_zoo.bench.imports import import_cases
-from effnet_zoo.bench.loading import loading_cases
-from effnet_zoo.bench.profile import profile_cases
-from effnet_zoo.bench.results import Measurement
-from effnet_zoo.bench.settings import Cases, Settings
-from effnet_zoo.bench.starting import starting_cases
-from effnet_zoo.bench.training import training_cases
+from effnet_zoo.bench.results import Data, Measurement
+from effnet_zoo.bench.settings import MEASURES, Settings
 from effnet_zoo.errors import EffnetZooError, EngineError, first_line
-
-CASES: dict[str, Callable[[Settings], Cases]] = {
-    "ceiling": machine.ceiling_cases,
-    "training": training_cases,
-    "files": file_cases,
-    "loading": loading_cases,
-    "starting": starting_cases,
-    "imports": import_cases,
-    "agreement": agreement_cases,
-    "deployment": deployment_cases,
-    "profile": profile_cases,
-    **{
-        measure: partial(forward_cases, measure=measure)
-        for measure in ("latency", "throughput", "batch-curve", "size-curve", "variant-curve")
-    },
-}
-"""By a key of `settings.MEASURES`, what yields its cases: each in words, and what measures it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +20,7 @@ class Step:
 
     measure: str
     subject: str
-    run: Callable[[], dict[str, Any]]
+    run: Callable[[], Data]
 
 
 def steps(settings: Settings) -> list[Step]:
@@ -55,7 +28,7 @@ def steps(settings: Settings) -> list[Step]:
     return [
         Step(measure=name, subject=subject, run=run)
         for name in settings.measures
-        for subject, run in CASES[name](settings)
+        for subject, run in pkgutil.resolve_name(f"{__package__}.{MEASURES[name].cases}")(settings)
     ]
 
 
@@ -75,8 +48,9 @@ def make_measurement(step: Step, settings: Settings) -> Measurement:
         raise EngineError(f"{type(error).__name__}: {first_line(error)}") from error
     documents.check_finite(data, "data", EngineError)
     if not data["results"]:
-        why = [f"{who}: {reason}" for key in ("refused", "absent") for who, reason in data.get(key, {}).items()]
-        raise EngineError(f"nobody could be measured: {'; '.join(why)}")
+        left_out = {**data.get("refused", {}), **data.get("absent", {})}
+        why = "; ".join(f"{who}: {reason}" for who, reason in left_out.items())
+        raise EngineError(f"nobody could be measured: {why}")
     return Measurement(
         measure=step.measure,
         subject=step.subject,
@@ -84,5 +58,5 @@ def make_measurement(step: Step, settings: Settings) -> Measurement:
         date=datetime.now(UTC).date().isoformat(),
         machine=machine.describe(settings.device),
         versions=machine.versions(),
-        data=data,
+        data=dict(data),
     )

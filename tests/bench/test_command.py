@@ -6,13 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from effnet_zoo.bench import files, forward, report, suite, training
-from effnet_zoo.bench.results import Measurement, merge_results, read_results
+from effnet_zoo.bench.results import Data, Measurement, merge_results, read_results
 from effnet_zoo.bench.settings import MEASURES, Settings
 from effnet_zoo.bench.suite import Step
 from effnet_zoo.errors import MissingExtraError
@@ -39,7 +38,7 @@ def test_the_command_prints_a_table_and_keeps_the_measurements(
 def test_what_was_measured_before_an_interruption_stays(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted() -> dict[str, Any]:
+    def interrupted() -> Data:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data), ("b", interrupted), ("c", imports_data)))
@@ -52,7 +51,7 @@ def test_what_was_measured_before_an_interruption_stays(
 def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> dict[str, Any]:
+    def missing() -> Data:
         raise MissingExtraError("pip install it")
 
     monkeypatch.setattr(suite, "steps", steps_of(("a", missing), ("b", imports_data)))
@@ -65,13 +64,13 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(
 def test_whatever_a_measurement_raises_the_rest_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> dict[str, Any]:
+    def broken() -> Data:
         raise OSError("no hard links here")
 
-    def not_a_number() -> dict[str, Any]:
+    def not_a_number() -> Data:
         return {"case": {}, "results": {"timm": {"error": float("nan")}}}
 
-    def nobody() -> dict[str, Any]:
+    def nobody() -> Data:
         return {"case": {}, "results": {}, "refused": {"timm": "died"}}
 
     steps = steps_of(("a", broken), ("b", not_a_number), ("c", nobody), ("d", imports_data))
@@ -92,7 +91,7 @@ def test_engines_of_the_benchmark_leave_the_cache_alone(
 ) -> None:
     seen: list[str] = []
 
-    def look() -> dict[str, Any]:
+    def look() -> Data:
         seen.append(os.environ["EFFNET_ZOO_HOME"])
         assert Path(seen[-1]).is_dir()
         return imports_data()
@@ -180,9 +179,10 @@ print("heavy:", sorted({{"torch", "timm", "numpy", "matplotlib"}} & sys.modules.
 
 @pytest.mark.slow
 def test_every_measure_runs_for_real(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "CURVE_BATCHES", (3,))
-    monkeypatch.setattr(forward, "CURVE_SIZES", (32,))
-    monkeypatch.setattr(forward, "CURVE_VARIANTS", ("effnet_zoo_lite0",))
+    monkeypatch.setattr(forward, "BATCH_CURVE", dataclasses.replace(forward.BATCH_CURVE, batches=(3,)))
+    monkeypatch.setattr(forward, "SIZE_CURVE", dataclasses.replace(forward.SIZE_CURVE, sizes=(32,)))
+    curve = dataclasses.replace(forward.VARIANT_CURVE, variants=("effnet_zoo_lite0",))
+    monkeypatch.setattr(forward, "VARIANT_CURVE", curve)
     monkeypatch.setattr(training, "BATCH", 2)
     monkeypatch.setattr(files, "SETS", {"web": dataclasses.replace(files.SETS["web"], count=4)})
     out = tmp_path / "results.json"

@@ -11,9 +11,9 @@ import torch
 from effnet_zoo.bench import forward, suite
 from effnet_zoo.bench.forward import forward_contestants
 from effnet_zoo.bench.networks import Task
-from effnet_zoo.bench.plot import STYLES
+from effnet_zoo.bench.report import CURVE_STYLES
 from effnet_zoo.bench.results import merge_results, read_results
-from effnet_zoo.bench.settings import DEVICES, MEASURES, QUICK, Settings, all_measures, processors
+from effnet_zoo.bench.settings import DTYPES, MEASURES, QUICK, Settings, all_measures, processors
 from effnet_zoo.bench.suite import Step
 from effnet_zoo.errors import ArgumentError, InputError, UnknownNameError
 from effnet_zoo.zoo import catalogue
@@ -81,7 +81,7 @@ def test_every_measure_has_steps_with_names_of_their_own() -> None:
     steps = suite.steps(settings)
     keys = [(step.measure, step.subject) for step in steps]
     assert len(set(keys)) == len(keys)
-    assert {measure for measure, _ in keys} == set(MEASURES) == set(suite.CASES)
+    assert {measure for measure, _ in keys} == set(MEASURES)
     assert ("starting", "effnet_zoo_b0, one photo") in keys
     assert ("latency", "effnet_zoo_v2_s, 384 px, batch 1, float32, cpu") in keys
     assert [subject for measure, subject in keys if measure == "throughput"] == [
@@ -97,10 +97,11 @@ def test_every_measure_has_steps_with_names_of_their_own() -> None:
 
 def test_the_curves_contestants_are_real() -> None:
     model = catalogue.find_variant("effnet_zoo_b0")
-    tasks = [Task(model=model, size=64, batch=1, device=device) for device in DEVICES]
-    known = {one.name for task in tasks for one in forward_contestants(task)}
-    assert set(forward.CURVE_CONTESTANTS) <= known
-    assert set(forward.CURVE_CONTESTANTS) == set(STYLES)
+    tasks = [Task(model=model, size=64, batch=1, device=device) for device in DTYPES]
+    known = {name for task in tasks for name in forward_contestants(task)}
+    assert set(CURVE_STYLES) <= known
+    for curve in (forward.BATCH_CURVE, forward.SIZE_CURVE, forward.VARIANT_CURVE):
+        assert set(curve.contestants) == set(CURVE_STYLES)
 
 
 @pytest.mark.parametrize(
