@@ -1,28 +1,24 @@
 """What the docs show of ``benchmarks/results.json``: tables, each with the command that measured it and the date."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from effnet_zoo.bench.report import (
     MISSING,
-    Columns,
-    Row,
     Table,
     agreement,
     best_engine,
     best_peer,
     by_machine,
-    contestant_rows,
     duration,
     machine_of,
-    make_table,
     megabytes,
-    profile_table,
     seconds_of,
     short,
     span,
     spread,
-    task_of,
     three_digits,
     times,
     times_faster,
@@ -35,6 +31,44 @@ from tools.markdown import markdown_table
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
 NOTHING = "Nothing has been measured yet: `effnet-zoo bench --measure {} --out benchmarks/results.json`."
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table: a measurement, and one of its contestants where each has a row."""
+
+    measurement: Measurement
+    name: str = ""
+
+    @property
+    def case(self) -> dict[str, Any]:
+        """Return what was measured."""
+        return dict(self.measurement.data["case"])
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Return the contestant's figures."""
+        return dict(self.measurement.data["results"][self.name])
+
+
+Columns = Sequence[tuple[str, Callable[[Row], str]]]
+"""Headings, each with what writes the text of a row below it."""
+
+
+def make_table(columns: Columns, rows: Iterable[Row], *below: str) -> Table:
+    headings = tuple(heading for heading, _ in columns)
+    return Table(headings=headings, rows=tuple(tuple(text(row) for _, text in columns) for row in rows), below=below)
+
+
+def contestant_rows(measurements: Iterable[Measurement]) -> Iterator[Row]:
+    return (Row(one, name) for one in measurements for name in one.data["results"])
+
+
+def task_of(row: Row) -> str:
+    """Return the task in a few words: ``B0, 224 px, batch 8, bfloat16``."""
+    case = row.case
+    words = [short(case["variant"]), f"{case['size']} px", f"batch {case['batch']}"]
+    return ", ".join([*words, *([case["dtype"]] if case["dtype"] != "float32" else [])])
 
 
 def performance() -> str:
@@ -61,6 +95,18 @@ def profile() -> str:
     table = profile_table(list(contestant_rows(sorted(measured, key=by_task))))
     machine = f"{machine_of(measured[0])}; {versions_of(measured)}"
     return f"{markdown_table(table.headings, table.rows)}\n\n{commands_of(measured)}. Measured on: {machine}."
+
+
+def profile_table(rows: Sequence[Row]) -> Table:
+    """Return where the time goes: a row a kind of operation, a column a task and contestant, in milliseconds."""
+    columns = [row.result["kinds"] for row in rows]
+    kinds = dict.fromkeys(kind for column in columns for kind in column)
+    by_kind = [(kind, [column.get(kind, 0.0) for column in columns]) for kind in kinds]
+    by_kind.append(("all", [sum(column.values()) for column in columns]))
+    return Table(
+        headings=("ms a batch", *(f"{task_of(row)}: {row.name}" for row in rows)),
+        rows=tuple((kind, *(three_digits(value * 1e3) for value in seconds)) for kind, seconds in by_kind),
+    )
 
 
 def _of(measure: str) -> list[Measurement]:

@@ -38,28 +38,21 @@ Logits = Callable[[Tensor], Tensor]
 Build = Callable[[Task], Logits]
 """From a task to what computes its logits."""
 
-TOLERANCE_TF32 = 0.05
-"""On CUDA, where PyTorch's convolutions take float32 as TF32 by default, which has float16's mantissa."""
+Way = Callable[[EfficientNet, str], Logits]
+"""From this package's network and a dtype to a faster function."""
 
-COMPARED = 2
-"""Images whose logits are compared: in inference they do not depend on the others of the batch."""
+TOLERANCE_TF32 = 0.05  # on CUDA, where PyTorch's convolutions take float32 as TF32 by default: float16's mantissa
+COMPARED = 2  # images whose logits are compared: in inference they do not depend on the others of the batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A measure of the forward pass: its tasks are all combinations. What is empty is as the settings say.
-
-    Attributes:
-        variants: timm names.
-        batches: Images of a batch.
-        sizes: Sides of the images in pixels.
-        contestants: Names of those who take part; everyone if empty.
-    """
+    """A measure of the forward pass: its tasks are all combinations. What is empty is as the settings say."""
 
     variants: Sequence[str] = ()
     batches: Sequence[int] = (1,)
-    sizes: Sequence[int] = ()
-    contestants: Collection[str] = ()
+    sizes: Sequence[int] = ()  # sides of the images in pixels
+    contestants: Collection[str] = ()  # the names of those who take part; everyone if empty
 
     def cases(self, settings: Settings) -> Cases:
         """Yield the tasks. Without batches of its own, batch 1 is left out where `latency` measures it too."""
@@ -84,11 +77,7 @@ VARIANT_CURVE = Sweep(
 
 
 def time_forward(task: Task, contestants: Contestants, *, rounds: int) -> Data:
-    """Time a batch of every contestant.
-
-    Returns:
-        Data with the ``ceiling``. A result's ``of_ceiling`` counts two operations for each multiplication of the spec.
-    """
+    """Time a batch of every contestant. ``of_ceiling`` counts two operations for each multiplication of the spec."""
     data = compare_forward(task, contestants, rounds=rounds, sample=lambda call: referee.clocked(call, task.device))
     data = referee.with_rates(data, task.batch)
     limit, macs = ceiling(task.device), task.model.spec.macs(size=task.size)
@@ -188,8 +177,8 @@ def engines(*, compiled: bool) -> list[str]:
     return [name for name, target in ENGINES.items() if compiled or not target.slow_to_build]
 
 
-def own_ways(*, compiled: bool) -> dict[str, Callable[[EfficientNet, str], Logits]]:
-    """Return what makes a faster function of this package's network and a dtype, by the contestant's name."""
+def own_ways(*, compiled: bool) -> dict[str, Way]:
+    """Return this package's ways to run a network faster, by the contestant's name."""
     by_engine = {f"effnet_zoo engine {name}": functools.partial(_engine, name) for name in engines(compiled=compiled)}
     return {"effnet_zoo optimized": _optimized, **by_engine}
 
@@ -203,7 +192,7 @@ def _engine(backend: str, model: EfficientNet, dtype: str) -> Logits:
     return engine(model, backend, dtype)
 
 
-def _own(way: Callable[[EfficientNet, str], Logits], task: Task) -> Logits:
+def _own(way: Way, task: Task) -> Logits:
     return way(library_network(OURS, task).eval().to(task.device), task.dtype)
 
 
@@ -292,8 +281,7 @@ def _openvino(dtype: str, path: Path) -> Logits:
 
 # Where the time goes.
 
-PROFILED = ("timm", "timm channels_last", "effnet_zoo", "effnet_zoo optimized")
-"""Contestants whose operations torch's profiler sees."""
+PROFILED = ("timm", "timm channels_last", "effnet_zoo", "effnet_zoo optimized")  # torch's profiler sees into them
 
 KINDS: dict[str, tuple[str, ...]] = {
     "convolution": ("convolution", "conv2d"),
@@ -311,8 +299,7 @@ KINDS: dict[str, tuple[str, ...]] = {
 The others are allocation, views, and PyTorch's own overhead.
 """
 
-PASSES = 20
-"""Forward passes that are profiled, after one that is not."""
+PASSES = 20  # that are profiled, after one that is not
 
 
 def profile_cases(settings: Settings) -> Cases:
@@ -324,11 +311,7 @@ def profile_cases(settings: Settings) -> Cases:
 
 
 def profile_forward(task: Task, contestants: Contestants) -> Data:
-    """Measure by torch's profiler, which itself takes some time.
-
-    Returns:
-        Data whose results have ``kinds``: seconds of a pass by kind of operation.
-    """
+    """Measure ``kinds``: seconds of a pass by kind of operation. The profiler itself takes some time."""
     data = compare_forward(task, contestants, rounds=1, pace=referee.ONE_CALL, sample=_seconds_by_kind)
     kinds = {name: {"kinds": {kind: result[kind] for kind in KINDS}} for name, result in data["results"].items()}
     return {**data, "results": kinds}

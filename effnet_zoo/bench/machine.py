@@ -1,10 +1,13 @@
-"""What a measurement ran on, and what that machine can do at most."""
+"""Making a measurement, what it ran on, and what that machine can do at most."""
 
 import functools
+import pkgutil
 import platform
 import statistics
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,10 +15,11 @@ from typing import Any, TypeVar
 import torch
 from torch.nn import functional as F
 
-from effnet_zoo import __version__
+from effnet_zoo import __version__, documents
 from effnet_zoo.bench.referee import Call, clocked
-from effnet_zoo.bench.results import Data
-from effnet_zoo.bench.settings import Cases, Settings, processors
+from effnet_zoo.bench.results import Data, Measurement
+from effnet_zoo.bench.settings import MEASURES, Cases, Settings, processors
+from effnet_zoo.errors import EffnetZooError, EngineError, first_line
 
 Value = TypeVar("Value")
 
@@ -25,16 +29,53 @@ DISTRIBUTIONS = (
 )
 """Distributions whose versions are kept with every measurement, as far as they are installed."""
 
-SHAPES = ((2048, 1024, 2048), (1024, 1024, 1024), (4096, 512, 512))
-"""Matrix products that are tried for the ceiling: (rows, inner, columns)."""
 
-SIDE = 32
-"""Height of the image whose pixels are a product's rows."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A measurement that is still to be made."""
 
-COPIED = 256 << 20
-"""Bytes that are copied to measure the bandwidth: more than any cache holds."""
+    measure: str
+    subject: str
+    run: Callable[[], Data]
 
-REPEATS = 7
+
+def steps(settings: Settings) -> list[Step]:
+    """Return every measurement that settings ask for, in order."""
+    return [
+        Step(measure=name, subject=subject, run=run)
+        for name in settings.measures
+        for subject, run in pkgutil.resolve_name(f"{__package__}.{MEASURES[name].cases}")(settings)
+    ]
+
+
+def make_measurement(step: Step, settings: Settings) -> Measurement:
+    """Make a measurement.
+
+    Raises:
+        EngineError: If it fails, whatever was raised, as a measurement must not end the others; if a figure is not
+            finite; or if nobody could be measured.
+    """
+    torch.compiler.reset()  # of one forward, which all variants share, it compiles only so many versions
+    try:
+        data = step.run()
+    except EffnetZooError:
+        raise
+    except Exception as error:  # whatever a library raises
+        raise EngineError(f"{type(error).__name__}: {first_line(error)}") from error
+    documents.check_finite(data, "data", EngineError)
+    if not data["results"]:
+        left_out = {**data.get("refused", {}), **data.get("absent", {})}
+        why = "; ".join(f"{who}: {reason}" for who, reason in left_out.items())
+        raise EngineError(f"nobody could be measured: {why}")
+    return Measurement(
+        measure=step.measure,
+        subject=step.subject,
+        command=settings.command,
+        date=datetime.now(UTC).date().isoformat(),
+        machine=describe(settings.device),
+        versions=versions(),
+        data=dict(data),
+    )
 
 
 def versions() -> dict[str, str]:
@@ -48,8 +89,13 @@ def versions() -> dict[str, str]:
 
 def describe(device: str) -> dict[str, Any]:
     """Return the processor, how many may be used, threads, instruction set, and the GPU if that is measured."""
+    processor = platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
     facts: dict[str, Any] = {
-        "processor": _processor(),
+        "processor": processor,
         "processors": processors(),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
@@ -59,12 +105,24 @@ def describe(device: str) -> dict[str, Any]:
     return facts | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
-def _processor() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def with_peak_memory(call: Callable[[], Value], device: str) -> tuple[Value, dict[str, int]]:
+    """Return a call's result and, on CUDA, the ``peak_bytes`` that it took on the GPU at most."""
+    if device != "cuda":
+        return call(), {}
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    result = call()
+    torch.cuda.synchronize()
+    return result, {"peak_bytes": torch.cuda.max_memory_allocated() - before}
+
+
+# What it can do at most.
+
+SHAPES = ((2048, 1024, 2048), (1024, 1024, 1024), (4096, 512, 512))  # matrix products: rows, inner, columns
+SIDE = 32  # height of the image whose pixels are a product's rows
+COPIED = 256 << 20  # bytes that are copied to measure the bandwidth: more than any cache holds
+REPEATS = 7
 
 
 def ceiling_cases(settings: Settings) -> Cases:
@@ -111,15 +169,3 @@ def _product(shape: tuple[int, int, int], dtype: torch.dtype, device: str) -> fl
 def _median(call: Call, device: str) -> float:
     call()
     return statistics.median(clocked(call, device)[0]["seconds"] for _ in range(REPEATS))
-
-
-def with_peak_memory(call: Callable[[], Value], device: str) -> tuple[Value, dict[str, int]]:
-    """Return a call's result and, on CUDA, the ``peak_bytes`` that it took on the GPU at most."""
-    if device != "cuda":
-        return call(), {}
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    result = call()
-    torch.cuda.synchronize()
-    return result, {"peak_bytes": torch.cuda.max_memory_allocated() - before}

@@ -34,15 +34,9 @@ CURVES = {
 """By measure, the key of the case that changes, and what it is in words."""
 
 DPI = 120
-
-SHORT_AXIS = 20
-"""The ratio of its ends up to which a logarithmic axis has more numbers."""
-
-ONE_COLUMN = 5
-"""Measurements that are drawn below each other; more are drawn in two columns."""
-
-NAMES_WIDTH = 0.6
-"""Room for the names beside the bars, as a share of the bars' room."""
+SHORT_AXIS = 20  # the ratio of its ends up to which a logarithmic axis has more numbers
+ONE_COLUMN = 5  # measurements that are drawn below each other; more are drawn in two columns
+NAMES_WIDTH = 0.6  # room for the names beside the bars, as a share of the bars' room
 
 
 def save_pictures(measurements: Sequence[Measurement], folder: Path) -> list[Path]:
@@ -83,8 +77,7 @@ LABEL_OFFSETS = (
 )
 """Where the label of a mark may be, in points from it, the best place first."""
 
-LINE_PLACES = 40
-"""Places on a line between two marks that a label should not cover."""
+LINE_PLACES = 40  # places on a line between two marks that a label should not cover
 
 
 def accuracy_figure(measurements: Sequence[Measurement]) -> Figure | None:

@@ -48,7 +48,7 @@ class Answer:
 
 
 def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LIMIT) -> Answer:
-    """Run a command in a fresh process, with variables besides this process's, for so many seconds at most.
+    """Run a command in a fresh process, with variables besides this process's, for `limit` seconds at most.
 
     Raises:
         MissingExtraError: If the last line of its traceback says that a package is not installed.
@@ -92,6 +92,41 @@ def own_bytecode(folder: str) -> dict[str, str]:
     return {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
 
 
+CHILD = """
+import json, sys, time
+start = time.perf_counter()
+name, where, place, size, backend = sys.argv[1:]
+import timm, torch
+if name.startswith("effnet_zoo"):
+    import effnet_zoo
+imported = time.perf_counter()
+def kilobytes(what):  # not getrusage's maximum, which a process inherits from the one that started it
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith(what))
+    except (OSError, StopIteration):
+        return None
+before = kilobytes("VmRSS")
+source = {"pretrained_cfg_overlay": {"file": place}} if where == "file" else {"cache_dir": place}
+begin = time.perf_counter()
+model = timm.create_model(name, pretrained=True, **source)
+answer = {"imports": imported - start, "loading": time.perf_counter() - begin}
+most = kilobytes("VmHWM")
+if most is not None and before is not None:
+    answer["kilobytes"] = most - before
+if int(size):
+    run = model.eval()
+    if backend:
+        from effnet_zoo.runtime.engine import engine
+        run = engine(model, backend=backend, batch=1, size=int(size))
+    images = torch.randn(1, 3, int(size), int(size), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        answer["logits"] = run(images)[0].tolist()
+print(json.dumps({**answer, "weights": float(model.classifier.bias.sum())}), flush=True)
+"""
+"""Import, load weights and, with a size, run an image: the name, where the weights are, the size, and the engine."""
+
+
 def _against_timm(data: Data) -> Data:
     return {**data, "ratios": ratios(data, {BASELINE: BASELINE})}
 
@@ -123,50 +158,18 @@ def time_imports(*, rounds: int) -> Data:
 
 PLACES = ("file", "cache")
 
-COMMIT = "0" * 39 + "1"
-
-LOADING = """
-import json, sys, time
-who, where, name, place, size = sys.argv[1:]
-import timm, torch
-if who == "effnet_zoo":
-    import effnet_zoo
-def kilobytes(what):  # not getrusage's maximum, which a process inherits from the one that started it
-    try:
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith(what))
-    except (OSError, StopIteration):
-        return None
-before = kilobytes("VmRSS")
-where = {"pretrained_cfg_overlay": {"file": place}} if where == "file" else {"cache_dir": place}
-start = time.perf_counter()
-model = timm.create_model(name, pretrained=True, **where)
-figures = {"seconds": time.perf_counter() - start}
-most = kilobytes("VmHWM")
-if most is not None and before is not None:
-    figures["peak_over_weights"] = (most - before) * 1024 / int(size)
-print(json.dumps([figures, float(model.classifier.bias.sum())]))
-"""
-
 
 def loading_cases(settings: Settings) -> Cases:
-    """Yield every variant from every place."""
     for variant in settings.variants:
         for place in PLACES:
             yield f"{variant}, {place}", functools.partial(time_loading, variant, place, rounds=settings.rounds)
 
 
 def time_loading(variant: str, place: str, *, rounds: int) -> Data:
-    """Time this package and timm; a contestant that loads other weights is refused.
+    """Time `create_model` alone, from one of `PLACES`; a contestant that loads other weights is refused.
 
-    Time is that of `create_model` alone. The file is in the operating system's cache. timm checks no hash; from the
-    Hub's cache this package checks all of the file. Memory is the most that the process holds, less what it held
-    before; it is measured on Linux only.
-
-    Args:
-        variant: The timm name.
-        place: ``file``, a local file, or ``cache``, the Hub's cache.
-        rounds: Loads that count.
+    The file is in the operating system's cache. timm checks no hash; from the Hub's cache this package checks all of
+    the file. Memory is the most that the process holds, less what it held before; it is measured on Linux only.
     """
     model = catalogue.find_variant(variant)
     draw = torch.Generator().manual_seed(0)
@@ -176,55 +179,37 @@ def time_loading(variant: str, place: str, *, rounds: int) -> Data:
         for key, tensor in EfficientNet(model.spec, device="meta").state_dict().items()
     }
 
-    def load(who: str, name: str) -> Sample:
-        command = python(LOADING, who, place, f"{name}.{model.default.tag}", str(source), str(size))
-        figures, weights = json.loads(answer_of(command, {"HF_HUB_OFFLINE": "1"}).text)
-        return figures, weights
+    def load(name: str) -> Sample:
+        command = python(CHILD, f"{name}.{model.default.tag}", place, str(source), "0", "")
+        found = json.loads(answer_of(command, {"HF_HUB_OFFLINE": "1"}).text)
+        memory = {"peak_over_weights": found["kilobytes"] * 1024 / size} if "kilobytes" in found else {}
+        return {"seconds": found["loading"], **memory}, found["weights"]
 
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
         path = write_checkpoint(model, state, Path(folder))
         size = path.stat().st_size
         source = path if place == "file" else Path(folder, "hub")
         case = {"variant": model.name, "place": place, "bytes": size}
-        names = {BASELINE: model.upstream, OURS: model.name}
-        calls = {who: functools.partial(load, who, name) for who, name in names.items()}
+        calls = {BASELINE: lambda: load(model.upstream), OURS: lambda: load(model.name)}
         compare = functools.partial(check_equal, "loaded other weights than the first contestant")
         return _against_timm(hold_process_contest(case, calls, compare, rounds=rounds))
 
 
 def write_checkpoint(model: Model, state: State, folder: Path) -> Path:
     """Write a file of weights, and beside it a Hub cache ``hub`` in which it is the model's default checkpoint."""
-    path = folder / f"{model.name}.safetensors"
+    path, commit = folder / f"{model.name}.safetensors", f"{1:040}"
     save_file(state, path, metadata={"format": "pt"})
     repository = folder / "hub" / f"models--{str(model.default.hub_id).replace('/', '--')}"
-    blob, snapshot = repository / "blobs" / atomic_io.sha256(path), repository / "snapshots" / COMMIT
+    blob, snapshot = repository / "blobs" / atomic_io.sha256(path), repository / "snapshots" / commit
     for place in (blob.parent, repository / "refs", snapshot):
         place.mkdir(parents=True)
     os.link(path, blob)
-    (repository / "refs" / "main").write_text(COMMIT)
+    (repository / "refs" / "main").write_text(commit)
     (snapshot / "model.safetensors").symlink_to(blob)
     return path
 
 
 # From nothing to the first logits, and one photo by the command.
-
-STARTING = """
-import json, sys, time
-start = time.perf_counter()
-name, weights, size, backend = sys.argv[1:]
-import timm, torch
-if name.startswith("effnet_zoo"):
-    import effnet_zoo
-imported = time.perf_counter() - start
-model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": weights}).eval()
-if backend:
-    from effnet_zoo.runtime.engine import engine
-    model = engine(model, backend=backend, batch=1, size=int(size))
-images = torch.randn(1, 3, int(size), int(size), generator=torch.Generator().manual_seed(1))
-with torch.inference_mode():
-    logits = model(images)
-print(json.dumps({"imports": imported, "logits": logits[0].tolist()}), flush=True)
-"""
 
 IMPORT_TORCH = "import torch"
 """What every program that uses torch waits for: the command is compared with it."""
@@ -233,7 +218,6 @@ PHOTO = {"width": 500, "height": 375}
 
 
 def starting_cases(settings: Settings) -> Cases:
-    """Yield every variant: a process to its logits, and a photo by the command."""
     for variant in settings.variants:
         size, backends = settings.size_of(variant), engines(compiled=settings.compiled)
         start = functools.partial(time_starting, variant, size=size, rounds=settings.rounds, backends=backends)
@@ -247,8 +231,7 @@ def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[st
     A process imports, loads a file of weights, builds an engine and runs it. Cold, the engines' cache is empty; warm,
     another process has filled it. The time is what a user waits for, the interpreter and its imports included.
 
-    Returns:
-        Data whose results have timings ``cold`` and ``warm``, and the seconds of ``imports`` in them.
+    Results have timings ``cold`` and ``warm``, and the seconds of ``imports`` in them.
     """
     model = catalogue.find_variant(variant)
     theirs, ours = (f"{name}.{model.default.tag}" for name in (model.upstream, model.name))
@@ -256,14 +239,13 @@ def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[st
     who |= {f"{OURS} engine {backend}": (ours, backend) for backend in backends}
     compare = functools.partial(check_error, "logits", TOLERANCE["float32"])
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
-        path = Path(folder, "model.safetensors")
-        save_file(drawn_weights(model.spec), path, metadata={"format": "pt"})
+        path = write_checkpoint(model, drawn_weights(model.spec), Path(folder))
 
         def cold_and_warm(name: str, backend: str) -> Sample:
             """Start two processes, of which the second finds the caches of the first, and return the logits of both."""
             with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as home:
                 caches = {"EFFNET_ZOO_HOME": home, "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor", "HF_HUB_OFFLINE": "1"}
-                command = python(STARTING, name, str(path), str(size), backend)
+                command = python(CHILD, name, "file", str(path), str(size), backend)
                 cold, warm = (answer_of(command, caches) for _ in range(2))
             found = [json.loads(one.text) for one in (cold, warm)]
             imports = statistics.median(one["imports"] for one in found)
@@ -279,11 +261,8 @@ def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[st
 def time_command(variant: str, *, rounds: int) -> Data:
     """Time ``effnet-zoo predict photo.jpg`` with a checkpoint and with an ONNX file, beside ``import torch``.
 
-    Weights are drawn. The checkpoint is in the Hub's cache, and no network is used.
-
-    Returns:
-        Data whose results have ``seconds`` until the process has ended, and ``of_import_torch``, their ratio to those
-        of ``import torch``.
+    Weights are drawn. The checkpoint is in the Hub's cache, and no network is used. Results have ``seconds`` until the
+    process has ended, and ``of_import_torch``, their ratio to those of ``import torch``.
     """
     model = catalogue.find_variant(variant)
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
@@ -304,13 +283,13 @@ def time_command(variant: str, *, rounds: int) -> Data:
             network.load_state_dict(drawn_weights(model.spec))
             return str(export(network, folder / "model.onnx").path)
 
+        def import_torch() -> Sample:
+            return {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH], bytecode).seconds}, None
+
         calls: dict[str, Callable[[], Sample]] = {
             "effnet_zoo predict": lambda: classify(model.default.name),
             "effnet_zoo predict, ONNX": lambda: classify(exported()),
-            IMPORT_TORCH: lambda: (
-                {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH], bytecode).seconds},
-                None,
-            ),
+            IMPORT_TORCH: import_torch,
         }
         compare = functools.partial(check_equal, "another class than the first contestant's")
         data = hold_process_contest({"variant": model.name, "photo": PHOTO}, calls, compare, rounds=rounds)

@@ -33,19 +33,12 @@ Compare = Callable[[Any, Any], Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A contestant that is ready to be timed.
+    """A contestant that is ready to be timed."""
 
-    Attributes:
-        call: What is timed.
-        output: What is compared; None if there is nothing to compare.
-        figures: Further figures, which are reported beside the times.
-        note: What a reader of its figures has to know.
-    """
-
-    call: Call
-    output: Any = None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    note: str = ""
+    call: Call  # what is timed
+    output: Any = None  # what is compared; None if there is nothing to compare
+    figures: Mapping[str, Any] = field(default_factory=dict)  # reported beside the times
+    note: str = ""  # what a reader of its figures has to know
 
 
 Contestants = Mapping[str, Callable[[], Prepared]]
@@ -57,19 +50,12 @@ An ImportError or an UnknownNameError says that the contestant is absent, any ot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """The work of a contestant in its turn.
+    """The work of a contestant in its turn."""
 
-    Attributes:
-        rest: Seconds before it: threads of ONNX Runtime and OpenVINO spin for a while after a call.
-        warm: Whether the first call does not count.
-        calls: Calls that count, one at least.
-        longest: Seconds after which no further call begins.
-    """
-
-    rest: float = 0.05
-    warm: bool = True
-    calls: int = 3
-    longest: float = 2.0
+    rest: float = 0.05  # seconds before it: threads of ONNX Runtime and OpenVINO spin for a while after a call
+    warm: bool = True  # whether the first call does not count
+    calls: int = 3  # calls that count, one at least
+    longest: float = 2.0  # seconds after which no further call begins
 
 
 IN_PROCESS, ONE_CALL = Pace(), Pace(warm=False, calls=1)
@@ -99,20 +85,11 @@ def hold_contest(
     pace: Pace = IN_PROCESS,
     sample: Callable[[Call], Sample] = clocked,
 ) -> Data:
-    """Prepare contestants, compare their outputs, and time those that compute what they should.
+    """Prepare contestants, compare their outputs, time those that compute what they should, and return all but ratios.
 
-    Args:
-        case: What is measured.
-        contestants: Everyone who may take part. What one of them raises does not stop the others.
-        compare: What compares outputs.
-        rounds: How many turns each has, in an order that is drawn anew for each round, with a fixed seed; 0 to compare
-            only.
-        reference: From a contestant's name to the output that is expected; by default the first output there is.
-        pace: What a turn is.
-        sample: What makes and measures one call.
-
-    Returns:
-        The data of a measurement, without ratios.
+    What one contestant raises does not stop the others. The reference gives the output that is expected of a name; by
+    default it is the first output. The order is drawn anew for each round, with a fixed seed. Without rounds, outputs
+    are compared only.
     """
     data = Data(case=dict(case), rounds=rounds, results={}, absent={}, refused={}, notes={})
     ready: dict[str, tuple[Prepared, Any]] = {}
@@ -169,9 +146,9 @@ def _turn(call: Call, pace: Pace, sample: Callable[[Call], Sample]) -> Iterator[
 def hold_process_contest(
     case: Mapping[str, Any], calls: Mapping[str, Callable[[], Sample]], compare: Compare, *, rounds: int
 ) -> Data:
-    """Hold a contest of fresh processes: each call starts some, and measures itself.
+    """Hold a contest of calls that start processes and measure themselves. All outputs are compared.
 
-    The first call of each fills the operating system's cache, and only its output counts. All outputs are compared.
+    The first call of each fills the operating system's cache, and only its output counts.
     """
 
     def prepare(call: Callable[[], Sample]) -> Prepared:
@@ -196,11 +173,7 @@ def summary(samples: Sequence[Mapping[str, float]]) -> dict[str, Any]:
 
 
 def check_error(what: str, tolerance: float, output: Tensor, expected: Tensor) -> dict[str, float]:
-    """Return the relative ``error`` of an output.
-
-    Raises:
-        EngineError: If it is larger than the tolerance, or the shapes differ.
-    """
+    """Return the relative ``error`` of an output, or refuse it if that is above the tolerance, or the shapes differ."""
     error = relative_error(output, expected) if output.shape == expected.shape else math.inf
     if error > tolerance:
         raise EngineError(f"{what} off by a relative {error:.1e}, more than {tolerance:.0e}: not timed")
@@ -208,11 +181,7 @@ def check_error(what: str, tolerance: float, output: Tensor, expected: Tensor) -
 
 
 def check_equal(what: str, output: Any, expected: Any) -> dict[str, float]:
-    """Return no figures of an output that equals the expected one.
-
-    Raises:
-        EngineError: If it does not.
-    """
+    """Return no figures of an output, or refuse it if it is not the expected one."""
     if output != expected:
         raise EngineError(f"{what}: not timed")
     return {}

@@ -1,8 +1,6 @@
 """What a measurement says: its figures as text, and a table of it in full. Nothing here needs torch."""
 
-import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,37 +33,6 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     below: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of a table: a measurement, and one of its contestants where each has a row."""
-
-    measurement: Measurement
-    name: str = ""
-
-    @property
-    def case(self) -> dict[str, Any]:
-        """Return what was measured."""
-        return dict(self.measurement.data["case"])
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """Return the contestant's figures."""
-        return dict(self.measurement.data["results"][self.name])
-
-
-Columns = Sequence[tuple[str, Callable[[Row], str]]]
-"""Headings, each with what writes the text of a row below it."""
-
-
-def make_table(columns: Columns, rows: Iterable[Row], *below: str) -> Table:
-    headings = tuple(heading for heading, _ in columns)
-    return Table(headings=headings, rows=tuple(tuple(text(row) for _, text in columns) for row in rows), below=below)
-
-
-def contestant_rows(measurements: Iterable[Measurement]) -> Iterator[Row]:
-    return (Row(one, name) for one in measurements for name in one.data["results"])
 
 
 # What a measurement says.
@@ -108,13 +75,6 @@ def short(variant: str) -> str:
     """Return a variant's name as papers write it: ``B0``, ``V2-S``, ``Lite0``."""
     name = variant.removeprefix("effnet_zoo_")
     return name.capitalize() if name.startswith("lite") else name.upper().replace("_", "-")
-
-
-def task_of(row: Row) -> str:
-    """Return the task in a few words: ``B0, 224 px, batch 8, bfloat16``."""
-    case = row.case
-    words = [short(case["variant"]), f"{case['size']} px", f"batch {case['batch']}"]
-    return ", ".join([*words, *([case["dtype"]] if case["dtype"] != "float32" else [])])
 
 
 def machine_of(measurement: Measurement) -> str:
@@ -200,44 +160,26 @@ _OF_RESULT = ("seconds", "same_label")
 
 def full_table(measurement: Measurement) -> Table:
     """Return a measurement in full: a row a contestant, and below who is not there and why."""
-    data, rows = measurement.data, list(contestant_rows([measurement]))
+    data = measurement.data
     ratios = {label: by_name for label, by_name in data.get("ratios", {}).items() if by_name}
+    rows = []
+    for name, result in data["results"].items():
+        row = {"contestant": name}
+        for key, (heading, text) in _FIGURES.items():
+            if key in result:
+                row[heading] = text(result if key in _OF_RESULT else result[key])
+        if kinds := result.get("kinds"):
+            row |= {kind: duration(seconds) for kind, seconds in {**kinds, "all": sum(kinds.values())}.items()}
+        for label, by_name in ratios.items():
+            row[f"x {label.partition(' (')[0]}"] = f"{by_name[name]:.2f}" if name in by_name else MISSING
+        if data.get("notes"):
+            row["notes"] = data["notes"].get(name, "")
+        rows.append(row)
     below = [label for label in ratios if " (" in label]
     below += [f"{kind}: {name}: {why}" for kind in ("absent", "refused") for name, why in data.get(kind, {}).items()]
     if limit := data.get("ceiling"):
         rates = [f"{name} {rate / 1e9:.0f} {'GB/s' if name == 'copy' else 'GFLOP/s'}" for name, rate in limit.items()]
         below.append(f"ceiling: {', '.join(rates)}")
-    if any("kinds" in row.result for row in rows):
-        return dataclasses.replace(profile_table(rows), below=tuple(below))
-    found = {key for row in rows for key in row.result}
-    columns: list[tuple[str, Callable[[Row], str]]] = [("contestant", lambda row: row.name)]
-    for heading in dict.fromkeys(heading for key, (heading, _) in _FIGURES.items() if key in found):
-        columns.append((heading, functools.partial(_figure, heading)))
-    for label, by_name in ratios.items():
-        columns.append((f"x {label.partition(' (')[0]}", functools.partial(_ratio, by_name)))
-    if notes := data.get("notes"):
-        columns.append(("notes", lambda row: notes.get(row.name, "")))
-    return make_table(columns, rows, *below)
-
-
-def _figure(heading: str, row: Row) -> str:
-    for key, (own, text) in _FIGURES.items():
-        if own == heading and key in row.result:
-            return text(row.result if key in _OF_RESULT else row.result[key])
-    return MISSING
-
-
-def _ratio(ratios: Mapping[str, float], row: Row) -> str:
-    return f"{ratios[row.name]:.2f}" if row.name in ratios else MISSING
-
-
-def profile_table(rows: Sequence[Row]) -> Table:
-    """Return where the time goes: a row a kind of operation, a column a task and contestant, in milliseconds."""
-    columns = [row.result["kinds"] for row in rows]
-    kinds = dict.fromkeys(kind for column in columns for kind in column)
-    by_kind = [(kind, [column.get(kind, 0.0) for column in columns]) for kind in kinds]
-    by_kind.append(("all", [sum(column.values()) for column in columns]))
-    return Table(
-        headings=("ms a batch", *(f"{task_of(row)}: {row.name}" for row in rows)),
-        rows=tuple((kind, *(three_digits(value * 1e3) for value in seconds)) for kind, seconds in by_kind),
-    )
+    headings = tuple(dict.fromkeys(heading for row in sorted(rows, key=len, reverse=True) for heading in row))
+    cells = tuple(tuple(row.get(heading, MISSING) for heading in headings) for row in rows)
+    return Table(headings=headings, rows=cells, below=tuple(below))

@@ -17,17 +17,11 @@ DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What can be measured.
+    """What can be measured."""
 
-    Attributes:
-        cases: The module of this folder and the function in it that yields the cases for `Settings`.
-        on_gpu: Whether it runs on a GPU.
-        in_processes: Whether its contestants are processes of their own.
-    """
-
-    cases: str
+    cases: str  # the module of this folder and the function in it that yields `Cases` of `Settings`
     on_gpu: bool = False
-    in_processes: bool = False
+    in_processes: bool = False  # whether its contestants are processes of their own
 
 
 MEASURES = {
@@ -35,12 +29,12 @@ MEASURES = {
     "latency": Measure("forward:LATENCY.cases", on_gpu=True),
     "throughput": Measure("forward:THROUGHPUT.cases", on_gpu=True),
     "training": Measure("training:training_cases", on_gpu=True),
-    "files": Measure("files:file_cases"),
+    "files": Measure("photos:file_cases"),
     "loading": Measure("processes:loading_cases", in_processes=True),
     "starting": Measure("processes:starting_cases", in_processes=True),
     "imports": Measure("processes:import_cases", in_processes=True),
-    "agreement": Measure("labels:agreement_cases"),
-    "deployment": Measure("labels:deployment_cases"),
+    "agreement": Measure("photos:agreement_cases"),
+    "deployment": Measure("photos:deployment_cases"),
     "profile": Measure("forward:profile_cases"),
     "batch-curve": Measure("forward:BATCH_CURVE.cases", on_gpu=True),
     "size-curve": Measure("forward:SIZE_CURVE.cases", on_gpu=True),
@@ -54,19 +48,7 @@ QUICK = ("ceiling", "latency", "throughput")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of a run: what is measured, and how.
-
-    Attributes:
-        variants: timm names.
-        measures: Keys of `MEASURES`.
-        batches: Images of a batch, of `throughput`.
-        rounds: How many turns each contestant has.
-        size: Side of the images in pixels; None for each variant's own.
-        device: A key of `DTYPES`.
-        dtype: One of the device's `DTYPES`.
-        compiled: Whether contestants take part that torch.compile builds in minutes.
-        workers: Workers that read files, of `files`.
-        command: The command line, which is kept with the results.
+    """The settings of a run.
 
     Raises:
         UnknownNameError: If a variant, measure or device does not exist.
@@ -75,14 +57,14 @@ class Settings:
 
     variants: tuple[str, ...]
     measures: tuple[str, ...]
-    batches: tuple[int, ...] = (8,)
-    rounds: int = 10
-    size: int | None = None
+    batches: tuple[int, ...] = (8,)  # of `throughput`
+    rounds: int = 10  # how many turns each contestant has
+    size: int | None = None  # side of the images in pixels; None for each variant's own
     device: str = "cpu"
     dtype: str = "float32"
-    compiled: bool = False
-    workers: int = 2
-    command: str = "effnet-zoo bench"
+    compiled: bool = False  # whether contestants take part that torch.compile builds in minutes
+    workers: int = 2  # of `files`
+    command: str = "effnet-zoo bench"  # the command line, which is kept with the results
 
     def __post_init__(self) -> None:
         for name in self.variants:

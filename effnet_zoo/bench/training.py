@@ -19,26 +19,17 @@ from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.runtime.deployed import TORCH_DTYPES
 
 BATCH = 8
-
-GRADIENT_TOLERANCE = 1e-6
-"""Largest relative error, in float64, of the gradient that reaches the images."""
-
-COMPARED_SIZE = 64
+GRADIENT_TOLERANCE = 1e-6  # largest relative error, in float64, of the gradient that reaches the images
+COMPARED_SIZE = 64  # side of the images of that gradient in pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """The way a network is trained.
+    """The way a network is trained."""
 
-    Attributes:
-        checkpointed: Whether its blocks are run again in the backward pass.
-        channels_last: Whether its user moves weights and images to that memory format.
-        any_size: Whether its padding is right for images of any size, and the gradient is compared on small ones.
-    """
-
-    checkpointed: bool = False
-    channels_last: bool = False
-    any_size: bool = True
+    checkpointed: bool = False  # whether its blocks are run again in the backward pass
+    channels_last: bool = False  # whether its user moves weights and images to that memory format
+    any_size: bool = True  # whether its padding is right for images of any size
 
 
 TRAININGS = {
@@ -55,7 +46,6 @@ TRAININGS = {
 
 
 def training_cases(settings: Settings) -> Cases:
-    """Yield every variant at `BATCH`."""
     for variant in settings.variants:
         task = Task.of(settings, variant, batch=BATCH)
         yield task.subject, functools.partial(time_training, task, rounds=settings.rounds)
@@ -66,9 +56,6 @@ def time_training(task: Task, *, rounds: int, trainings: Mapping[str, Training] 
 
     Dropout and stochastic depth are off: all do the same work. In another dtype than float32 the forward pass runs
     under autocast.
-
-    Returns:
-        Data whose results have ``saved_bytes``.
     """
 
     def compared_size(name: str) -> int:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from effnet_zoo.bench import forward, processes, referee
+from effnet_zoo.bench.machine import Step
 from effnet_zoo.bench.results import Data, Measurement
 from effnet_zoo.bench.settings import Settings
-from effnet_zoo.bench.suite import Step
 from effnet_zoo.zoo import catalogue
 
 MACHINE = {

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from effnet_zoo.bench import files, forward, report, suite, training
+from effnet_zoo.bench import forward, machine, photos, report, training
+from effnet_zoo.bench.machine import Step
 from effnet_zoo.bench.results import Data, Measurement, merge_results, read_results
 from effnet_zoo.bench.settings import MEASURES, Settings
-from effnet_zoo.bench.suite import Step
 from effnet_zoo.errors import MissingExtraError
 from tests.bench.fakes import everything, imports_data, steps_of
 from tests.shell import Run
@@ -22,7 +22,7 @@ from tests.shell import Run
 def test_the_command_prints_a_table_and_keeps_the_measurements(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", imports_data)))
     out = tmp_path / "results.json"
     code, printed, err = run("bench", "--out", out)
     assert (code, err) == (0, "")
@@ -41,7 +41,7 @@ def test_what_was_measured_before_an_interruption_stays(
     def interrupted() -> Data:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data), ("b", interrupted), ("c", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", imports_data), ("b", interrupted), ("c", imports_data)))
     out = tmp_path / "results.json"
     code, _, _ = run("bench", "--out", out)
     assert code != 0
@@ -54,7 +54,7 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(
     def missing() -> Data:
         raise MissingExtraError("pip install it")
 
-    monkeypatch.setattr(suite, "steps", steps_of(("a", missing), ("b", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", missing), ("b", imports_data)))
     code, printed, err = run("bench", "--json", "--out", tmp_path / "results.json")
     assert code == 1
     assert [one["subject"] for one in json.loads(printed)] == ["b"]
@@ -74,7 +74,7 @@ def test_whatever_a_measurement_raises_the_rest_goes_on(
         return {"case": {}, "results": {}, "refused": {"timm": "died"}}
 
     steps = steps_of(("a", broken), ("b", not_a_number), ("c", nobody), ("d", imports_data))
-    monkeypatch.setattr(suite, "steps", steps)
+    monkeypatch.setattr(machine, "steps", steps)
     code, printed, err = run("bench", "--json", "--out", tmp_path / "results.json")
     assert code == 1
     assert [one["subject"] for one in json.loads(printed)] == ["d"]
@@ -96,7 +96,7 @@ def test_engines_of_the_benchmark_leave_the_cache_alone(
         assert Path(seen[-1]).is_dir()
         return imports_data()
 
-    monkeypatch.setattr(suite, "steps", steps_of(("a", look)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", look)))
     monkeypatch.setenv("EFFNET_ZOO_HOME", str(tmp_path))
     assert run("bench")[0] == 0
     assert os.environ["EFFNET_ZOO_HOME"] == str(tmp_path)
@@ -108,7 +108,7 @@ def test_engines_of_the_benchmark_leave_the_cache_alone(
 
 
 def test_pictures_are_of_this_run_and_of_the_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", imports_data)))
     out = tmp_path / "results.json"
     merge_results(out, everything())
     code, printed, _ = run("bench", "--out", out, "--plot", tmp_path / "pictures")
@@ -137,7 +137,7 @@ def test_bench_refuses_in_one_line_before_anything_is_measured(
     def never(step: Step, settings: Settings) -> Measurement:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(suite, "make_measurement", never)
+    monkeypatch.setattr(machine, "make_measurement", never)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
@@ -184,7 +184,7 @@ def test_every_measure_runs_for_real(run: Run, tmp_path: Path, monkeypatch: pyte
     curve = dataclasses.replace(forward.VARIANT_CURVE, variants=("effnet_zoo_lite0",))
     monkeypatch.setattr(forward, "VARIANT_CURVE", curve)
     monkeypatch.setattr(training, "BATCH", 2)
-    monkeypatch.setattr(files, "SETS", {"web": dataclasses.replace(files.SETS["web"], count=4)})
+    monkeypatch.setattr(photos, "SETS", {"web": (500, 375, 4)})
     out = tmp_path / "results.json"
     code, _, err = run(
         *("bench", "effnet_zoo_lite0", "--measure", "all", "--size", "64", "--batch", "2", "--rounds", "1"),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from effnet_zoo.bench import files, forward, labels, machine, report, training
+from effnet_zoo.bench import forward, machine, photos, report, training
 from effnet_zoo.bench.forward import Logits, forward_contestants, prepare_forward, time_forward
 from effnet_zoo.bench.networks import Task, library_network, plain_network
 from effnet_zoo.bench.referee import Contestants, Pace, clocked
@@ -24,6 +24,7 @@ from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import shallow
 from effnet_zoo.zoo import catalogue
 from tests.bench.fakes import measurement
+from tools import speed
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +140,11 @@ def test_a_profile_sorts_operations_by_kind(task: Task, monkeypatch: pytest.Monk
     assert list(spent) == list(forward.KINDS)
     assert spent["convolution"] > 0 < spent["batch norm"]
     table = full_table(measurement("profile", found))
-    assert table.headings == ("ms a batch", "B0, 48 px, batch 3: timm")
-    assert [row[0] for row in table.rows] == [*forward.KINDS, "all"]
+    assert table.headings == ("contestant", *forward.KINDS, "all", "notes")
+    assert [row[0] for row in table.rows] == ["timm"]
+    in_readme = speed.profile_table([speed.Row(measurement("profile", found), "timm")])
+    assert in_readme.headings == ("ms a batch", "B0, 48 px, batch 3: timm")
+    assert [row[0] for row in in_readme.rows] == [*forward.KINDS, "all"]
 
 
 def test_saved_bytes_are_exact() -> None:
@@ -199,8 +203,8 @@ def test_photos_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PACE", Pace(rest=0.0, warm=False, calls=1))
-    monkeypatch.setitem(files.SETS, "web", dataclasses.replace(files.SETS["web"], count=2))
+    monkeypatch.setattr(photos, "FILES_PACE", Pace(rest=0.0, warm=False, calls=1))
+    monkeypatch.setitem(photos.SETS, "web", (500, 375, 2))
     calls: list[str] = []
 
     def passes(name: str, labels: Sequence[int]) -> Callable[[], Callable[[], list[int]]]:
@@ -213,7 +217,7 @@ def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatc
     def absent() -> Callable[[], list[int]]:
         raise MissingExtraError("not installed")
 
-    found = files.time_files(
+    found = photos.time_files(
         "web",
         rounds=3,
         workers=1,
@@ -235,45 +239,52 @@ def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatc
 
 def test_timm_and_this_package_label_real_files_alike(tmp_path: Path) -> None:
     paths = write_jpegs(tmp_path, width=300, height=240, count=6)
-    builders = files.pass_builders(tmp_path, paths, 1)
+    builders = photos.pass_builders(tmp_path, paths, 1)
     assert next(iter(builders)) == "timm"
     assert "effnet_zoo engine openvino" in builders
     labels = builders["timm"]()()
     assert len(labels) == 6
     assert builders["timm channels_last"]()() == builders["effnet_zoo"]()() == labels
     with pytest.raises(InputError, match="nosuch.jpg"):
-        files.predict_pass(EfficientNet.from_pretrained(CHECKPOINT), [tmp_path / "nosuch.jpg"], 1, None)
+        photos.predict_pass(EfficientNet.from_pretrained(CHECKPOINT), [tmp_path / "nosuch.jpg"], 1, None)
 
 
 def test_deployment_compares_files_on_photos_that_none_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "CALIBRATION", 4)
-    monkeypatch.setattr(labels, "COMPARISON", 8)
+    monkeypatch.setattr(photos, "CALIBRATION", 4)
+    monkeypatch.setattr(photos, "COMPARISON", 8)
     given: list[int] = []
 
-    def kind(change: float, size: int, name: str = "torch") -> labels.DeployedKind:
-        def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
-            given.append(len(list(calibration.iterdir())))
-            return folder, size
+    class Runtime:
+        """It opens files that hold a factor."""
 
-        def open_file(path: Path) -> Logits:
-            assert path.is_dir()
+        def load(self, path: Path, device: torch.device, threads: int) -> Logits:
+            change = float((path / "factor").read_text())
             model = EfficientNet.from_pretrained(CHECKPOINT).eval()
             return lambda images: model(images) * change
 
-        return labels.DeployedKind(write=write, runtimes={name: open_file, "again": open_file})
+    def writer(change: float, size: int) -> photos.Write:
+        def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
+            given.append(len(list(calibration.iterdir())))
+            (folder / "factor").write_text(str(change))
+            return folder, size
 
-    def failing(error: Exception) -> labels.DeployedKind:
+        return write
+
+    def failing(error: Exception) -> photos.Write:
         def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
             raise error
 
-        return labels.DeployedKind(write=write, runtimes={"torch": lambda path: lambda images: images})
+        return write
 
-    found = labels.time_deployed(
+    monkeypatch.setattr(
+        photos, "RUNTIMES", {"two": {"torch": Runtime(), "again": Runtime()}, "one": {"torch": Runtime()}}
+    )
+    found = photos.time_deployed(
         {
-            "a, float32": kind(1, 10),
-            "b, int8": kind(-1, 3),
-            "openvino": failing(MissingExtraError("pip install 'effnet-zoo[openvino]'")),
-            "float8": failing(InputError("no such dtype")),
+            "a, float32": ("two", writer(1, 10)),
+            "b, int8": ("two", writer(-1, 3)),
+            "openvino": ("one", failing(MissingExtraError("pip install 'effnet-zoo[openvino]'"))),
+            "float8": ("one", failing(InputError("no such dtype"))),
         },
         rounds=1,
     )
@@ -288,7 +299,7 @@ def test_deployment_compares_files_on_photos_that_none_was_made_with(monkeypatch
 
 
 def test_deployment_has_every_format_and_recipe() -> None:
-    names = set(labels.deployed_kinds(compiled=False))
+    names = set(photos.file_writers(compiled=False))
     assert names == {
         *(
             f"{name}, {dtype}"
@@ -298,7 +309,7 @@ def test_deployment_has_every_format_and_recipe() -> None:
         "litert, float32",
         *(f"int8, {recipe}" for recipe in ("int8", "front-4", "front-8", "front-8-head")),
     }
-    assert set(labels.deployed_kinds(compiled=True)) - names == {"aotinductor, float32", "aotinductor, float16"}
+    assert set(photos.file_writers(compiled=True)) - names == {"aotinductor, float32", "aotinductor, float16"}
 
 
 def test_agreement_counts_photos_and_names_those_that_differ() -> None:
@@ -316,7 +327,7 @@ def test_agreement_counts_photos_and_names_those_that_differ() -> None:
     def refused(model: EfficientNet, dtype: str) -> Callable[[Tensor], Tensor]:
         raise InputError("no such dtype")
 
-    found = labels.count_agreement(
+    found = photos.count_agreement(
         {
             ("same", "float32"): build(right),
             ("off", "bfloat16"): build(spoil_first),
@@ -324,14 +335,14 @@ def test_agreement_counts_photos_and_names_those_that_differ() -> None:
             ("openvino", "float16"): refused,
         }
     )
-    photos = found["case"]["photos"]
-    assert photos == list(find_photos())
+    names = found["case"]["photos"]
+    assert names == list(find_photos())
     same, off = found["results"]["same, float32"], found["results"]["off, bfloat16"]
-    assert (same["same_label"], same["photos"], same["others"], same["error"]) == (len(photos), len(photos), {}, 0.0)
-    assert (off["same_label"], list(off["others"])) == (len(photos) - 1, photos[:1])
-    first, second = off["others"][photos[0]]
+    assert (same["same_label"], same["photos"], same["others"], same["error"]) == (len(names), len(names), {}, 0.0)
+    assert (off["same_label"], list(off["others"])) == (len(names) - 1, names[:1])
+    first, second = off["others"][names[0]]
     assert 1 > first >= second > 0
     assert off["error"] > 0.1
     assert found["absent"] == {"openvino, float32": "pip install 'effnet-zoo[openvino]'"}
     assert found["refused"] == {"openvino, float16": "no such dtype"}
-    assert f"not {photos[0]} ({first:.1%} to {second:.1%})" in str(full_table(measurement("agreement", found)).rows)
+    assert f"not {names[0]} ({first:.1%} to {second:.1%})" in str(full_table(measurement("agreement", found)).rows)

@@ -28,8 +28,8 @@ def test_starts_are_cold_and_then_warm_in_the_same_folder(monkeypatch: pytest.Mo
     homes: list[tuple[str, str]] = []
 
     def answer(command: Sequence[str], environment: Mapping[str, str]) -> Answer:
-        name, weights, size, backend = command[-4:]
-        assert (size, Path(weights).is_file()) == ("32", True)
+        name, where, weights, size, backend = command[-5:]
+        assert (where, size, Path(weights).is_file()) == ("file", "32", True)
         home = environment["EFFNET_ZOO_HOME"]
         homes.append((backend or name, home))
         if backend == "onnxruntime":
@@ -116,9 +116,9 @@ def test_a_process_that_dies_is_a_refusal_and_the_others_are_timed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Answer:
-        if "effnet_zoo" in command or "timm, effnet_zoo" in command[-1]:
+        if command[-5].startswith("effnet_zoo") or "timm, effnet_zoo" in command[-1]:
             raise EngineError(DIED)
-        return printed('[{"seconds": 1.0}, 2.0]' if "timm" in command else "1.5")
+        return printed("1.5" if "import timm" in command[-1] else '{"loading": 1.0, "weights": 2.0}')
 
     monkeypatch.setattr(processes, "answer_of", answer)
     monkeypatch.setattr(processes, "write_checkpoint", lambda model, state, folder: tmp_path)
@@ -143,19 +143,20 @@ def test_where_the_system_tells_no_memory_loading_is_still_timed(place: str) -> 
 import sys, types
 model = types.SimpleNamespace(classifier=types.SimpleNamespace(bias=types.SimpleNamespace(sum=lambda: 2)))
 sys.modules["torch"] = sys.modules["timm"] = types.SimpleNamespace(create_model=lambda *_, **__: model)
-{processes.LOADING.replace("/proc/self/status", place)}"""
-    figures, weights = json.loads(answer_of(python(program, "timm", "file", "name", "place", "8")).text)
-    assert weights == 2.0
-    assert set(figures) == {"seconds", *(["peak_over_weights"] if os.path.exists(place) else [])}
+{processes.CHILD.replace("/proc/self/status", place)}"""
+    found = json.loads(answer_of(python(program, "name", "file", "place", "0", "")).text)
+    assert found["weights"] == 2.0
+    assert set(found) - {"kilobytes"} == {"imports", "loading", "weights"}
+    assert ("kilobytes" in found) == os.path.exists(place)
 
 
 def test_who_loads_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sums = {"timm": 1.0, "effnet_zoo": 1.0}
 
     def answer(command: Sequence[str], environment: Mapping[str, str]) -> Answer:
-        who = command[-5]
-        figures = {"seconds": 4.0 if who == "timm" else 1.0, "peak_over_weights": 2.0}
-        return printed(json.dumps([figures, sums[who]]))
+        ours = command[-5].startswith("effnet_zoo")
+        figures = {"loading": 1.0 if ours else 4.0, "kilobytes": 2 * tmp_path.stat().st_size / 1024}
+        return printed(json.dumps({**figures, "weights": sums["effnet_zoo" if ours else "timm"]}))
 
     monkeypatch.setattr(processes, "write_checkpoint", lambda model, state, folder: tmp_path)
     monkeypatch.setattr(processes, "answer_of", answer)

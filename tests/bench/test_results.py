@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from effnet_zoo.bench import forward, suite
+from effnet_zoo.bench import forward, machine
 from effnet_zoo.bench.forward import forward_contestants
+from effnet_zoo.bench.machine import Step
 from effnet_zoo.bench.networks import Task
 from effnet_zoo.bench.report import CURVE_STYLES
 from effnet_zoo.bench.results import merge_results, read_results
 from effnet_zoo.bench.settings import DTYPES, MEASURES, QUICK, Settings, all_measures, processors
-from effnet_zoo.bench.suite import Step
 from effnet_zoo.errors import ArgumentError, InputError, UnknownNameError
 from effnet_zoo.zoo import catalogue
 from tests.bench.fakes import imports_data, measurement
@@ -66,7 +66,7 @@ def test_results_that_cannot_be_written_leave_the_file_alone(tmp_path: Path) -> 
 
 def test_a_measurement_says_what_was_run_where() -> None:
     settings = Settings(variants=("effnet_zoo_b0",), measures=("imports",), command="effnet-zoo bench -x")
-    made = suite.make_measurement(Step(measure="imports", subject="timm", run=imports_data), settings)
+    made = machine.make_measurement(Step(measure="imports", subject="timm", run=imports_data), settings)
     assert made.key == "imports: timm"
     assert made.command == "effnet-zoo bench -x"
     assert {"processor", "processors", "threads", "instructions", "device"} <= set(made.machine)
@@ -78,7 +78,7 @@ def test_a_measurement_says_what_was_run_where() -> None:
 
 def test_every_measure_has_steps_with_names_of_their_own() -> None:
     settings = Settings(variants=("effnet_zoo_b0", "effnet_zoo_v2_s"), measures=all_measures("cpu"), batches=(1, 8, 32))
-    steps = suite.steps(settings)
+    steps = machine.steps(settings)
     keys = [(step.measure, step.subject) for step in steps]
     assert len(set(keys)) == len(keys)
     assert {measure for measure, _ in keys} == set(MEASURES)
@@ -92,7 +92,7 @@ def test_every_measure_has_steps_with_names_of_their_own() -> None:
     assert set(QUICK) <= set(MEASURES)
     assert "files" not in all_measures("cuda")
     alone = Settings(variants=("effnet_zoo_b0",), measures=("throughput",), batches=(1,), size=64)
-    assert [step.subject for step in suite.steps(alone)] == ["effnet_zoo_b0, 64 px, batch 1, float32, cpu"]
+    assert [step.subject for step in machine.steps(alone)] == ["effnet_zoo_b0, 64 px, batch 1, float32, cpu"]
 
 
 def test_the_curves_contestants_are_real() -> None:
