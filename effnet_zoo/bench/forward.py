@@ -38,8 +38,8 @@ Logits = Callable[[Tensor], Tensor]
 Build = Callable[[Task], Logits]
 """From a task to what computes its logits."""
 
-Way = Callable[[EfficientNet, str], Logits]
-"""From this package's network and a dtype to a faster function."""
+Way = Callable[..., Logits]
+"""From this package's network, and the keyword `dtype`, to a faster function."""
 
 TOLERANCE_TF32 = 0.05  # on CUDA, where PyTorch's convolutions take float32 as TF32 by default: float16's mantissa
 COMPARED = 2  # images whose logits are compared: in inference they do not depend on the others of the batch
@@ -179,7 +179,8 @@ def engines(*, compiled: bool) -> list[str]:
 
 def own_ways(*, compiled: bool) -> dict[str, Way]:
     """Return this package's ways to run a network faster, by the contestant's name."""
-    by_engine = {f"effnet_zoo engine {name}": functools.partial(_engine, name) for name in engines(compiled=compiled)}
+    backends = engines(compiled=compiled)
+    by_engine = {f"effnet_zoo engine {name}": functools.partial(engine, backend=name) for name in backends}
     return {"effnet_zoo optimized": _optimized, **by_engine}
 
 
@@ -188,12 +189,8 @@ def _optimized(model: EfficientNet, dtype: str) -> Logits:
     return lambda images: faster(images.to(TORCH_DTYPES[dtype]))
 
 
-def _engine(backend: str, model: EfficientNet, dtype: str) -> Logits:
-    return engine(model, backend, dtype)
-
-
 def _own(way: Way, task: Task) -> Logits:
-    return way(library_network(OURS, task).eval().to(task.device), task.dtype)
+    return way(library_network(OURS, task).eval().to(task.device), dtype=task.dtype)
 
 
 def _eager(

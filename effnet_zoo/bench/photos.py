@@ -183,7 +183,7 @@ def count_agreement(everyone: Mapping[tuple[str, str], Way]) -> Data:
         expected = model(images)
 
     def prepare(name: str, dtype: str) -> Prepared:
-        run = everyone[name, dtype](model, dtype)
+        run = everyone[name, dtype](model, dtype=dtype)
         with torch.inference_mode():
             logits = run(images).float()
         return Prepared(call=functools.partial(run, images), output=logits, figures={"way": name, "dtype": dtype})

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.bench import report
@@ -100,7 +100,7 @@ def accuracy_figure(measurements: Sequence[Measurement]) -> Figure | None:
             places = [place for *series, place, _ in points if series == [colour, family]]
             style = {"marker": marker, "markersize": 6, "linewidth": 1.5}
             axes.plot(*zip(*places, strict=True), color=colour, label=f"{who}, {family}", **style)
-    _log_axis(axes, "x")
+    _log_axis(axes.xaxis)
     axes.set_xlabel("measured ms an image at batch 1", color=INK)
     axes.set_ylabel("reported top-1 on ImageNet-1k, %, of the default checkpoint", color=INK)
     axes.legend(frameon=False, loc="lower right", fontsize=9)
@@ -174,7 +174,7 @@ def ratios_figure(measurements: Sequence[Measurement]) -> Figure | None:
                 axes.annotate(f"{report.times(ratio)}  {name}", (max(ratio, 1), place + number), fontsize=8, **beside)
             place += len(bars) + 1.5
         axes.set_xlim(low, high * (high / low) ** NAMES_WIDTH)
-        _log_axis(axes, "x")
+        _log_axis(axes.xaxis)
         axes.set_ylim(rows - 1, -1)
         axes.set_yticks([])
         axes.axvline(1, color=INK, linewidth=1)
@@ -233,7 +233,7 @@ def curve_figure(measurements: Sequence[Measurement]) -> Figure | None:
         colour, line = CURVE_STYLES.get(name, (MUTED, ":"))
         style = {"linestyle": line, "marker": "o", "markersize": 3.5, "linewidth": 1.8}
         axes.plot(*zip(*points, strict=True), color=colour, label=name, **style)
-    _log_axis(axes, "y")
+    _log_axis(axes.yaxis)
     if by_variant:
         labels = [f"{report.short(one.data['case']['variant'])}\n{one.data['case']['size']}" for one in ordered]
     else:
@@ -270,11 +270,10 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
     return figure, every_axes
 
 
-def _log_axis(axes: Any, which: Literal["x", "y"]) -> None:
+def _log_axis(axis: Any) -> None:
     """Make an axis logarithmic with plain numbers, at 1, 2 and 5 of each power of ten, or at more of a short axis."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = getattr(axes, f"{which}axis")
-    low, high = getattr(axes, f"get_{which}lim")()
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low > SHORT_AXIS else (1, 1.5, 2, 3, 4, 5, 7)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,11 +39,11 @@ LIMIT = 900.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The output of a process, the seconds until its first line, and the seconds until its end."""
+    """The output of a process, and the time of its start and of its end, in seconds as `time.time` gives them."""
 
     text: str
-    first_line: float
-    seconds: float
+    start: float
+    end: float
 
 
 def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LIMIT) -> Answer:
@@ -54,32 +53,21 @@ def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = No
         MissingExtraError: If the last line of its traceback says that a package is not installed.
         EngineError: If it fails otherwise, dies, or takes longer; with the last line that it wrote.
     """
-    with tempfile.TemporaryFile("w+", errors="replace") as errors:
-        start = time.perf_counter()
-        with subprocess.Popen(
-            command, env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE, stderr=errors, text=True
-        ) as process:
-            late = threading.Timer(limit, process.kill)
-            late.start()
-            try:
-                assert process.stdout is not None
-                text = process.stdout.readline()
-                first_line = time.perf_counter() - start
-                text += process.communicate()[0]
-                seconds = time.perf_counter() - start
-            finally:
-                late.cancel()
-                process.kill()
-        errors.seek(0)
-        written = errors.read().strip().splitlines()
-    if seconds >= limit:
-        raise EngineError(f"the process had not ended after {limit:g} seconds")
-    if process.returncode:
-        last = written[-1] if written else f"the process ended with status {process.returncode}"
+    variables = {**os.environ, **(environment or {})}
+    start = time.time()
+    try:
+        done = subprocess.run(
+            command, env=variables, capture_output=True, text=True, errors="replace", timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"the process had not ended after {limit:g} seconds") from None
+    end = time.time()
+    if done.returncode:
+        last = [f"the process ended with status {done.returncode}", *done.stderr.strip().splitlines()][-1]
         kind = last.partition(":")[0].rpartition(".")[2]
         absent = kind in ("ImportError", "ModuleNotFoundError", "MissingExtraError")
         raise (MissingExtraError if absent else EngineError)(last)
-    return Answer(text=text, first_line=first_line, seconds=seconds)
+    return Answer(text=done.stdout, start=start, end=end)
 
 
 def python(program: str, *arguments: str) -> list[str]:
@@ -122,7 +110,8 @@ if int(size):
     images = torch.randn(1, 3, int(size), int(size), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         answer["logits"] = run(images)[0].tolist()
-print(json.dumps({**answer, "weights": float(model.classifier.bias.sum())}), flush=True)
+answer["end"] = time.time()
+print(json.dumps({**answer, "weights": float(model.classifier.bias.sum())}))
 """
 """Import, load weights and, with a size, run an image: the name, where the weights are, the size, and the engine."""
 
@@ -211,6 +200,9 @@ def write_checkpoint(model: Model, state: State, folder: Path) -> Path:
 
 # From nothing to the first logits, and one photo by the command.
 
+COMMAND = "from _effnet_zoo_command import main; main()"
+"""What the script ``effnet-zoo`` runs."""
+
 IMPORT_TORCH = "import torch"
 """What every program that uses torch waits for: the command is compared with it."""
 
@@ -246,11 +238,11 @@ def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[st
             with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as home:
                 caches = {"EFFNET_ZOO_HOME": home, "TORCHINDUCTOR_CACHE_DIR": f"{home}/inductor", "HF_HUB_OFFLINE": "1"}
                 command = python(CHILD, name, "file", str(path), str(size), backend)
-                cold, warm = (answer_of(command, caches) for _ in range(2))
-            found = [json.loads(one.text) for one in (cold, warm)]
+                answers = [answer_of(command, caches) for _ in range(2)]
+            found = [json.loads(answer.text) for answer in answers]
+            cold, warm = (one["end"] - answer.start for one, answer in zip(found, answers, strict=True))
             imports = statistics.median(one["imports"] for one in found)
-            figures = {"cold": cold.first_line, "warm": warm.first_line, "imports": imports}
-            return figures, torch.tensor([one["logits"] for one in found])
+            return {"cold": cold, "warm": warm, "imports": imports}, torch.tensor([one["logits"] for one in found])
 
         calls = {name: functools.partial(cold_and_warm, *how) for name, how in who.items()}
         data = hold_process_contest({"variant": model.name, "size": size}, calls, compare, rounds=rounds)
@@ -274,8 +266,8 @@ def time_command(variant: str, *, rounds: int) -> Data:
 
         def classify(name: str) -> Sample:
             arguments = ["predict", str(photo), "--model", name, "--topk", "1", "--json"]
-            answer = answer_of([*command(), *arguments], environment)
-            return {"seconds": answer.seconds}, json.loads(answer.text)[0]["classes"][0]["index"]
+            answer = answer_of(python(COMMAND, *arguments), environment)
+            return {"seconds": answer.end - answer.start}, json.loads(answer.text)[0]["classes"][0]["index"]
 
         @functools.cache
         def exported() -> str:
@@ -284,7 +276,8 @@ def time_command(variant: str, *, rounds: int) -> Data:
             return str(export(network, folder / "model.onnx").path)
 
         def import_torch() -> Sample:
-            return {"seconds": answer_of([sys.executable, "-c", IMPORT_TORCH], bytecode).seconds}, None
+            answer = answer_of(python(IMPORT_TORCH), bytecode)
+            return {"seconds": answer.end - answer.start}, None
 
         calls: dict[str, Callable[[], Sample]] = {
             "effnet_zoo predict": lambda: classify(model.default.name),
@@ -297,12 +290,3 @@ def time_command(variant: str, *, rounds: int) -> Data:
     for result in results.values() if IMPORT_TORCH in results else ():
         result["of_import_torch"] = result["seconds"] / results[IMPORT_TORCH]["seconds"]
     return data
-
-
-def command() -> list[str]:
-    """Return how the ``effnet-zoo`` command is started: the script beside this interpreter, or else the module."""
-    for name in ("effnet-zoo", "effnet-zoo.exe"):
-        script = Path(sys.executable).parent / name
-        if script.is_file():
-            return [str(script)]
-    return [sys.executable, "-c", "import _effnet_zoo_command as c; c.main()"]
