@@ -14,7 +14,7 @@ from timm.data import create_dataset, create_loader
 from torch import Tensor, nn
 
 from effnet_zoo.bench.forward import Logits, Way, engines, own_ways
-from effnet_zoo.bench.referee import Pace, Prepared, hold_contest, ratios, with_rates
+from effnet_zoo.bench.referee import Pace, Prepared, hold_contest, with_rates, with_ratios
 from effnet_zoo.bench.results import Data
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.errors import EngineError, InputError
@@ -54,13 +54,8 @@ def file_cases(settings: Settings) -> Cases:
         yield kind, functools.partial(time_files, kind, rounds=settings.rounds, workers=settings.workers)
 
 
-def time_files(
-    kind: str, *, rounds: int, workers: int, builders: Mapping[str, Callable[[], Pass]] | None = None
-) -> Data:
-    """Time whole passes over one of `SETS`, in which workers are started and ended.
-
-    The first of the builders, by default those of `pass_builders`, gives the labels that are expected of the others.
-    """
+def time_files(kind: str, *, rounds: int, workers: int) -> Data:
+    """Time whole passes over one of `SETS`, in which workers are started and ended."""
     width, height, count = SETS[kind]
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as place:
         folder = Path(place, "photos")
@@ -71,10 +66,9 @@ def time_files(
             run = build()
             return Prepared(call=run, output=run())
 
-        builders = pass_builders(folder, paths, workers) if builders is None else builders
         data = hold_contest(
             {**case, "batch": FILES_BATCH},
-            {name: functools.partial(prepare, build) for name, build in builders.items()},
+            {name: functools.partial(prepare, build) for name, build in pass_builders(folder, paths, workers).items()},
             _check_labels,
             rounds=rounds,
             pace=FILES_PACE,
@@ -260,7 +254,7 @@ def time_deployed(writers: Mapping[str, tuple[str, Write]], *, rounds: int) -> D
         )
     exact = [name for name in data["results"] if "float32" in name]
     fastest = min(exact, key=lambda name: data["results"][name]["seconds"], default="")
-    return {**data, "ratios": ratios(data, {f"fastest float32 ({fastest})": fastest})}
+    return with_ratios(data, {f"fastest float32 ({fastest})": fastest})
 
 
 def _photos(model: EfficientNet, place: Path) -> tuple[Path, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 from effnet_zoo.atomic_io import written_whole
 from effnet_zoo.bench import report
 from effnet_zoo.bench.report import BLUE, CURVE_STYLES, GREY, LIGHT_BLUE, ORANGE, PALE_BLUE
-from effnet_zoo.bench.results import BASELINE, OURS, Measurement
+from effnet_zoo.bench.results import BASELINE, OURS, Measurement, library_of
 from effnet_zoo.errors import MissingExtraError
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.ledger import REPORTED_SOURCE
@@ -86,7 +86,7 @@ def accuracy_figure(measurements: Sequence[Measurement]) -> Figure | None:
     for one in sorted(measurements, key=lambda one: one.data["case"]["macs"]):
         model = catalogue.find_variant(one.data["case"]["variant"])
         reported = model.default.reported_at_eval_size
-        timed, fastest = report.seconds_of(one), report.best(one, report.is_ours)
+        timed, fastest = report.seconds_of(one), report.best(one, lambda name: library_of(name) == OURS)
         if reported and one.data["case"]["size"] == reported.size and BASELINE in timed and fastest:
             for colour, name in ((GREY, BASELINE), (BLUE, fastest)):
                 place = (timed[name] * 1e3, reported.top1)

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from effnet_zoo import atomic_io
 from effnet_zoo.bench.forward import engines
 from effnet_zoo.bench.networks import drawn_weights
-from effnet_zoo.bench.referee import Sample, check_equal, check_error, hold_process_contest, ratios
+from effnet_zoo.bench.referee import Sample, check_equal, check_error, hold_process_contest
 from effnet_zoo.bench.results import BASELINE, OURS, Data
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.errors import EngineError, MissingExtraError
@@ -116,10 +116,6 @@ print(json.dumps({**answer, "weights": float(model.classifier.bias.sum())}))
 """Import, load weights and, with a size, run an image: the name, where the weights are, the size, and the engine."""
 
 
-def _against_timm(data: Data) -> Data:
-    return {**data, "ratios": ratios(data, {BASELINE: BASELINE})}
-
-
 # What `import effnet_zoo` adds to `import timm`.
 
 STATEMENTS = {"timm": "import timm", "timm and effnet_zoo": "import timm, effnet_zoo"}
@@ -140,7 +136,7 @@ def time_imports(*, rounds: int) -> Data:
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
         calls = {name: functools.partial(run, statement) for name, statement in STATEMENTS.items()}
         compare = functools.partial(check_equal, "another output than the first contestant's")
-        return _against_timm(hold_process_contest({}, calls, compare, rounds=rounds))
+        return hold_process_contest({}, calls, compare, rounds=rounds)
 
 
 # Weights from a local file, or from the Hub's cache, into a model.
@@ -181,7 +177,7 @@ def time_loading(variant: str, place: str, *, rounds: int) -> Data:
         case = {"variant": model.name, "place": place, "bytes": size}
         calls = {BASELINE: lambda: load(model.upstream), OURS: lambda: load(model.name)}
         compare = functools.partial(check_equal, "loaded other weights than the first contestant")
-        return _against_timm(hold_process_contest(case, calls, compare, rounds=rounds))
+        return hold_process_contest(case, calls, compare, rounds=rounds)
 
 
 def write_checkpoint(model: Model, state: State, folder: Path) -> Path:
@@ -220,10 +216,8 @@ def starting_cases(settings: Settings) -> Cases:
 def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[str]) -> Data:
     """Time timm, this package's network as it is, and each engine, cold and warm.
 
-    A process imports, loads a file of weights, builds an engine and runs it. Cold, the engines' cache is empty; warm,
-    another process has filled it. The time is what a user waits for, the interpreter and its imports included.
-
-    Results have timings ``cold`` and ``warm``, and the seconds of ``imports`` in them.
+    Cold, the engines' cache is empty; warm, another process has filled it. The time is what a user waits for: the
+    interpreter, its ``imports``, loading a file of weights, building an engine and running it.
     """
     model = catalogue.find_variant(variant)
     theirs, ours = (f"{name}.{model.default.tag}" for name in (model.upstream, model.name))
@@ -245,9 +239,7 @@ def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[st
             return {"cold": cold, "warm": warm, "imports": imports}, torch.tensor([one["logits"] for one in found])
 
         calls = {name: functools.partial(cold_and_warm, *how) for name, how in who.items()}
-        data = hold_process_contest({"variant": model.name, "size": size}, calls, compare, rounds=rounds)
-    parts = {part: ratios(data, {f"timm, {part}": BASELINE}, part) for part in ("cold", "warm")}
-    return {**data, "ratios": parts["cold"] | parts["warm"]}
+        return hold_process_contest({"variant": model.name, "size": size}, calls, compare, rounds=rounds)
 
 
 def time_command(variant: str, *, rounds: int) -> Data:

@@ -127,8 +127,7 @@ def hold_contest(
                     taken[name].append(found)
             except Exception as error:  # whatever a library raises
                 data["refused"][name] = first_line(error)
-    timed = [name for name in ready if name not in data["refused"]]
-    data["results"].update({name: {**summary(taken[name]), **figures[name]} for name in timed})
+    data["results"] = {name: {**summary(taken[name]), **figures[name]} for name in ready if name not in data["refused"]}
     return data
 
 
@@ -146,16 +145,17 @@ def _turn(call: Call, pace: Pace, sample: Callable[[Call], Sample]) -> Iterator[
 def hold_process_contest(
     case: Mapping[str, Any], calls: Mapping[str, Callable[[], Sample]], compare: Compare, *, rounds: int
 ) -> Data:
-    """Hold a contest of calls that start processes and measure themselves. All outputs are compared.
+    """Hold a contest of calls that start processes and measure themselves, and return it with ratios to timm.
 
-    The first call of each fills the operating system's cache, and only its output counts.
+    The first call of each fills the operating system's cache, and only its output counts. All outputs are compared.
     """
 
     def prepare(call: Callable[[], Sample]) -> Prepared:
         return Prepared(call=call, output=call()[1])
 
     contestants = {name: functools.partial(prepare, call) for name, call in calls.items()}
-    return hold_contest(case, contestants, compare, rounds=rounds, pace=ONE_CALL, sample=lambda call: call())
+    data = hold_contest(case, contestants, compare, rounds=rounds, pace=ONE_CALL, sample=lambda call: call())
+    return with_ratios(data, {BASELINE: BASELINE})
 
 
 def summary(samples: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -194,21 +194,27 @@ def rivals(data: Data) -> dict[str, str]:
     return {BASELINE: BASELINE} | ({f"best peer ({best})": best} if best else {})
 
 
-def ratios(data: Data, rivals: Mapping[str, str], part: str = "") -> dict[str, dict[str, float]]:
-    """Return how many times faster each contestant's median is than a rival's, by the rival's label.
+def with_ratios(data: Data, rivals: Mapping[str, str]) -> Data:
+    """Add how many times faster each contestant's median is than a rival's, by the rival's label; cold and warm apart.
 
-    Rivals that were not timed are left out. The part is ``cold`` or ``warm`` where there are both.
+    Rivals that were not timed are left out.
     """
-    seconds = {name: (result[part] if part else result)["seconds"] for name, result in data["results"].items()}
-    return {
-        label: {name: seconds[rival] / own for name, own in seconds.items()}
+    medians: dict[str, dict[str, float]] = {}
+    for name, result in data["results"].items():
+        for part, timing in (("", result), (", cold", result.get("cold")), (", warm", result.get("warm"))):
+            if timing and "seconds" in timing:
+                medians.setdefault(part, {})[name] = timing["seconds"]
+    ratios = {
+        f"{label}{part}": {name: seconds[rival] / own for name, own in seconds.items()}
         for label, rival in rivals.items()
+        for part, seconds in medians.items()
         if rival in seconds
     }
+    return {**data, "ratios": ratios}
 
 
 def with_rates(data: Data, images: int) -> Data:
     """Add to results what a call of that many images gives: images a second, and ratios to timm and the best peer."""
     for result in data["results"].values():
         result["images_per_second"] = images / result["seconds"]
-    return {**data, "ratios": ratios(data, rivals(data))}
+    return with_ratios(data, rivals(data))

@@ -38,11 +38,6 @@ class Table:
 # What a measurement says.
 
 
-def is_ours(name: str) -> bool:
-    """Return whether a contestant is this package's."""
-    return library_of(name) == OURS
-
-
 def seconds_of(measurement: Measurement) -> dict[str, float]:
     """Return the median of every contestant that was timed; the warm one of a cold and a warm one."""
     timings = {name: result.get("warm", result) for name, result in measurement.data["results"].items()}
@@ -57,7 +52,7 @@ def best(measurement: Measurement, wanted: Callable[[str], bool]) -> str | None:
 
 def best_peer(measurement: Measurement) -> str | None:
     """Return the fastest contestant that is not this package's."""
-    return best(measurement, lambda name: not is_ours(name))
+    return best(measurement, lambda name: library_of(name) != OURS)
 
 
 def best_engine(measurement: Measurement) -> str | None:

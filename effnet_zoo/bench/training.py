@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ def training_cases(settings: Settings) -> Cases:
         yield task.subject, functools.partial(time_training, task, rounds=settings.rounds)
 
 
-def time_training(task: Task, *, rounds: int, trainings: Mapping[str, Training] = TRAININGS) -> Data:
+def time_training(task: Task, *, rounds: int) -> Data:
     """Time a step of SGD, forward, backward and update, of everyone who computes the right gradient.
 
     Dropout and stochastic depth are off: all do the same work. In another dtype than float32 the forward pass runs
@@ -59,7 +59,7 @@ def time_training(task: Task, *, rounds: int, trainings: Mapping[str, Training] 
     """
 
     def compared_size(name: str) -> int:
-        return COMPARED_SIZE if trainings[name].any_size else task.size
+        return COMPARED_SIZE if TRAININGS[name].any_size else task.size
 
     def compared(size: int) -> Task:
         return dataclasses.replace(task, size=size, batch=2, device="cpu")
@@ -70,13 +70,13 @@ def time_training(task: Task, *, rounds: int, trainings: Mapping[str, Training] 
 
     def network(name: str) -> Any:
         module = library_network(library_of(name), task).train()
-        if trainings[name].checkpointed:
+        if TRAININGS[name].checkpointed:
             module.set_grad_checkpointing()
         return module
 
     def prepare(name: str) -> referee.Prepared:
         gradient = _image_gradient(network(name), compared(compared_size(name)))
-        memory_format = torch.channels_last if trainings[name].channels_last else torch.preserve_format
+        memory_format = torch.channels_last if TRAININGS[name].channels_last else torch.preserve_format
         module = network(name).to(task.device, memory_format=memory_format)
         images = task.images().to(memory_format=memory_format)
         saved = saved_bytes(module, functools.partial(_loss, module, images, task.dtype))
@@ -92,7 +92,7 @@ def time_training(task: Task, *, rounds: int, trainings: Mapping[str, Training] 
 
     data = referee.hold_contest(
         task.case,
-        {name: functools.partial(prepare, name) for name in trainings},
+        {name: functools.partial(prepare, name) for name in TRAININGS},
         functools.partial(referee.check_error, "gradient", GRADIENT_TOLERANCE),
         reference=lambda name: expected(arch_of(library_of(name), task.model), compared_size(name)),
         rounds=rounds,

@@ -60,7 +60,7 @@ def forward_measurement(
             }
             for name, one in timings.items()
         },
-        "ratios": referee.ratios(timed, referee.rivals(timed)),
+        "ratios": referee.with_ratios(timed, referee.rivals(timed))["ratios"],
         "absent": {"geffnet": "No module named 'geffnet'"},
         "refused": {},
         "notes": {"timm": "as create_model gives it"},

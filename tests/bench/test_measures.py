@@ -169,7 +169,7 @@ def test_only_who_has_the_same_gradient_is_trained(task: Task, monkeypatch: pyte
 
     monkeypatch.setattr(training, "library_network", build)
     monkeypatch.setattr(training, "arch_of", lambda library, model: model.spec)
-    everyone = {
+    trainings = {
         "timm": Training(),
         "effnet_zoo": Training(),
         "effnet_zoo checkpointed": Training(checkpointed=True),
@@ -177,7 +177,8 @@ def test_only_who_has_the_same_gradient_is_trained(task: Task, monkeypatch: pyte
         "off": Training(),
         "absent": Training(),
     }
-    found = training.time_training(dataclasses.replace(task, batch=2), rounds=1, trainings=everyone)
+    monkeypatch.setattr(training, "TRAININGS", trainings)
+    found = training.time_training(dataclasses.replace(task, batch=2), rounds=1)
     assert set(found["results"]) == {"timm", "effnet_zoo", "effnet_zoo checkpointed", "timm channels_last"}
     saved = {name: result["saved_bytes"] for name, result in found["results"].items()}
     assert saved["effnet_zoo checkpointed"] < saved["effnet_zoo"] == saved["timm"]
@@ -217,17 +218,14 @@ def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatc
     def absent() -> Callable[[], list[int]]:
         raise MissingExtraError("not installed")
 
-    found = photos.time_files(
-        "web",
-        rounds=3,
-        workers=1,
-        builders={
-            "timm": passes("timm", [1, 2]),
-            "effnet_zoo": passes("effnet_zoo", [1, 2]),
-            "effnet_zoo engine x": passes("x", [1, 3]),
-            "effnet_zoo engine y": absent,
-        },
-    )
+    builders = {
+        "timm": passes("timm", [1, 2]),
+        "effnet_zoo": passes("effnet_zoo", [1, 2]),
+        "effnet_zoo engine x": passes("x", [1, 3]),
+        "effnet_zoo engine y": absent,
+    }
+    monkeypatch.setattr(photos, "pass_builders", lambda folder, paths, workers: builders)
+    found = photos.time_files("web", rounds=3, workers=1)
     assert found["case"]["files"] == 2
     assert set(found["results"]) == {"timm", "effnet_zoo"}
     assert found["refused"] == {

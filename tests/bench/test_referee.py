@@ -17,9 +17,9 @@ from effnet_zoo.bench.referee import (
     check_error,
     hold_contest,
     hold_process_contest,
-    ratios,
     rivals,
     summary,
+    with_ratios,
 )
 from effnet_zoo.bench.results import Data
 from effnet_zoo.errors import EngineError, MissingExtraError, UnknownNameError
@@ -163,12 +163,12 @@ def test_samples_become_timings_and_medians() -> None:
 def test_ratios_are_to_timm_and_to_the_best_that_is_not_ours() -> None:
     seconds = {"timm": 4.0, "peer": 2.0, "effnet_zoo": 1.0}
     outcome = Data(rounds=1, results={name: {"seconds": value} for name, value in seconds.items()})
-    assert ratios(outcome, rivals(outcome)) == {
+    assert with_ratios(outcome, rivals(outcome))["ratios"] == {
         "timm": {"timm": 1.0, "peer": 2.0, "effnet_zoo": 4.0},
         "best peer (peer)": {"timm": 0.5, "peer": 1.0, "effnet_zoo": 2.0},
     }
     del outcome["results"]["timm"], outcome["results"]["peer"]
-    assert ratios(outcome, rivals(outcome)) == {}
+    assert with_ratios(outcome, rivals(outcome))["ratios"] == {}
 
 
 def test_an_error_above_the_tolerance_is_refused() -> None:
