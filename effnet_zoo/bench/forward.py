@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.bench import referee
-from effnet_zoo.bench.machine import ceiling, with_peak_memory
+from effnet_zoo.bench.machine import ceiling, peak_memory
 from effnet_zoo.bench.networks import Task, arch_of, library_network, plain_network
 from effnet_zoo.bench.referee import Call, Contestants, Prepared, Sample
 from effnet_zoo.bench.report import CURVE_STYLES
@@ -161,13 +161,10 @@ def forward_contestants(task: Task, *, compiled: bool = False) -> Contestants:
 def prepare_forward(task: Task, build: Build, note: str = "") -> Prepared:
     """Prepare a contestant that computes the task's logits."""
     images = task.images()
-
-    def first() -> tuple[Logits, Tensor]:
+    with peak_memory(task.device) as peak:
         run = build(task)
         with torch.inference_mode():
-            return run, run(images)[:COMPARED].double().cpu()
-
-    (run, logits), peak = with_peak_memory(first, task.device)
+            logits = run(images)[:COMPARED].double().cpu()
     call = torch.inference_mode()(functools.partial(run, images))
     return Prepared(call=call, output=logits, figures=peak, note=note)
 

@@ -4,13 +4,13 @@ import functools
 import pkgutil
 import platform
 import statistics
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -20,8 +20,6 @@ from effnet_zoo.bench.referee import Call, clocked
 from effnet_zoo.bench.results import Data, Measurement
 from effnet_zoo.bench.settings import MEASURES, Cases, Settings, processors
 from effnet_zoo.errors import EffnetZooError, EngineError, first_line
-
-Value = TypeVar("Value")
 
 DISTRIBUTIONS = (
     *("torchvision", "timm", "efficientnet-pytorch", "geffnet"),
@@ -105,16 +103,19 @@ def describe(device: str) -> dict[str, Any]:
     return facts | ({"gpu": torch.cuda.get_device_name()} if device == "cuda" else {})
 
 
-def with_peak_memory(call: Callable[[], Value], device: str) -> tuple[Value, dict[str, int]]:
-    """Return a call's result and, on CUDA, the ``peak_bytes`` that it took on the GPU at most."""
-    if device != "cuda":
-        return call(), {}
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    result = call()
-    torch.cuda.synchronize()
-    return result, {"peak_bytes": torch.cuda.max_memory_allocated() - before}
+@contextmanager
+def peak_memory(device: str) -> Iterator[dict[str, int]]:
+    """Yield figures, which have in the end, on CUDA, the ``peak_bytes`` that were taken on the GPU at most."""
+    figures: dict[str, int] = {}
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        yield figures
+        torch.cuda.synchronize()
+        figures["peak_bytes"] = torch.cuda.max_memory_allocated() - before
+    else:
+        yield figures
 
 
 # What it can do at most.

@@ -10,7 +10,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.data import create_dataset, create_loader
+from timm.data import create_dataset, create_loader, resolve_data_config
 from torch import Tensor, nn
 
 from effnet_zoo.bench.forward import Logits, Way, engines, own_ways
@@ -109,19 +109,12 @@ def timm_pass(
     model: nn.Module, ours: EfficientNet, folder: Path, workers: int, memory_format: torch.memory_format
 ) -> list[int]:
     """Return labels in timm's way: a dataset of the folder, a loader, and a loop over its batches."""
-    how = preprocessing_of(ours.pretrained_cfg)
     loader = create_loader(
         create_dataset("", root=str(folder)),
-        input_size=(3, *how.size),
+        **resolve_data_config(pretrained_cfg=ours.pretrained_cfg),
         batch_size=FILES_BATCH,
-        is_training=False,
         use_prefetcher=False,
-        interpolation=how.interpolation,
-        mean=how.mean,
-        std=how.std,
         num_workers=workers,
-        crop_pct=how.crop_pct,
-        crop_mode=how.crop_mode,
         device=torch.device("cpu"),
     )
     labels: list[int] = []

@@ -53,9 +53,8 @@ def save_pictures(measurements: Sequence[Measurement], folder: Path) -> list[Pat
         for one in group:
             if one.measure in CURVES:
                 case = one.data["case"]
-                name = one.measure
-                if one.measure != "variant-curve":
-                    name += f"-{case['variant'].removeprefix('effnet_zoo_')}"
+                fixed = "" if CURVES[one.measure][0] == "variant" else case["variant"].removeprefix("effnet_zoo_")
+                name = "-".join(filter(None, (one.measure, fixed)))
                 suffix = ending if case["dtype"] == "float32" else f"-{case['dtype']}{ending}"
                 curves.setdefault(suffix, {}).setdefault(name, []).append(one)
         for suffix, parts in curves.items():

@@ -33,17 +33,16 @@ from effnet_zoo.runtime.export import export
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 
-LIMIT = 900.0
-"""Seconds that a process may take: a cold start that compiles takes some two minutes on two cores."""
+LIMIT = 900.0  # seconds that a process may take: a cold start that compiles takes some two minutes on two cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The output of a process, and the time of its start and of its end, in seconds as `time.time` gives them."""
+    """The output of a process, when it started, in seconds as `time.time` gives them, and how many it took."""
 
     text: str
     start: float
-    end: float
+    seconds: float
 
 
 def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LIMIT) -> Answer:
@@ -61,13 +60,13 @@ def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = No
         )
     except subprocess.TimeoutExpired:
         raise EngineError(f"the process had not ended after {limit:g} seconds") from None
-    end = time.time()
+    seconds = time.time() - start
     if done.returncode:
         last = [f"the process ended with status {done.returncode}", *done.stderr.strip().splitlines()][-1]
         kind = last.partition(":")[0].rpartition(".")[2]
         absent = kind in ("ImportError", "ModuleNotFoundError", "MissingExtraError")
         raise (MissingExtraError if absent else EngineError)(last)
-    return Answer(text=done.stdout, start=start, end=end)
+    return Answer(text=done.stdout, start=start, seconds=seconds)
 
 
 def python(program: str, *arguments: str) -> list[str]:
@@ -119,7 +118,6 @@ print(json.dumps({**answer, "weights": float(model.classifier.bias.sum())}))
 # What `import effnet_zoo` adds to `import timm`.
 
 STATEMENTS = {"timm": "import timm", "timm and effnet_zoo": "import timm, effnet_zoo"}
-
 IMPORTING = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
 
 
@@ -196,12 +194,8 @@ def write_checkpoint(model: Model, state: State, folder: Path) -> Path:
 
 # From nothing to the first logits, and one photo by the command.
 
-COMMAND = "from _effnet_zoo_command import main; main()"
-"""What the script ``effnet-zoo`` runs."""
-
-IMPORT_TORCH = "import torch"
-"""What every program that uses torch waits for: the command is compared with it."""
-
+COMMAND = "from _effnet_zoo_command import main; main()"  # what the script effnet-zoo runs
+IMPORT_TORCH = "import torch"  # what every program that uses torch waits for
 PHOTO = {"width": 500, "height": 375}
 
 
@@ -259,7 +253,7 @@ def time_command(variant: str, *, rounds: int) -> Data:
         def classify(name: str) -> Sample:
             arguments = ["predict", str(photo), "--model", name, "--topk", "1", "--json"]
             answer = answer_of(python(COMMAND, *arguments), environment)
-            return {"seconds": answer.end - answer.start}, json.loads(answer.text)[0]["classes"][0]["index"]
+            return {"seconds": answer.seconds}, json.loads(answer.text)[0]["classes"][0]["index"]
 
         @functools.cache
         def exported() -> str:
@@ -267,14 +261,10 @@ def time_command(variant: str, *, rounds: int) -> Data:
             network.load_state_dict(drawn_weights(model.spec))
             return str(export(network, folder / "model.onnx").path)
 
-        def import_torch() -> Sample:
-            answer = answer_of(python(IMPORT_TORCH), bytecode)
-            return {"seconds": answer.end - answer.start}, None
-
         calls: dict[str, Callable[[], Sample]] = {
             "effnet_zoo predict": lambda: classify(model.default.name),
             "effnet_zoo predict, ONNX": lambda: classify(exported()),
-            IMPORT_TORCH: import_torch,
+            IMPORT_TORCH: lambda: ({"seconds": answer_of(python(IMPORT_TORCH), bytecode).seconds}, None),
         }
         compare = functools.partial(check_equal, "another class than the first contestant's")
         data = hold_process_contest({"variant": model.name, "photo": PHOTO}, calls, compare, rounds=rounds)

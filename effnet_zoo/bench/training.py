@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.bench import referee
-from effnet_zoo.bench.machine import with_peak_memory
+from effnet_zoo.bench.machine import peak_memory
 from effnet_zoo.bench.networks import Task, arch_of, library_network, plain_network
 from effnet_zoo.bench.results import Data, library_of
 from effnet_zoo.bench.settings import Cases, Settings
@@ -87,7 +87,8 @@ def time_training(task: Task, *, rounds: int) -> Data:
             _loss(module, images, task.dtype).backward()
             optimizer.step()
 
-        _, peak = with_peak_memory(step, task.device)
+        with peak_memory(task.device) as peak:
+            step()
         return referee.Prepared(call=step, output=gradient, figures={"saved_bytes": saved, **peak})
 
     data = referee.hold_contest(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from effnet_zoo.atomic_io import check_destination
+from effnet_zoo.bench.report import full_table
 from effnet_zoo.bench.results import merge_results, merged, read_results
 from effnet_zoo.bench.settings import MEASURES, QUICK, Settings, all_measures, processors
 from effnet_zoo.cli.output import AsJson, print_json_list, print_rows
@@ -23,40 +24,27 @@ if TYPE_CHECKING:
 
 
 def bench(
-    variants: Annotated[
-        list[str] | None, typer.Argument(metavar="VARIANT", help="Variants; B0 by default.", show_default=False)
-    ] = None,
+    variants: Annotated[list[str] | None, typer.Argument(metavar="VARIANT", help="Variants; B0 by default.")] = None,
     measures: Annotated[
         list[str] | None,
-        typer.Option(
-            "--measure",
-            help=f"{', '.join(MEASURES)}, or all; {', '.join(QUICK)} by default.",
-            show_default=False,
-        ),
+        typer.Option("--measure", help=f"{', '.join(MEASURES)}, or all; {', '.join(QUICK)} by default."),
     ] = None,
     batches: Annotated[
-        list[int] | None,
-        typer.Option("--batch", min=1, help="Images of a batch, for throughput; 8 by default.", show_default=False),
+        list[int] | None, typer.Option("--batch", min=1, help="Images of a batch, for throughput; 8 by default.")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many turns every contestant has.")] = 10,
     size: Annotated[
-        int | None,
-        typer.Option(min=32, help="Side of the images in pixels; each variant's own by default.", show_default=False),
+        int | None, typer.Option(min=32, help="Side of the images in pixels; each variant's own by default.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or, on cuda, float16.")] = "float32",
     compiled: Annotated[bool, typer.Option("--compiled", help="Also what torch.compile builds, in minutes.")] = False,
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, help="Workers of `files`; one for each processor by default.", show_default=False),
+        int | None, typer.Option(min=1, help="Workers of `files`; one for each processor by default.")
     ] = None,
     as_json: AsJson = False,
-    out: Annotated[
-        Path | None, typer.Option(help="A JSON file, into which each result is merged at once.", show_default=False)
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(help="Folder for pictures of these results and --out's.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file, into which each result is merged at once.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Folder for pictures of these results and --out's.")] = None,
 ) -> None:
     """Time this package beside timm and its other peers: same weights, same input, outputs compared before anything.
 
@@ -100,7 +88,11 @@ def bench(
             print_json_list(one.as_plain() for one in measurements)
         else:
             for one in measurements:
-                _show(one)
+                table = full_table(one)
+                typer.echo(one.key)
+                print_rows(table.headings, table.rows, left=("contestant", "notes"))
+                for line in (*table.below, ""):
+                    typer.echo(line)
     if plot:
         for path in save_pictures(merged(older, made), plot):
             typer.echo(f"wrote {path}", err=as_json)
@@ -148,13 +140,3 @@ def _temporary_engine_cache() -> Iterator[None]:
             del os.environ["EFFNET_ZOO_HOME"]
             if before is not None:
                 os.environ["EFFNET_ZOO_HOME"] = before
-
-
-def _show(measurement: "Measurement") -> None:
-    from effnet_zoo.bench.report import full_table
-
-    table = full_table(measurement)
-    typer.echo(measurement.key)
-    print_rows(table.headings, table.rows, left=("contestant", "notes"))
-    for line in (*table.below, ""):
-        typer.echo(line)
