@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 from timm.data import create_dataset, create_loader, resolve_data_config
-from torch import Tensor, nn
+from torch import Tensor
 
 from effnet_zoo.bench.forward import Logits, Way, engines, own_ways
 from effnet_zoo.bench.referee import Pace, Prepared, hold_contest, with_rates, with_ratios
@@ -91,11 +91,36 @@ def pass_builders(folder: Path, paths: Sequence[Path], workers: int) -> dict[str
         model = timm.create_model(find(CHECKPOINT)[0].upstream)
         model.load_state_dict(ours.state_dict())
         model.eval().to(memory_format=memory_format)
-        return functools.partial(timm_pass, model, ours, folder, workers, memory_format)
+
+        @torch.inference_mode()
+        def run() -> list[int]:
+            loader = create_loader(
+                create_dataset("", root=str(folder)),
+                **resolve_data_config(pretrained_cfg=ours.pretrained_cfg),
+                batch_size=FILES_BATCH,
+                use_prefetcher=False,
+                num_workers=workers,
+                device=torch.device("cpu"),
+            )
+            labels: list[int] = []
+            for images, _ in loader:
+                labels += model(images.to(memory_format=memory_format)).argmax(1).tolist()
+            return labels
+
+        return run
 
     def own(backend: str) -> Pass:
-        run = engine(ours, backend, size=own_size(ours)) if backend else None
-        return functools.partial(predict_pass, ours, paths, workers, run)
+        function = engine(ours, backend, size=own_size(ours)) if backend else None
+
+        def run() -> list[int]:
+            labels = []
+            for one in predict(ours, paths, topk=1, run=function, batch_size=FILES_BATCH, workers=workers):
+                if one.error:
+                    raise InputError(one.error)
+                labels.append(one.guesses[0].index)
+            return labels
+
+        return run
 
     return {
         "timm": functools.partial(theirs, torch.preserve_format),
@@ -103,35 +128,6 @@ def pass_builders(folder: Path, paths: Sequence[Path], workers: int) -> dict[str
         "effnet_zoo": functools.partial(own, ""),
         **{f"effnet_zoo engine {backend}": functools.partial(own, backend) for backend in engines(compiled=False)},
     }
-
-
-def timm_pass(
-    model: nn.Module, ours: EfficientNet, folder: Path, workers: int, memory_format: torch.memory_format
-) -> list[int]:
-    """Return labels in timm's way: a dataset of the folder, a loader, and a loop over its batches."""
-    loader = create_loader(
-        create_dataset("", root=str(folder)),
-        **resolve_data_config(pretrained_cfg=ours.pretrained_cfg),
-        batch_size=FILES_BATCH,
-        use_prefetcher=False,
-        num_workers=workers,
-        device=torch.device("cpu"),
-    )
-    labels: list[int] = []
-    with torch.inference_mode():
-        for images, _ in loader:
-            labels += model(images.to(memory_format=memory_format)).argmax(1).tolist()
-    return labels
-
-
-def predict_pass(model: EfficientNet, paths: Sequence[Path], workers: int, run: Logits | None) -> list[int]:
-    """Return labels in this package's way. A file that cannot be read is an InputError."""
-    labels = []
-    for prediction in predict(model, paths, topk=1, run=run, batch_size=FILES_BATCH, workers=workers):
-        if prediction.error:
-            raise InputError(prediction.error)
-        labels.append(prediction.guesses[0].index)
-    return labels
 
 
 # The labels of every engine and dtype.

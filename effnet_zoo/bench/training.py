@@ -29,7 +29,6 @@ class Training:
 
     checkpointed: bool = False  # whether its blocks are run again in the backward pass
     channels_last: bool = False  # whether its user moves weights and images to that memory format
-    any_size: bool = True  # whether its padding is right for images of any size
 
 
 TRAININGS = {
@@ -39,7 +38,7 @@ TRAININGS = {
     "timm channels_last": Training(channels_last=True),
     "timm checkpointed": Training(checkpointed=True),
     "torchvision": Training(),
-    "efficientnet_pytorch": Training(any_size=False),
+    "efficientnet_pytorch": Training(),
     "geffnet": Training(),
 }
 """Contestants by name, whose first word is the library."""
@@ -57,27 +56,22 @@ def time_training(task: Task, *, rounds: int) -> Data:
     Dropout and stochastic depth are off: all do the same work. In another dtype than float32 the forward pass runs
     under autocast.
     """
-
-    def compared_size(name: str) -> int:
-        return COMPARED_SIZE if TRAININGS[name].any_size else task.size
-
-    def compared(size: int) -> Task:
-        return dataclasses.replace(task, size=size, batch=2, device="cpu")
+    compared = dataclasses.replace(task, size=COMPARED_SIZE, batch=2, device="cpu")
 
     @functools.cache
-    def expected(arch: ArchSpec, size: int) -> Tensor:
-        return _image_gradient(plain_network(arch, task.state).train(), compared(size))
+    def expected(arch: ArchSpec) -> Tensor:
+        return _image_gradient(plain_network(arch, task.state).train(), compared)
 
-    def network(name: str) -> Any:
+    def network(name: str, task: Task) -> Any:
         module = library_network(library_of(name), task).train()
         if TRAININGS[name].checkpointed:
             module.set_grad_checkpointing()
         return module
 
     def prepare(name: str) -> referee.Prepared:
-        gradient = _image_gradient(network(name), compared(compared_size(name)))
+        gradient = _image_gradient(network(name, compared), compared)
         memory_format = torch.channels_last if TRAININGS[name].channels_last else torch.preserve_format
-        module = network(name).to(task.device, memory_format=memory_format)
+        module = network(name, task).to(task.device, memory_format=memory_format)
         images = task.images().to(memory_format=memory_format)
         saved = saved_bytes(module, functools.partial(_loss, module, images, task.dtype))
         optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9)
@@ -95,7 +89,7 @@ def time_training(task: Task, *, rounds: int) -> Data:
         task.case,
         {name: functools.partial(prepare, name) for name in TRAININGS},
         functools.partial(referee.check_error, "gradient", GRADIENT_TOLERANCE),
-        reference=lambda name: expected(arch_of(library_of(name), task.model), compared_size(name)),
+        reference=lambda name: expected(arch_of(library_of(name), task.model)),
         rounds=rounds,
         sample=lambda call: referee.clocked(call, task.device),
     )

@@ -244,7 +244,7 @@ def test_timm_and_this_package_label_real_files_alike(tmp_path: Path) -> None:
     assert len(labels) == 6
     assert builders["timm channels_last"]()() == builders["effnet_zoo"]()() == labels
     with pytest.raises(InputError, match="nosuch.jpg"):
-        photos.predict_pass(EfficientNet.from_pretrained(CHECKPOINT), [tmp_path / "nosuch.jpg"], 1, None)
+        photos.pass_builders(tmp_path, [tmp_path / "nosuch.jpg"], 1)["effnet_zoo"]()()
 
 
 def test_deployment_compares_files_on_photos_that_none_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
