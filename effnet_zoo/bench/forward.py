@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ Build = Callable[[Task], Logits]
 
 Way = Callable[..., Logits]
 """From this package's network, and the keyword `dtype`, to a faster function."""
+
+How = Literal["", "autocast", "compiled", "recording"]
 
 TOLERANCE_TF32 = 0.05  # on CUDA, where PyTorch's convolutions take float32 as TF32 by default: float16's mantissa
 COMPARED = 2  # images whose logits are compared: in inference they do not depend on the others of the batch
@@ -134,17 +136,17 @@ def forward_contestants(task: Task, *, compiled: bool = False) -> Contestants:
     own = {name: functools.partial(_own, way) for name, way in own_ways(compiled=compiled).items()}
     builds: dict[str, Build] = {
         "effnet_zoo": _eager(OURS),
-        "effnet_zoo recording": _eager(OURS, recording=True),
+        "effnet_zoo recording": _eager(OURS, "recording"),
         "effnet_zoo optimized": own["effnet_zoo optimized"],
         "timm": _eager(BASELINE),
-        "timm recording": _eager(BASELINE, recording=True),
-        "timm channels_last": _eager(BASELINE, channels_last=True),
+        "timm recording": _eager(BASELINE, "recording"),
+        "timm channels_last": _eager(BASELINE, memory_format=torch.channels_last),
         **{library: _eager(library) for library in ("torchvision", "efficientnet_pytorch", "geffnet")},
     }
     if task.dtype != "float32":
-        builds |= {f"{name} autocast": _eager(name, autocast=True) for name in (OURS, BASELINE)}
+        builds |= {f"{name} autocast": _eager(name, "autocast") for name in (OURS, BASELINE)}
     if compiled:
-        builds["timm compiled"] = _eager(BASELINE, channels_last=True, compiled=True)
+        builds["timm compiled"] = _eager(BASELINE, "compiled", torch.channels_last)
     if task.device == "cuda":
         graphs = {name: builds[name] for name in ("effnet_zoo", "effnet_zoo optimized")}
         graphs["timm"] = builds["timm channels_last"]
@@ -190,27 +192,18 @@ def _own(way: Way, task: Task) -> Logits:
     return way(library_network(OURS, task).eval().to(task.device), dtype=task.dtype)
 
 
-def _eager(
-    library: str,
-    *,
-    channels_last: bool = False,
-    compiled: bool = False,
-    autocast: bool = False,
-    recording: bool = False,
-) -> Build:
-    memory_format = torch.channels_last if channels_last else torch.preserve_format
-
+def _eager(library: str, how: How = "", memory_format: torch.memory_format = torch.preserve_format) -> Build:
     def build(task: Task) -> Logits:
         dtype = TORCH_DTYPES[task.dtype]
         network = library_network(library, task).eval()
-        network.to(task.device, torch.float32 if autocast else dtype, memory_format=memory_format)
-        model: Any = torch.compile(network) if compiled else network
+        network.to(task.device, torch.float32 if how == "autocast" else dtype, memory_format=memory_format)
+        model: Any = torch.compile(network) if how == "compiled" else network
 
         def run(images: Tensor) -> Tensor:
-            if recording:
+            if how == "recording":
                 with torch.inference_mode(False), torch.enable_grad():
                     return model(images.to(dtype=dtype))
-            if autocast:
+            if how == "autocast":
                 with torch.autocast(task.device, dtype):
                     return model(images)
             return model(images.to(dtype=dtype, memory_format=memory_format))
@@ -243,10 +236,8 @@ def _graphed(build: Build, task: Task) -> Logits:
 
 def _exported(open_session: Callable[[Path], Logits], task: Task) -> Logits:
     """Export timm's network as its user does, for the task's shape alone, which suits both runtimes best."""
-    ignored = ("legacy TorchScript-based ONNX export", "The feature will be", "torch.jit", "Converting a tensor to a P")
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder, warnings.catch_warnings():
-        for message in ignored:
-            warnings.filterwarnings("ignore", message=f".*{message}")
+        warnings.simplefilter("ignore")  # what the exporter says of itself
         path = Path(folder, "timm.onnx")
         network = library_network(BASELINE, task).eval()
         torch.onnx.export(network, (task.images(),), str(path), dynamo=False, input_names=["images"], opset_version=17)

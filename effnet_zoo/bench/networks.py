@@ -17,6 +17,7 @@ from effnet_zoo.bench.results import BASELINE, OURS
 from effnet_zoo.bench.settings import Settings
 from effnet_zoo.errors import UnknownNameError
 from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.layouts.efficientnet_pytorch import OF_FORK
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import damp, randomise, settle
@@ -53,8 +54,8 @@ class Task:
     @property
     def case(self) -> dict[str, Any]:
         """Return the task as a measurement's ``case``."""
-        case = {name: getattr(self, name) for name in ("size", "batch", "dtype", "device")}
-        return {"variant": self.model.name, **case}
+        names = ("size", "batch", "dtype", "device")
+        return {"variant": self.model.name, **{name: getattr(self, name) for name in names}}
 
     @property
     def state(self) -> State:
@@ -96,9 +97,9 @@ def arch_of(library: str, model: Model) -> ArchSpec:
     Raises:
         UnknownNameError: If the library does not have the variant.
     """
-    if library in (OURS, BASELINE) or (library == "geffnet" and "_v2_" not in model.name):
+    if library in (OURS, BASELINE, "geffnet"):
         return model.spec
-    archs = LAYOUTS["efficientnet_pytorch" if library == "geffnet" else library].archs()
+    archs = LAYOUTS[library].archs()
     if model.name not in archs:
         raise UnknownNameError(f"{library} has no {model.hub_name}")
     return archs[model.name]
@@ -120,6 +121,8 @@ def library_network(library: str, task: Task) -> Any:
         with warnings.catch_warnings():  # it scripts its activations when it is imported
             warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
             geffnet = importlib.import_module("geffnet")
+        if not hasattr(geffnet, task.model.upstream):
+            raise UnknownNameError(f"geffnet has no {name}")
         model = geffnet.create_model(task.model.upstream)
     elif library == "torchvision":
         from torchvision.models import get_model
@@ -127,7 +130,7 @@ def library_network(library: str, task: Task) -> Any:
         theirs = name.replace("efficientnetv2", "efficientnet_v2")
         model = get_model(theirs, dropout=0.0, stochastic_depth_prob=0.0)
     else:
-        module = importlib.import_module("efficientnet_lite_pytorch" if "lite" in name else library)
+        module = importlib.import_module("efficientnet_lite_pytorch" if task.model.name in OF_FORK else library)
         rates = {"dropout_rate": 0.0, "drop_connect_rate": 0.0}
         model = module.EfficientNet.from_name(name.replace("_", "-"), image_size=task.size, **rates)
     if library in ("torchvision", "efficientnet_pytorch"):
