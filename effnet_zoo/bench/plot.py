@@ -33,7 +33,6 @@ CURVES = {
 }
 """By measure, the key of the case that changes, and what it is in words."""
 
-DPI = 120
 SHORT_AXIS = 20  # the ratio of its ends up to which a logarithmic axis has more numbers
 ONE_COLUMN = 5  # measurements that are drawn below each other; more are drawn in two columns
 NAMES_WIDTH = 0.6  # room for the names beside the bars, as a share of the bars' room
@@ -216,12 +215,11 @@ def curve_figure(measurements: Sequence[Measurement]) -> Figure | None:
         return variants.index(value) if by_variant else value
 
     ordered = sorted(measurements, key=rank)
-    places = list(range(len(ordered))) if by_variant else [rank(one) for one in ordered]
     figure, (axes,) = _figure(9.5, 5.2)
     for name in dict.fromkeys(name for one in ordered for name in report.seconds_of(one)):
         points: list[tuple[float, float]] = []
         before = None
-        for place, one in zip(places, ordered, strict=True):
+        for place, one in enumerate(ordered):
             if name not in report.seconds_of(one):
                 continue
             family = catalogue.find_variant(one.data["case"]["variant"]).family.title
@@ -233,20 +231,16 @@ def curve_figure(measurements: Sequence[Measurement]) -> Figure | None:
         style = {"linestyle": line, "marker": "o", "markersize": 3.5, "linewidth": 1.8}
         axes.plot(*zip(*points, strict=True), color=colour, label=name, **style)
     _log_axis(axes.yaxis)
-    if by_variant:
-        labels = [f"{report.short(one.data['case']['variant'])}\n{one.data['case']['size']}" for one in ordered]
-    else:
-        axes.set_xscale("log")
-        labels = [str(place) for place in places]
-    axes.set_xticks(places, labels, fontsize=8.5)
-    axes.xaxis.set_minor_locator(NullLocator())
+    cases = [one.data["case"] for one in ordered]
+    labels = [f"{report.short(case['variant'])}\n{case['size']}" if by_variant else str(case[key]) for case in cases]
+    axes.set_xticks(range(len(ordered)), labels, fontsize=8.5)
     axes.set_xlabel(across, color=INK)
     axes.set_ylabel("ms an image", color=INK)
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1, 0.5))
-    case = ordered[0].data["case"]
+    case, variant = cases[0], report.short(cases[0]["variant"])
     fixed = {
-        "batch": f"{report.short(case['variant'])}, {case['size']} px",
-        "size": f"{report.short(case['variant'])}, batch {case['batch']}",
+        "batch": f"{variant}, {case['size']} px",
+        "size": f"{variant}, batch {case['batch']}",
         "variant": f"batch {case['batch']}, each at its own size in pixels",
     }
     _caption(axes, ordered, f"{fixed[key]}, {case['dtype']}")
@@ -257,7 +251,7 @@ def curve_figure(measurements: Sequence[Measurement]) -> Figure | None:
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=SURFACE, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, facecolor=SURFACE, layout="constrained")
     FigureCanvasAgg(figure)
     every_axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for axes in every_axes:

@@ -50,10 +50,6 @@ class Measurement:
         """Return its name in a file: a newer measurement replaces an older one of the same name."""
         return f"{self.measure}: {self.subject}"
 
-    def as_plain(self) -> dict[str, Any]:
-        """Return the measurement as JSON values."""
-        return dataclasses.asdict(self)
-
 
 def read_results(path: Path) -> list[Measurement]:
     """Read the measurements of a file; the list is empty if the file does not exist.
@@ -79,6 +75,6 @@ def merged(older: Iterable[Measurement], newer: Iterable[Measurement]) -> list[M
 def merge_results(path: Path, newer: Iterable[Measurement]) -> list[Measurement]:
     """Merge measurements into a file, which is written whole or stays as it was, and return all that are in it."""
     everything = merged(read_results(path), newer)
-    text = json.dumps([one.as_plain() for one in everything], indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps([dataclasses.asdict(one) for one in everything], indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, f"{text}\n")
     return everything

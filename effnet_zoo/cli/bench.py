@@ -1,5 +1,6 @@
 """``effnet-zoo bench``"""
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -85,7 +86,7 @@ def bench(
     with _temporary_engine_cache():
         measurements = _measurements(settings, out, made, failures)
         if as_json:
-            print_json_list(one.as_plain() for one in measurements)
+            print_json_list(dataclasses.asdict(one) for one in measurements)
         else:
             for one in measurements:
                 table = full_table(one)

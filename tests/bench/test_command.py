@@ -32,7 +32,7 @@ def test_the_command_prints_a_table_and_keeps_the_measurements(
     assert kept.command == f"effnet-zoo bench --out {out}"
     code, printed, err = run("bench", "--json", "--out", out)
     assert (code, err) == (0, "")
-    assert json.loads(printed) == [one.as_plain() for one in read_results(out)]
+    assert json.loads(printed) == [dataclasses.asdict(one) for one in read_results(out)]
 
 
 def test_what_was_measured_before_an_interruption_stays(

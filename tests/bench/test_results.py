@@ -73,7 +73,7 @@ def test_a_measurement_says_what_was_run_where() -> None:
     assert {"python", "effnet-zoo", "torch", "timm"} <= set(made.versions)
     assert made.versions["torch"] == torch.__version__
     assert made.machine["processors"] == processors() >= 1
-    json.dumps(made.as_plain())
+    json.dumps(dataclasses.asdict(made))
 
 
 def test_every_measure_has_steps_with_names_of_their_own() -> None:
