@@ -74,11 +74,7 @@ class CaseResult:
 
 
 def cases_on(device: str, *, modes: Iterable[Mode] = MODES) -> list[Case]:
-    """Return a case for every combination on a device.
-
-    Raises:
-        UnknownNameError: If this machine has no such device.
-    """
+    """Return a case for every combination on a device, which this machine must have."""
     find_device(device)
     return [Case(*each) for each in itertools.product(VARIANTS, [device], ERROR_LIMITS, MEMORY_FORMATS, modes)]
 

@@ -32,15 +32,9 @@ from effnet_zoo.runtime.engine import TOLERANCE, engine
 from effnet_zoo.runtime.targets import ENGINES
 from effnet_zoo.runtime.targets.openvino import PRECISIONS, openvino_core
 
-Logits = Callable[[Tensor], Tensor]
-"""From images to logits."""
-
+Logits = Callable[[Tensor], Tensor]  # from images
 Build = Callable[[Task], Logits]
-"""From a task to what computes its logits."""
-
-Way = Callable[..., Logits]
-"""From this package's network, and the keyword `dtype`, to a faster function."""
-
+Way = Callable[..., Logits]  # from this package's network, and the keyword `dtype`
 How = Literal["", "autocast", "compiled", "recording"]
 
 TOLERANCE_TF32 = 0.05  # on CUDA, where PyTorch's convolutions take float32 as TF32 by default: float16's mantissa

@@ -47,12 +47,7 @@ def steps(settings: Settings) -> list[Step]:
 
 
 def make_measurement(step: Step, settings: Settings) -> Measurement:
-    """Make a measurement.
-
-    Raises:
-        EngineError: If it fails, whatever was raised, as a measurement must not end the others; if a figure is not
-            finite; or if nobody could be measured.
-    """
+    """Make a measurement. If it fails, whatever was raised becomes an EngineError: it must not end the others."""
     torch.compiler.reset()  # of one forward, which all variants share, it compiles only so many versions
     try:
         data = step.run()

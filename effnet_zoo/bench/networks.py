@@ -92,10 +92,9 @@ def plain_network(arch: ArchSpec, state: State | None = None) -> EfficientNet:
 
 
 def arch_of(library: str, model: Model) -> ArchSpec:
-    """Return a variant with a library's numerics: torchvision pads symmetrically, and has another epsilon.
+    """Return a variant with a library's numerics; an UnknownNameError says that the library does not have it.
 
-    Raises:
-        UnknownNameError: If the library does not have the variant.
+    torchvision pads symmetrically, and has another epsilon.
     """
     if library in (OURS, BASELINE, "geffnet"):
         return model.spec
@@ -108,9 +107,7 @@ def arch_of(library: str, model: Model) -> ArchSpec:
 def library_network(library: str, task: Task) -> Any:
     """Return a library's network on the CPU as its user builds it, with the task's weights, without dropout.
 
-    Raises:
-        ImportError: If the library is not installed.
-        UnknownNameError: If it does not have the variant.
+    An ImportError says that the library is not installed, an UnknownNameError that it does not have the variant.
     """
     name, arch, state = task.model.hub_name, arch_of(library, task.model), task.state
     if library == OURS:

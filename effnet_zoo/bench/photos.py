@@ -37,16 +37,10 @@ from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 # From files to labels: `predict` beside timm's dataset, loader and model loop.
 
-SETS = {"large": (2000, 1500, 96), "web": (500, 375, 192)}
-"""Folders of JPEG files: their width and height in pixels, and how many there are."""
-
+SETS = {"large": (2000, 1500, 96), "web": (500, 375, 192)}  # width and height of JPEG files, and how many there are
 FILES_BATCH = 32
-
-FILES_PACE = Pace(rest=0.5, warm=False, calls=1)
-"""One pass a turn, after a rest in which the workers of the pass before end."""
-
-Pass = Callable[[], list[int]]
-"""From all files to the index of their most likely class, in the order of their names."""
+FILES_PACE = Pace(rest=0.5, warm=False, calls=1)  # in the rest, the workers of the pass before end
+Pass = Callable[[], list[int]]  # from all files to the index of each one's most likely class
 
 
 def file_cases(settings: Settings) -> Cases:
@@ -134,11 +128,9 @@ def pass_builders(folder: Path, paths: Sequence[Path], workers: int) -> dict[str
 
 
 def same_labels(logits: Tensor, expected: Tensor, names: Sequence[str] = ()) -> dict[str, Any]:
-    """Count the photos whose logits (photos, classes) give the label of the expected ones.
+    """Count the photos whose logits (photos, classes) give the expected label.
 
-    Returns:
-        ``same_label`` of ``photos``; the relative ``error`` of the logits; and by name, if there are names, the two
-        highest expected probabilities of each of the ``others``.
+    With names, the figures have the two highest expected probabilities of each of the other photos.
     """
     same = (logits.argmax(1) == expected.argmax(1)).tolist()
     leading = expected.softmax(1).topk(2).values.tolist()
@@ -183,9 +175,7 @@ def count_agreement(everyone: Mapping[tuple[str, str], Way]) -> Data:
 # Exported and quantized files: how large, how fast, how far from the model they are.
 
 BATCH = 8
-
-CALIBRATION, COMPARISON = 200, 400
-"""Photos, cut from different places: those that int8 is calibrated with, and those on which everyone is compared."""
+CALIBRATION, COMPARISON = 200, 400  # photos that int8 is calibrated with, and others that everyone is compared on
 
 Write = Callable[[EfficientNet, Path, Path], tuple[Path, int]]
 """From a model, a folder to write to and one of photos to calibrate with, to the file and its size in bytes."""

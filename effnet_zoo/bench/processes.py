@@ -48,9 +48,7 @@ class Answer:
 def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LIMIT) -> Answer:
     """Run a command in a fresh process, with variables besides this process's, for `limit` seconds at most.
 
-    Raises:
-        MissingExtraError: If the last line of its traceback says that a package is not installed.
-        EngineError: If it fails otherwise, dies, or takes longer; with the last line that it wrote.
+    If it fails, the last line of its traceback becomes a MissingExtraError or an EngineError.
     """
     variables = {**os.environ, **(environment or {})}
     start = time.time()

@@ -52,11 +52,7 @@ class Measurement:
 
 
 def read_results(path: Path) -> list[Measurement]:
-    """Read the measurements of a file; the list is empty if the file does not exist.
-
-    Raises:
-        InputError: If the file cannot be read, or holds something else. The message names the field.
-    """
+    """Read the measurements of a file, if it exists. An InputError names the field of a file that is another."""
     with file_errors(path):
         if not path.exists():
             return []

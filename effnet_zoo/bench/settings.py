@@ -48,12 +48,7 @@ QUICK = ("ceiling", "latency", "throughput")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of a run.
-
-    Raises:
-        UnknownNameError: If a variant, measure or device does not exist.
-        ArgumentError: If the dtype or a measure does not exist on the device.
-    """
+    """The settings of a run. They name variants, measures and devices that exist, and dtypes that a device has."""
 
     variants: tuple[str, ...]
     measures: tuple[str, ...]
