@@ -1,6 +1,6 @@
 """What fresh processes take: an import, weights into a model, the first logits, and one photo by the command.
 
-Each contestant is a process of its own: nobody finds another's memory warm.
+Each contestant is a process of its own: no contestant finds the memory of another warm.
 """
 
 import functools

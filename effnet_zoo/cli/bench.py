@@ -39,15 +39,17 @@ def bench(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or, on cuda, float16.")] = "float32",
-    compiled: Annotated[bool, typer.Option("--compiled", help="Also what torch.compile builds, in minutes.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Also time what torch.compile builds in minutes.")
+    ] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Workers of `files`; one for each processor by default.")
     ] = None,
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option(help="A JSON file, into which each result is merged at once.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file. Each result is merged into it at once.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Folder for pictures of these results and --out's.")] = None,
 ) -> None:
-    """Time this package beside timm and its other peers: same weights, same input, outputs compared before anything.
+    """Time this package beside timm and other peers. All get the same weights and images. Outputs are compared first.
 
     effnet-zoo bench
 
