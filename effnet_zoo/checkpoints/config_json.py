@@ -19,7 +19,7 @@ from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints.pretrained_cfg import KnownFields, check_cfg
 from effnet_zoo.errors import ArgumentError, SpecError, WeightsError, quoted
 from effnet_zoo.layouts.effnet_zoo import PAD_TYPES
-from effnet_zoo.network.options import ModelOptions, check_global_pool, check_whole_option
+from effnet_zoo.network.options import ModelOptions, check
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of
@@ -186,9 +186,7 @@ def parse(content: Any, source: str) -> Config:
             in_chans=args.get("in_chans", cfg.get("input_size", (3,))[0]),
             global_pool=args.get("global_pool", "avg"),
         )
-        check_whole_option("num_classes", options["num_classes"], least=0)
-        check_whole_option("in_chans", options["in_chans"], least=1)
-        check_global_pool(options["global_pool"])
+        check(**options)
         if stride := args.get("output_stride"):
             arch.blocks(output_stride=stride)
             options["output_stride"] = stride

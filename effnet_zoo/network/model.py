@@ -13,18 +13,9 @@ from torch import Tensor, nn
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.network.backbone import Backbone, init_weights
+from effnet_zoo.network.backbone import Backbone, init_weights, take_levels
 from effnet_zoo.network.layers import GlobalPool, Layers
-from effnet_zoo.network.options import (
-    BuildOptions,
-    ModelOptions,
-    check_arch,
-    check_flags,
-    check_global_pool,
-    check_options,
-    check_whole_option,
-)
-from effnet_zoo.network.pyramid import take_levels
+from effnet_zoo.network.options import NUMERICS, BuildOptions, ModelOptions, check, check_flags, check_options
 
 
 class EfficientNet(Backbone):
@@ -171,17 +162,12 @@ class EfficientNet(Backbone):
             raise ArgumentError(f"output_fmt={quoted(output_fmt)}: expected 'NCHW'")
         if return_logits and (stop_early or intermediates_only):
             raise ArgumentError("return_logits needs the whole run: leave out stop_early and intermediates_only")
-        wanted = {self.feature_info[index]["stage"] for index in take_levels(indices, len(self.feature_info))}
-        x = self.forward_stem(x)
-        maps = [x] if 0 in wanted else []
-        for number, stage in enumerate(self.blocks, start=1):
-            if stop_early and number > max(wanted):
-                return maps if intermediates_only else (x, maps)
-            x = stage(x)
-            if number in wanted:
-                maps.append(x)
+        wanted = [self.feature_info[index]["stage"] for index in take_levels(indices, len(self.feature_info))]
+        x, maps = self.forward_stages(x, wanted, max(wanted) if stop_early else len(self.blocks))
         if intermediates_only:
             return maps
+        if stop_early and max(wanted) < len(self.blocks):
+            return x, maps
         x = self._head(x)
         return (x, maps, self.forward_head(x)) if return_logits else (x, maps)
 
@@ -222,8 +208,7 @@ class EfficientNet(Backbone):
         return self.act2(self.bn2(self.conv_head(x)))
 
     def _set_classifier(self, num_classes: int, global_pool: str) -> None:
-        check_whole_option("num_classes", num_classes, least=0)
-        check_global_pool(global_pool)
+        check(num_classes=num_classes, global_pool=global_pool)
         if not global_pool and num_classes:
             raise ArgumentError(f"global_pool='' with num_classes={num_classes}: a classifier needs pooled features")
         weight = self.conv_head.weight
@@ -272,13 +257,7 @@ class EfficientNetFeatures(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the maps of `out_indices`: of level i, (batch, channels, height / s, width / s) rounded up."""
-        x = self.forward_stem(x)
-        maps = [x] if 0 in self._out_stages else []
-        for index, stage in enumerate(self.blocks):
-            x = stage(x)
-            if index + 1 in self._out_stages:
-                maps.append(x)
-        return maps
+        return self.forward_stages(x, self._out_stages, len(self.blocks))[1]
 
 
 def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> EfficientNet | EfficientNetFeatures:
@@ -289,27 +268,13 @@ def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> EfficientNet
         SpecError: If a numeric is outside its bounds.
     """
     check_options(options, ModelOptions)
-    check_arch(arch)
+    check(arch=arch)
     features_only = options.get("features_only", False)
     check_flags(features_only=features_only)
     if "out_indices" in options and not features_only:
         raise ArgumentError("out_indices without features_only=True: it selects levels of a feature pyramid")
-    arch = dataclasses.replace(
-        arch,
-        activation=options.get("act_layer", arch.activation),
-        padding=options.get("padding", arch.padding),
-        bn_eps=options.get("bn_eps", arch.bn_eps),
-        bn_momentum=options.get("bn_momentum", arch.bn_momentum),
-        drop_rate=options.get("drop_rate", arch.drop_rate),
-        drop_path_rate=options.get("drop_path_rate", arch.drop_path_rate),
-    )
-    shared: dict[str, Any] = {
-        "in_chans": options.get("in_chans", 3),
-        "output_stride": options.get("output_stride"),
-        "device": options.get("device"),
-        "dtype": options.get("dtype"),
-    }
-    if features_only:
-        return EfficientNetFeatures(arch, out_indices=options.get("out_indices", (0, 1, 2, 3, 4)), **shared)
-    num_classes, global_pool = options.get("num_classes", 1000), options.get("global_pool", "avg")
-    return EfficientNet(arch, num_classes=num_classes, global_pool=global_pool, **shared)
+    numerics: dict[str, Any] = {NUMERICS[name]: value for name, value in options.items() if name in NUMERICS}
+    of_others = {"features_only", *NUMERICS, *(("num_classes", "global_pool") if features_only else ())}
+    own: dict[str, Any] = {name: value for name, value in options.items() if name not in of_others}
+    network = EfficientNetFeatures if features_only else EfficientNet
+    return network(dataclasses.replace(arch, **numerics), **own)
