@@ -20,6 +20,8 @@ from effnet_zoo.zoo.ledger import REPORTED_SOURCE, Checkpoint
 OPERATORS = {"mbconv": "MBConv", "separable": "MBConv", "fused": "Fused-MBConv", "conv": "Conv"}
 STAGE_COLUMNS = ("stage", "operator", "kernel", "stride", "filters", "blocks", "SE", "output")
 
+NO_PIN = {"revision": None, "sha256": None}
+
 
 def list_(
     pattern: Annotated[str, Argument(help="Part of a name or tag, or a shell pattern: 'b5', '*.ns_jft*'.")] = "*",
@@ -85,10 +87,7 @@ def info(
 
 def pull(
     names: Annotated[list[str], Argument(help="Names of checkpoints, with or without a tag.")],
-    to: Annotated[
-        Path | None,
-        Option(metavar="DIR", help="Copy the files here too, in the layout that EFFNET_ZOO_MIRRORS expects."),
-    ] = None,
+    to: Annotated[Path | None, Option(metavar="DIR", help="Copy the files here too, as a mirror.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download checkpoints into the cache, and check the hash of each file. Files in the cache are only checked.
@@ -124,9 +123,7 @@ def verify(
     names: Annotated[list[str] | None, Argument(help="Names of checkpoints, or parts of names.")] = None,
     everything: Annotated[bool, Option("--all", help="Verify all checkpoints of the ledger.")] = False,
     remote: Annotated[bool, Option("--remote", help="Compare with the Hub instead. Nothing is downloaded.")] = False,
-    write_pins: Annotated[
-        bool, Option("--write-pins", help="Write the revision and sha256 that were found into the ledger.")
-    ] = False,
+    write_pins: Annotated[bool, Option("--write-pins", help="Write what was found into the ledger.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the ledger's hashes with the files on this machine, or with the Hub.
@@ -147,19 +144,13 @@ def verify(
     verdicts = list(with_progress(compare(checkpoints), len(checkpoints), "verifying"))
     pinned = ledger_text.write_pins(verdicts, ledger.FOLDER) if write_pins else []
     if as_json:
-        print_json(
-            [
-                {
-                    "name": verdict.checkpoint.name,
-                    "state": verdict.state,
-                    "detail": verdict.detail,
-                    "revision": verdict.pin.revision if verdict.pin else None,
-                    "sha256": verdict.pin.sha256 if verdict.pin else None,
-                    "pinned_now": verdict.checkpoint.name in pinned,
-                }
-                for verdict in verdicts
-            ]
-        )
+        answers: list[dict[str, Any]] = []
+        for each in verdicts:
+            name, pin = each.checkpoint.name, dataclasses.asdict(each.pin) if each.pin else NO_PIN
+            answers.append(
+                {"name": name, "state": each.state, "detail": each.detail, **pin, "pinned_now": name in pinned}
+            )
+        print_json(answers)
     else:
         columns = ["checkpoint", "state", "detail"]
         print_rows(columns, [[each.checkpoint.name, each.state, each.detail] for each in verdicts], left=columns)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Exit, Option, echo
+from typer import Option, echo
 
 from effnet_zoo.cli.options import Force, finite, one_of, refuse_if
 from effnet_zoo.cli.output import AsJson, print_json, print_rows
 from effnet_zoo.cli.weights import Place, WeightOptions
-from effnet_zoo.errors import ArgumentError
+from effnet_zoo.errors import ArgumentError, EngineError
 
 if TYPE_CHECKING:
     from effnet_zoo.runtime.export import Export
@@ -20,31 +20,15 @@ if TYPE_CHECKING:
 
 KINDS = ("float32", "int8")
 
-WORST = 3
-"""Number of layer groups that are named when too many labels change."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What a file for another runtime takes and gives, and whether it may replace a file."""
 
-    static: Annotated[
-        str | None,
-        Option(metavar="HxW", help="Fix the input to this size: 224x224. By default, the checkpoint's size."),
-    ] = None
-    with_preprocess: Annotated[
-        bool, Option("--with-preprocess", help="Write a file that takes uint8 pixels and normalises them.")
-    ] = False
-    layout: Annotated[
-        str,
-        Option(
-            callback=one_of("nhwc", "nchw"),
-            help="Order of the axes of uint8 pixels: nhwc, as image decoders give it, or nchw.",
-        ),
-    ] = "nhwc"
-    with_softmax: Annotated[
-        bool, Option("--with-softmax", help="Write a file that gives probabilities instead of logits.")
-    ] = False
+    static: Annotated[str | None, Option(metavar="HxW", help="Input size. By default, the checkpoint's.")] = None
+    with_preprocess: Annotated[bool, Option("--with-preprocess", help="Take uint8 pixels, and normalise them.")] = False
+    layout: Annotated[str, Option(callback=one_of("nhwc", "nchw"), help="Axes of uint8 pixels: nhwc or nchw.")] = "nhwc"
+    with_softmax: Annotated[bool, Option("--with-softmax", help="Give probabilities instead of logits.")] = False
     force: Force = False
 
     def arguments(self, *, uint8: bool = False) -> dict[str, Any]:
@@ -60,18 +44,13 @@ class ExportOptions:
         }
 
 
-FORMAT_HELP = "onnx, openvino, torch (.pt2, of torch.export), aotinductor (machine code), torchscript or litert."
-
-
 def export(
     place: Place,
     *,
-    to: Annotated[str, Option("--format", help=FORMAT_HELP)] = "onnx",
+    to: Annotated[str, Option("--format", help="onnx, openvino, torch, aotinductor, torchscript or litert.")] = "onnx",
     out: Annotated[Path | None, Option(help="File to write. By default it has the model's name.")] = None,
     dynamic: Annotated[bool, Option("--dynamic", help="Write a file that takes any height and width.")] = False,
-    with_resize: Annotated[
-        bool, Option("--with-resize", help="Write a file that takes uint8 pixels of any size, and resizes and crops.")
-    ] = False,
+    with_resize: Annotated[bool, Option("--with-resize", help="Take photos of any size, and resize and crop.")] = False,
     dtype: Annotated[str, Option(help="Compute in float32, float16 or bfloat16.")] = "float32",
     interface: ExportOptions,
     weights: WeightOptions,
@@ -92,9 +71,7 @@ def export(
     effnet-zoo predict photo.jpg --model photos.onnx   # the file knows its classes and preprocessing
     """
     refuse_if(interface.static and dynamic, "--static is for one size, --dynamic for any: expected at most one of them")
-    refuse_if(
-        dynamic and with_resize, "--with-resize ends at one size, --dynamic takes any: expected at most one of them"
-    )
+    refuse_if(dynamic and with_resize, "--with-resize ends at one size, --dynamic takes any: expected one of them")
     how = interface.arguments(uint8=with_resize)
     from effnet_zoo.network.options import chosen
     from effnet_zoo.runtime.destination import checked_path
@@ -104,9 +81,8 @@ def export(
     target = FORMATS[chosen(to, FORMATS, "format")]
     target.check_installed()
     stem = Path(place).stem if os.path.exists(place) else place.replace("/", "--")
-    path = checked_path(
-        out or Path(f"{stem}{target.suffix}"), target, force=interface.force
-    )  # before weights are fetched
+    path = out or Path(f"{stem}{target.suffix}")
+    checked_path(path, target, force=interface.force)  # before weights are fetched
     model = weights.open(place).model()
     written = write(model, path, format=to, dynamic=dynamic, resize=with_resize, dtype=dtype, **how)
     if as_json:
@@ -131,24 +107,16 @@ def _show_export(written: "Export") -> None:
     echo(f"proof: relative error {proof['error']:.1e} by {', '.join(proof['ran'])}{photos}")
 
 
-CALIB_HELP = "Folder of images to calibrate with: some hundreds, as varied as those to predict."
-EVAL_HELP = "Folder of images to compare on. By default, images of --calib that are left."
-LABELLED_HELP = "Measure accuracy too: the image folders have a folder for each class, named as it is."
-AGREEMENT_HELP = "Share of the images, 0 to 1, that must get the label that float32 gives."
-RECIPE_HELP = "int8, front-4, front-8 or front-8-head: see docs/deployment.md. By default, front-8."
-SEARCH_HELP = "Try the recipes, smallest file first, until enough labels agree."
-
-
 def quantize(
     place: Place,
-    calib: Annotated[Path, Option(help=CALIB_HELP)],
+    calib: Annotated[Path, Option(help="Folder of images to calibrate with: some hundreds, like those to come.")],
     out: Annotated[Path, Option(metavar="FILE.onnx", help="File to write.")],
     *,
-    evaluation: Annotated[Path | None, Option("--eval", help=EVAL_HELP)] = None,
-    labelled: Annotated[bool, Option("--labelled", help=LABELLED_HELP)] = False,
-    min_agreement: Annotated[float, Option(parser=finite, metavar="SHARE", help=AGREEMENT_HELP)] = 0.98,
-    recipe: Annotated[str | None, Option(help=RECIPE_HELP)] = None,
-    search: Annotated[bool, Option("--search", help=SEARCH_HELP)] = False,
+    evaluation: Annotated[Path | None, Option("--eval", help="Folder to compare on: else the rest of --calib.")] = None,
+    labelled: Annotated[bool, Option("--labelled", help="Measure accuracy too: folders are classes.")] = False,
+    min_agreement: Annotated[float, Option(parser=finite, metavar="SHARE", help="Labels that must stay.")] = 0.98,
+    recipe: Annotated[str | None, Option(help="int8, front-4, front-8 (the default) or front-8-head.")] = None,
+    search: Annotated[bool, Option("--search", help="Try the recipes, smallest file first, until one agrees.")] = False,
     images: Annotated[int, Option(min=8, help="Largest number of images to calibrate with.")] = 200,
     interface: ExportOptions,
     weights: WeightOptions,
@@ -172,10 +140,7 @@ def quantize(
     ONNX.check_installed()
     model = weights.open(place).model()
     names = model.pretrained_cfg.get("label_names")
-    refuse_if(
-        labelled and not names,
-        "--labelled: the model has no class names of its own: give --classes, in the logits' order",
-    )
+    refuse_if(labelled and not names, "--labelled: the model has no class names of its own: give --classes")
     tried = write(
         model,
         out,
@@ -187,7 +152,7 @@ def quantize(
         search=search,
         images=images,
         **how,
-        progress=_say if sys.stderr.isatty() else lambda _: None,
+        progress=(lambda line: echo(line, err=True)) if sys.stderr.isatty() else lambda _: None,
     )
     if as_json:
         print_json([_as_json(one) for one in tried])
@@ -196,19 +161,12 @@ def quantize(
             _show_quantized(one)
     last = tried[-1]
     if last.path is None:
-        worst = ", ".join(list(last.figures["groups"])[:WORST])
-        advice = (
-            "calibrate with more images, like those to come" if search else "try --search, or more and other images"
+        worst = ", ".join(list(last.figures["groups"])[:3])
+        more = "calibrate with more images, like those to come" if search else "try --search, or more and other images"
+        raise EngineError(
+            f"{place}: int8 keeps the label of {last.figures['agreement']:.1%}, expected {min_agreement:.1%}: nothing "
+            f"was written; most is lost in {worst}; {more}"
         )
-        _say(
-            f"effnet-zoo: {place}: int8 keeps the label of {last.figures['agreement']:.1%}, expected "
-            f"{min_agreement:.1%}: nothing was written; most is lost in {worst}; {advice}"
-        )
-        raise Exit(1)
-
-
-def _say(line: str) -> None:
-    echo(line, err=True)
 
 
 def _as_json(one: "Quantized") -> dict[str, object]:

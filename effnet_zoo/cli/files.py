@@ -1,10 +1,11 @@
 """``effnet-zoo predict`` and ``embed``: files through a model, onto the screen or into a result file."""
 
+import functools
 import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,10 +20,11 @@ from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 if TYPE_CHECKING:
     from effnet_zoo.images.finding import Skipped
+    from effnet_zoo.predict.pictures import Pictures
     from effnet_zoo.predict.results import Output
     from effnet_zoo.predict.runnable import Runnable
 
-DEFAULT_MODEL = "effnet_zoo_lite0.pypi_in1k"
+MODEL = "effnet_zoo_lite0.pypi_in1k"
 ENGINES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
 DTYPES = ("float32", "bfloat16", "float16")
 MANY = 256
@@ -36,17 +38,13 @@ class FileOptions:
     """The options of both commands. ArgumentError is raised if two of them contradict each other."""
 
     paths: Annotated[list[str] | None, Argument(metavar="PATH", help="Images, folders or globs.")] = None
-    model: Annotated[
-        str, Option(help="A model's name, local-dir:FOLDER, hf-hub:owner/name, or an exported .onnx or .xml file.")
-    ] = DEFAULT_MODEL
+    model: Annotated[str, Option(help="A name, local-dir:FOLDER, hf-hub:owner/name, or an .onnx or .xml file.")] = MODEL
     as_json: AsJson = False
     from_list: Annotated[str | None, Option(help="A text file with a path a line, or - for standard input.")] = None
     output: Annotated[Path | None, Option(help="A .csv, .jsonl or .parquet file to write, a row a file.")] = None
     resume: Annotated[bool, Option("--resume", help="Keep the rows of an interrupted run, and continue it.")] = False
     force: Force = False
-    orientation: Annotated[
-        bool, Option(help="Turn photos as their EXIF orientation says. Published figures are measured without.")
-    ] = True
+    orientation: Annotated[bool, Option(help="Turn photos by EXIF. Published figures are measured without.")] = True
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps or xpu. By default, cpu.")] = None
     engine: Annotated[str | None, Option(help=ENGINE_HELP, callback=one_of(*ENGINES))] = None
     dtype: Annotated[str, Option(help=f"Compute in {', '.join(DTYPES)}.", callback=one_of(*DTYPES))] = "float32"
@@ -57,22 +55,14 @@ class FileOptions:
         refuse_if(not self.paths and self.from_list is None, "expected images, folders or globs, or --from-list FILE")
         for name, given in (("resume", self.resume), ("force", self.force)):
             refuse_if(given and self.output is None, f"--{name}: expected --output FILE with it")
+        refuse_if(self.resume and self.force, "--resume keeps the output and --force replaces it: expected one of them")
+        same = self.output and self.from_list and os.path.realpath(self.output) == os.path.realpath(self.from_list)
+        refuse_if(same, f"--output {self.output}: this is the list of --from-list: expected another name")
         refuse_if(
-            self.resume and self.force,
-            "--resume keeps the output and --force replaces it: expected at most one of them",
-        )
-        refuse_if(
-            self.output and self.from_list and os.path.realpath(self.output) == os.path.realpath(self.from_list),
-            f"--output {self.output}: this is the list of --from-list: expected another name",
-        )
-        refuse_if(
-            self.exported and (self.engine is not None or self.device is not None or self.dtype != "float32"),
+            self.exported and (self.engine or self.device or self.dtype != "float32"),
             f"--engine, --device and --dtype: {self.model} is run by its own runtime on the processor: leave them out",
         )
-        refuse_if(
-            self.output is not None and self.as_json,
-            "--json prints and --output writes: expected one of them; FILE.jsonl has JSON lines",
-        )
+        refuse_if(self.output and self.as_json, "--json prints and --output writes: FILE.jsonl has lines of JSON")
 
     @property
     def exported(self) -> bool:
@@ -116,23 +106,16 @@ class FileOptions:
 
 @dataclass(kw_only=True)
 class Batch:
-    """Files on their way through a model.
+    """Files on their way through a model, to the screen or into a result file. It counts them, and those with an error.
 
-    Attributes:
-        options: The options of the command.
-        model: What computes.
-        topk: Classes a file; None for features.
-        images: The files.
-        output: The result file; None to print.
-        total: How many files have a result or an error so far.
-        failed: How many of them have an error.
+    With `topk` classes are predicted; without, features are computed.
     """
 
     options: FileOptions
     model: "Runnable"
-    topk: int | None
     images: Iterable[Path]
-    output: "Output | None"
+    topk: int | None
+    pictures: "Pictures | None"
     total: int = 0
     failed: int = 0
 
@@ -145,15 +128,11 @@ class Batch:
         from effnet_zoo.predict.prediction import embed, predict
 
         options = self.options
-        how: dict[str, Any] = {"batch_size": options.batch_size, "workers": options.workers}
-        how["orientation"] = options.orientation
-        computed: Iterator[Any] = (
-            embed(self.model, self.images, **how)
-            if self.topk is None
-            else predict(self.model, self.images, topk=self.topk, **how)
-        )
+        how = {"batch_size": options.batch_size, "workers": options.workers, "orientation": options.orientation}
+        run: Any = embed if self.topk is None else functools.partial(predict, topk=self.topk)
+        computed = run(self.model, self.images, **how)
         count = None if options.from_list == "-" else lambda: sum(1 for _ in options.images())
-        between_tables = self.output is None and not options.as_json and sys.stdout.isatty()
+        between_tables = options.output is None and not options.as_json and sys.stdout.isatty()
         for result in with_progress(computed, count, self.doing, done=self.total, wanted=not between_tables):
             self.total += 1
             if result.error is not None:
@@ -161,18 +140,33 @@ class Batch:
                 echo(f"effnet-zoo: {result.error}", err=True)
             yield result
 
-    def as_json(self, result: Any, **more: Any) -> dict[str, Any]:
-        """Return a result as a JSON object, with the model's name and what else describes it."""
+    def picture(self, result: Any) -> Path | None:
+        return self.pictures.save(result) if self.pictures and result.error is None else None
+
+    def as_json(self, result: Any) -> dict[str, Any]:
+        """Return a result as a JSON object, with the model's name and the path of its picture."""
+        from effnet_zoo.images.finding import path_text
         from effnet_zoo.predict.tables import as_json
 
-        return as_json(result, model=printable(self.options.source), orientation=self.options.orientation, **more)
+        picture = self.picture(result)
+        drawn = {"picture": path_text(picture)} if picture else {}
+        return as_json(result, model=printable(self.options.source), orientation=self.options.orientation, **drawn)
 
-    def write(self) -> None:
+    def show(self) -> None:
+        """Print a table of the classes of each file."""
+        for result in self.results():
+            if result.error is None:
+                picture = self.picture(result)
+                rows = [[f"{each.probability:.1%}", str(each.index), printable(each.label)] for each in result.guesses]
+                echo(printable(f"{result.path}  ({self.options.source})"))
+                print_rows(["probability", "class", "name"], rows, left=["name"])
+                echo(printable(f"picture: {picture}") + "\n" if picture else "")
+
+    def write(self, output: "Output") -> None:
         """Write the results of the files that have no row yet to the output, and say how many rows it has."""
         from effnet_zoo.images.finding import digest, path_text
         from effnet_zoo.predict.tables import Facts, as_row, columns
 
-        assert self.output is not None
         facts = Facts(
             effnet_zoo=self.doing,
             model=printable(self.options.source),
@@ -183,44 +177,14 @@ class Batch:
             topk=self.topk,
             columns=columns(self.topk, self.model.head_hidden_size),
         )
-        to_row = self.as_json if self.output.path.suffix == ".jsonl" else as_row
-        with self.output.rows(facts) as rows:
+        to_row = self.as_json if output.path.suffix == ".jsonl" else as_row
+        with output.rows(facts) as rows:
             self.total, self.failed = len(rows.done), rows.failed
             self.images = (path for path in self.images if digest(path_text(path)) not in rows.done)
             results = self.results()
             while batch := list(itertools.islice(results, self.options.batch_size)):
                 rows.write(list(map(to_row, batch)))
         echo(printable(f"wrote {self.options.output}: {self.total} rows"))
-
-
-@contextmanager
-def opened(options: FileOptions, topk: int | None = None) -> Iterator[Batch]:
-    """Open the output, load the model, and yield the files on their way through it. At the end, say how many failed.
-
-    Input that cannot be read, and output that cannot be written, are refused before weights are fetched.
-    """
-    from effnet_zoo.images.finding import Skipped
-    from effnet_zoo.predict.results import reserved
-
-    if options.device is not None:
-        from effnet_zoo.network.devices import find_device
-
-        find_device(options.device)
-    skipped = Skipped()
-    images = options.images(skipped)
-    held = reserved(options.output, resume=options.resume, force=options.force) if options.output else nullcontext()
-    with held as output:
-        first = list(itertools.islice(images, MANY))
-        model = options.load(classes=topk is not None, many=len(first) == MANY)
-        topk = topk and min(topk, model.num_classes or topk)
-        images = itertools.chain(first, images)
-        batch = Batch(options=options, model=model, topk=topk, images=images, output=output)
-        yield batch
-    if skipped.counts:
-        echo(f"effnet-zoo: {skipped}", err=True)
-    if batch.failed:
-        echo(f"effnet-zoo: {batch.failed} of {batch.total} files have an error and no result", err=True)
-        raise Exit(1)
 
 
 def predict(
@@ -241,29 +205,12 @@ def predict(
     effnet-zoo predict bird.jpg --model mine.onnx   # what export and quantize write
     """
     refuse_if(out and options.output, "--out draws pictures of a few files, --output lists many: expected one of them")
-    from effnet_zoo.images.finding import path_text
-
     pictures = None
     if out is not None:
         from effnet_zoo.predict.pictures import Pictures
 
         pictures = Pictures(out, options.source, orientation=options.orientation)
-    with opened(options, topk) as batch:
-        if batch.output:
-            batch.write()
-            return
-        drawn = ((one, pictures.save(one) if pictures and one.error is None else None) for one in batch.results())
-        if options.as_json:
-            print_json_list(
-                batch.as_json(one, **({"picture": path_text(picture)} if picture else {})) for one, picture in drawn
-            )
-            return
-        for one, picture in drawn:
-            if one.error is None:
-                guesses = [[f"{each.probability:.1%}", str(each.index), printable(each.label)] for each in one.guesses]
-                echo(printable(f"{one.path}  ({options.source})"))
-                print_rows(["probability", "class", "name"], guesses, left=["name"])
-                echo(printable(f"picture: {picture}") + "\n" if picture else "")
+    _run(options, topk, pictures)
 
 
 def embed(options: FileOptions) -> None:
@@ -275,8 +222,38 @@ def embed(options: FileOptions) -> None:
     """
     nowhere = options.output is None and not options.as_json
     refuse_if(nowhere, "embed: expected --output FILE, or --json for standard output")
-    with opened(options) as batch:
-        if batch.output:
-            batch.write()
-        else:
+    _run(options)
+
+
+def _run(options: FileOptions, topk: int | None = None, pictures: "Pictures | None" = None) -> None:
+    """Send the files through the model, and say at the end how many failed.
+
+    Input that cannot be read, and output that cannot be written, are refused before weights are fetched.
+    """
+    from effnet_zoo.images.finding import Skipped
+    from effnet_zoo.predict.results import reserved
+
+    if options.device is not None:
+        from effnet_zoo.network.devices import find_device
+
+        find_device(options.device)
+    skipped = Skipped()
+    images = options.images(skipped)
+    held = reserved(options.output, resume=options.resume, force=options.force) if options.output else nullcontext()
+    with held as output:
+        first = list(itertools.islice(images, MANY))
+        model = options.load(classes=topk is not None, many=len(first) == MANY)
+        topk = topk and min(topk, model.num_classes or topk)
+        images = itertools.chain(first, images)
+        batch = Batch(options=options, model=model, images=images, topk=topk, pictures=pictures)
+        if output:
+            batch.write(output)
+        elif options.as_json:
             print_json_list(map(batch.as_json, batch.results()))
+        else:
+            batch.show()
+    if skipped.counts:
+        echo(f"effnet-zoo: {skipped}", err=True)
+    if batch.failed:
+        echo(f"effnet-zoo: {batch.failed} of {batch.total} files have an error and no result", err=True)
+        raise Exit(1)

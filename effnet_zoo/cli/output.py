@@ -81,13 +81,7 @@ def with_progress(
 def _with_bar(
     items: Iterable[Item], count: int | Callable[[], int] | None, what: str, done: int, console: Console
 ) -> Iterator[Item]:
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        _Rate(),
-        progress.TimeRemainingColumn(),
-    )
+    columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn(), _Rate())
     with progress.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=None if callable(count) else count, completed=done)
         if callable(count):

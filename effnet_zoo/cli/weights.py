@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from effnet_zoo.checkpoints.bundle import Bundle
     from effnet_zoo.transfer.publishing import Push
 
-PLACE_HELP = "A weight file, a folder that holds one, a repository owner/name on the Hub, or the name of a checkpoint."
-Place = Annotated[str, Argument(metavar="FILE_OR_REPO", help=PLACE_HELP)]
+PADDINGS = get_args(Padding)
+Place = Annotated[str, Argument(metavar="FILE_OR_REPO", help="A weight file or folder, a repository, or a checkpoint.")]
 Variant = Annotated[str | None, Option(help="Name of the architecture. By default it is found out from the weights.")]
 NoEma = Annotated[bool, Option("--no-ema", help="Use the raw weights of a file that holds moving averages too.")]
 
@@ -32,9 +32,7 @@ class WeightOptions:
     variant: Variant = None
     no_ema: NoEma = False
     like: Annotated[str | None, Option(help="Use the preprocessing of this checkpoint: effnet_zoo_b0.ap_in1k.")] = None
-    classes: Annotated[
-        Path | None, Option(help="Class names in the order of the logits: a text file, a JSON file, or an ImageFolder.")
-    ] = None
+    classes: Annotated[Path | None, Option(help="Class names in order: a text or JSON file, or an ImageFolder.")] = None
 
     def overrides(self) -> dict[str, Any]:
         """Return the options as the arguments that `conversion.convert` and `conversion.with_overrides` share."""
@@ -48,8 +46,8 @@ class WeightOptions:
         from effnet_zoo.transfer.conversion import with_overrides
         from effnet_zoo.transfer.opening import open_package
 
-        bundle = open_package(place, variant=self.variant, ema=not self.no_ema)
-        return with_overrides(bundle, **self.overrides())
+        overrides = self.overrides()
+        return with_overrides(open_package(place, variant=self.variant, ema=not self.no_ema), **overrides)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +58,10 @@ class ConversionOptions(WeightOptions):
     std: Annotated[str | None, Option(help="Standard deviation of each channel, on the same scale.")] = None
     size: Annotated[int | None, Option(min=32, help="Height and width of the input in pixels.")] = None
     interpolation: Annotated[str | None, Option(help="How images are resized: bicubic, bilinear or nearest.")] = None
-    crop_pct: Annotated[
-        float | None, Option(parser=finite, metavar="SHARE", help="Input size divided by resized size, 0.01 to 1.")
-    ] = None
-    padding: Annotated[
-        str | None,
-        Option(
-            callback=one_of(*get_args(Padding)),
-            help="Padding of convolutions: same or symmetric. By default, the layout's.",
-        ),
-    ] = None
-    bn_eps: Annotated[
-        float | None, Option(parser=finite, metavar="NUMBER", help="Epsilon of batch norm. By default, the layout's.")
-    ] = None
-    licence: Annotated[
-        str | None, Option("--license", help="Licence of the weights, as an SPDX identifier such as apache-2.0.")
-    ] = None
+    crop_pct: Annotated[float | None, Option(parser=finite, metavar="SHARE", help="Input size / resized size.")] = None
+    padding: Annotated[str | None, Option(callback=one_of(*PADDINGS), help="Padding of convolutions.")] = None
+    bn_eps: Annotated[float | None, Option(parser=finite, metavar="NUMBER", help="Epsilon of batch norm.")] = None
+    licence: Annotated[str | None, Option("--license", help="Licence of the weights, as in SPDX: apache-2.0.")] = None
 
     def overrides(self) -> dict[str, Any]:
         given = super().overrides()
@@ -133,18 +119,18 @@ def inspect(place: Place, variant: Variant = None, no_ema: NoEma = False, as_jso
     )
 
 
-TO_HELP = "effnet_zoo (timm's too), efficientnet_pytorch, torchvision, transformers, keras or effnetv2_port."
-GOLDEN_HELP = "A safetensors file with an 'image' and the 'logits' that the result must compute for it."
-
-
 def convert(
     place: Place,
     out: Annotated[Path, Option(metavar="DIR", help="Folder to write. It must be empty, or not exist.")],
     *,
-    to: Annotated[str, Option(help=f"Layout to write: {TO_HELP}")] = "effnet_zoo",
+    to: Annotated[
+        str, Option(help="effnet_zoo, efficientnet_pytorch, torchvision, transformers, keras or effnetv2_port.")
+    ] = "effnet_zoo",
     backbone_only: Annotated[bool, Option("--backbone-only", help="Leave the classifier out: 0 classes.")] = False,
     weights: ConversionOptions,
-    golden: Annotated[Path | None, Option(help=GOLDEN_HELP)] = None,
+    golden: Annotated[
+        Path | None, Option(help="A file with an 'image' and its 'logits', to prove the result with.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert weights between the layouts of EfficientNet libraries, and prove that the logits stay the same.
@@ -181,16 +167,15 @@ def convert(
     echo(f"wrote {out}: {answer['loads_with'].replace('DIR', str(out))}")
 
 
-FIGURE = "top1=78.3@DATASET"
-
-
 def push(
     place: Place,
     repo_id: Annotated[str | None, Argument(help="Repository on the Hub to write: owner/name.")] = None,
     *,
     to: Annotated[Path | None, Option(metavar="DIR", help="Write to this folder, instead of a repository.")] = None,
-    measured: Annotated[list[str] | None, Option(help=f"A figure for the card that you measured: {FIGURE}.")] = None,
-    reported: Annotated[list[str] | None, Option(help=f"A figure for the card that others report: {FIGURE}.")] = None,
+    measured: Annotated[
+        list[str] | None, Option(help="A figure for the card, measured by you: top1=78.3@DATASET.")
+    ] = None,
+    reported: Annotated[list[str] | None, Option(help="A figure for the card, reported by others.")] = None,
     private: Annotated[bool, Option("--private", help="Make the repository private, if it is created.")] = False,
     revision: Annotated[str | None, Option(help="Branch to write. By default, the main branch.")] = None,
     create_pr: Annotated[bool, Option("--create-pr", help="Open a pull request.")] = False,

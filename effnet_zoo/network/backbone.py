@@ -21,8 +21,7 @@ n the n-th stage), ``num_chs`` (channels) and ``reduction`` (stride)."""
 class FeatureInfo(list[Level]):
     """All levels of a network's feature pyramid, fine to coarse, with the methods of timm's ``feature_info``.
 
-    Attributes:
-        out_indices: The levels that the model returns.
+    The model returns the levels `out_indices`.
     """
 
     def __init__(self, levels: Iterable[Level], out_indices: Sequence[int]) -> None:
@@ -57,25 +56,17 @@ class FeatureInfo(list[Level]):
 
 
 def feature_levels(arch: ArchSpec, *, output_stride: int | None) -> list[Level]:
-    """Return the levels of a network. A level ends where the next stage halves the map."""
-    levels: list[Level] = []
-    if arch.stages[0].stride == 2:
-        levels.append({"module": "act1", "stage": 0, "num_chs": arch.stem_filters, "reduction": 2})
-    reduction = 2
-    for number, blocks in enumerate(arch.blocks(output_stride=output_stride), start=1):
-        reduction *= math.prod(block.stride for block in blocks)
-        if number == len(arch.stages) or arch.stages[number].stride == 2:
-            name, filters = f"blocks.{number - 1}", blocks[-1].out_filters
-            levels.append({"module": name, "stage": number, "num_chs": filters, "reduction": reduction})
+    """Return the levels of a network: the last map before each stage that halves it, and the last of all."""
+    levels: list[Level] = [{"module": "act1", "stage": 0, "num_chs": arch.stem_filters, "reduction": 2}]
+    for index, blocks in enumerate(arch.blocks(output_stride=output_stride)):
+        level = {"module": f"blocks.{index}", "stage": index + 1, "num_chs": blocks[-1].out_filters}
+        level["reduction"] = levels[-1]["reduction"] * math.prod(block.stride for block in blocks)
+        levels = [*(levels if arch.stages[index].stride == 2 else levels[:-1]), level]
     return [{"index": index, **level} for index, level in enumerate(levels)]
 
 
 def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """Return the wanted of `count` levels, ascending: all for None, the last n for a number n, else the ones listed.
-
-    Raises:
-        ArgumentError: If no level is wanted, or one does not exist.
-    """
+    """Return the wanted of `count` levels, ascending: all for None, the last n for a number n, else the ones listed."""
     if indices is None:
         return list(range(count))
     if is_whole(indices, least=1) and indices <= count:
@@ -105,22 +96,15 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self,
-        arch: ArchSpec,
-        *,
-        in_chans: int,
-        output_stride: int | None,
-        out_indices: int | Sequence[int] | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        self, make: Layers, in_chans: int, output_stride: int | None, out_indices: int | Sequence[int] | None = None
     ) -> None:
         """Build the network; with `out_indices`, only the stages that these levels need."""
         super().__init__()
-        check(arch=arch, in_chans=in_chans, dtype=dtype, device=device)
+        check(in_chans=in_chans)
+        arch = make.arch
         levels = feature_levels(arch, output_stride=output_stride)
         taken = take_levels(out_indices, len(levels))
         last = len(arch.stages) if out_indices is None else levels[taken[-1]]["stage"]
-        make = Layers(arch, device, dtype)
         self.arch = arch
         self.in_chans = in_chans
         self.output_stride = output_stride
@@ -169,9 +153,7 @@ class Backbone(nn.Module):
         if torch.jit.is_tracing():
             return
         if not isinstance(x, Tensor):
-            raise InputError(
-                f"input of type {type(x).__name__}: expected a torch.Tensor (batch, channels, height, width)"
-            )
+            raise InputError(f"input of type {type(x).__name__}: expected a torch.Tensor, a batch of images")
         wanted, kind = self.conv_stem.weight.dtype, x.device.type
         # Equal dtypes first, because torch 2.6 cannot trace the question about autocast.
         if x.dtype != wanted and not (

@@ -6,7 +6,7 @@ the two libraries with plain `load_state_dict`.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from effnet_zoo.arch.blocks import BlockKind, BlockSpec
+from effnet_zoo.arch.blocks import BlockSpec
 from effnet_zoo.arch.families import Activation
 from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.network.options import check
 
 ACTIVATION_LAYERS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
@@ -54,10 +55,7 @@ class SqueezeExcite(nn.Module):
     """Channel attention (arXiv:1709.01507): pool, reduce, expand, sigmoid, scale.
 
     In float16 the mean over height and width is summed in float32: the sum over a 32x32 map of activations around 100
-    already exceeds float16's largest number, 65504.
-
-    Attributes:
-        inplace: Whether the map may be overwritten where no gradient is needed.
+    already exceeds float16's largest number, 65504. If `inplace`, the map is overwritten where no gradient is needed.
     """
 
     def __init__(self, filters: int, squeezed: int, make: "Layers") -> None:
@@ -101,10 +99,8 @@ class DropPath(nn.Module):
 class GlobalPool(nn.Module):
     """Pool (batch, channels, height, width) to (batch, features); with pool_type ``""`` return the map as it is.
 
-    Attributes:
-        pool_type: ``avg``, ``max``, ``avgmax`` (the mean of the two), ``catavgmax`` (both, twice as many features), or
-            ``""``. This name, `flatten`, `feat_mult` and `is_identity` are those of timm's pooling layer.
-        flatten: The module that removes height and width.
+    A pool_type is ``avg``, ``max``, ``avgmax`` (the mean of the two), ``catavgmax`` (both, twice as many features), or
+    ``""``. All names are those of timm's pooling layer.
     """
 
     def __init__(self, pool_type: str) -> None:
@@ -139,6 +135,7 @@ class Layers:
     """Make the layers of one network: with the numerics of its `ArchSpec`, on one device and in one dtype."""
 
     def __init__(self, arch: ArchSpec, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
+        check(arch=arch, dtype=dtype, device=device)
         self.arch = arch
         self.place: dict[str, Any] = {"device": device, "dtype": dtype}
 
@@ -149,9 +146,8 @@ class Layers:
         padding = dilation * (kernel // 2)
         return layer(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False, **self.place)
 
-    def spatial_conv(self, block: BlockSpec, inputs: int, outputs: int, *, depthwise: bool = False) -> nn.Conv2d:
+    def spatial_conv(self, block: BlockSpec, inputs: int, outputs: int, *, groups: int = 1) -> nn.Conv2d:
         """Make the one convolution of a block that sees neighbouring pixels."""
-        groups = inputs if depthwise else 1
         return self.conv(inputs, outputs, block.kernel, stride=block.stride, dilation=block.dilation, groups=groups)
 
     def norm(self, filters: int) -> nn.BatchNorm2d:
@@ -165,12 +161,7 @@ class Layers:
 
 
 class Block(nn.Sequential):
-    """Layers in a row, by name, and the residual connection around them.
-
-    Attributes:
-        skip: Whether the input is added to the last layer's output.
-        inplace: Whether it is added in place where no gradient is needed.
-    """
+    """Layers in a row, by name. If `skip`, the input is added to the output; if `inplace`, without a copy if it can."""
 
     def __init__(self, block: BlockSpec, **layers: nn.Module) -> None:
         drop_path = DropPath(block.drop_path) if block.skip and block.drop_path else nn.Identity()
@@ -198,7 +189,7 @@ class MBConv(Block):
             conv_pw=make.conv(block.in_filters, filters),
             bn1=make.norm(filters),
             act1=make.act(),
-            conv_dw=make.spatial_conv(block, filters, filters, depthwise=True),
+            conv_dw=make.spatial_conv(block, filters, filters, groups=filters),
             bn2=make.norm(filters),
             act2=make.act(),
             se=make.squeeze_excite(filters, block.se_filters),
@@ -214,7 +205,7 @@ class SeparableConv(Block):
         filters = block.in_filters
         super().__init__(
             block,
-            conv_dw=make.spatial_conv(block, filters, filters, depthwise=True),
+            conv_dw=make.spatial_conv(block, filters, filters, groups=filters),
             bn1=make.norm(filters),
             act1=make.act(),
             se=make.squeeze_excite(filters, block.se_filters),
@@ -249,12 +240,7 @@ class ConvBlock(Block):
         )
 
 
-BLOCKS: dict[BlockKind, Callable[[BlockSpec, Layers], Block]] = {
-    "mbconv": MBConv,
-    "separable": SeparableConv,
-    "fused": FusedMBConv,
-    "conv": ConvBlock,
-}
+BLOCKS = {"mbconv": MBConv, "separable": SeparableConv, "fused": FusedMBConv, "conv": ConvBlock}
 
 
 class Stage(nn.Sequential):

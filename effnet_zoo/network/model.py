@@ -47,10 +47,8 @@ class EfficientNet(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            arch, in_chans=in_chans, output_stride=output_stride, out_indices=None, device=device, dtype=dtype
-        )
         make = Layers(arch, device, dtype)
+        super().__init__(make, in_chans, output_stride)
         self.num_features = arch.head_filters
         self.drop_rate = arch.drop_rate
         self.conv_head = make.conv(arch.stages[-1].out_filters, arch.head_filters)
@@ -230,9 +228,9 @@ class EfficientNetFeatures(Backbone):
         out_indices: The levels to return, from 0 (stride 2) to 4 (stride 32); negative numbers count from the end. A
             number n instead of a list means the last n levels.
         in_chans: Channels of the image.
-        output_stride: Total stride of the network: 8, 16, 32, or None, as in `EfficientNet`.
-        device: Device of the weights.
-        dtype: Type of the weights.
+        output_stride: As in `EfficientNet`.
+        device: As in `EfficientNet`.
+        dtype: As in `EfficientNet`.
 
     Raises:
         ArgumentError: If a level does not exist, or a value is of another type.
@@ -249,9 +247,7 @@ class EfficientNetFeatures(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            arch, in_chans=in_chans, output_stride=output_stride, out_indices=out_indices, device=device, dtype=dtype
-        )
+        super().__init__(Layers(arch, device, dtype), in_chans, output_stride, out_indices)
         self._out_stages: list[int] = self.feature_info.get("stage")
         init_weights(self)
 
