@@ -113,8 +113,12 @@ def quantize(
     out: Annotated[Path, Option(metavar="FILE.onnx", help="File to write.")],
     *,
     evaluation: Annotated[Path | None, Option("--eval", help="Folder to compare on: else the rest of --calib.")] = None,
-    labelled: Annotated[bool, Option("--labelled", help="Measure accuracy too: folders are classes.")] = False,
-    min_agreement: Annotated[float, Option(parser=finite, metavar="SHARE", help="Labels that must stay.")] = 0.98,
+    labelled: Annotated[
+        bool, Option("--labelled", help="Measure accuracy too: the images lie in a folder for each class, of its name.")
+    ] = False,
+    min_agreement: Annotated[
+        float, Option(parser=finite, metavar="SHARE", help="Share of images, 0 to 1, that must get float32's label.")
+    ] = 0.98,
     recipe: Annotated[str | None, Option(help="int8, front-4, front-8 (the default) or front-8-head.")] = None,
     search: Annotated[bool, Option("--search", help="Try the recipes, smallest file first, until one agrees.")] = False,
     images: Annotated[int, Option(min=8, help="Largest number of images to calibrate with.")] = 200,

@@ -44,7 +44,7 @@ class FileOptions:
     output: Annotated[Path | None, Option(help="A .csv, .jsonl or .parquet file to write, a row a file.")] = None
     resume: Annotated[bool, Option("--resume", help="Keep the rows of an interrupted run, and continue it.")] = False
     force: Force = False
-    orientation: Annotated[bool, Option(help="Turn photos by EXIF. Published figures are measured without.")] = True
+    orientation: Annotated[bool, Option(help="Turn photos as EXIF says. Published figures are without.")] = True
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps or xpu. By default, cpu.")] = None
     engine: Annotated[str | None, Option(help=ENGINE_HELP, callback=one_of(*ENGINES))] = None
     dtype: Annotated[str, Option(help=f"Compute in {', '.join(DTYPES)}.", callback=one_of(*DTYPES))] = "float32"

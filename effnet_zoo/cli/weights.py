@@ -32,7 +32,9 @@ class WeightOptions:
     variant: Variant = None
     no_ema: NoEma = False
     like: Annotated[str | None, Option(help="Use the preprocessing of this checkpoint: effnet_zoo_b0.ap_in1k.")] = None
-    classes: Annotated[Path | None, Option(help="Class names in order: a text or JSON file, or an ImageFolder.")] = None
+    classes: Annotated[
+        Path | None, Option(help="Class names in the order of the logits: a text or JSON file, or an ImageFolder.")
+    ] = None
 
     def overrides(self) -> dict[str, Any]:
         """Return the options as the arguments that `conversion.convert` and `conversion.with_overrides` share."""
@@ -59,7 +61,7 @@ class ConversionOptions(WeightOptions):
     size: Annotated[int | None, Option(min=32, help="Height and width of the input in pixels.")] = None
     interpolation: Annotated[str | None, Option(help="How images are resized: bicubic, bilinear or nearest.")] = None
     crop_pct: Annotated[float | None, Option(parser=finite, metavar="SHARE", help="Input size / resized size.")] = None
-    padding: Annotated[str | None, Option(callback=one_of(*PADDINGS), help="Padding of convolutions.")] = None
+    padding: Annotated[str | None, Option(callback=one_of(*PADDINGS), help="same or symmetric convolutions.")] = None
     bn_eps: Annotated[float | None, Option(parser=finite, metavar="NUMBER", help="Epsilon of batch norm.")] = None
     licence: Annotated[str | None, Option("--license", help="Licence of the weights, as in SPDX: apache-2.0.")] = None
 

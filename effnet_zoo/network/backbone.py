@@ -73,10 +73,8 @@ def take_levels(indices: int | Sequence[int] | None, count: int) -> list[int]:
         return list(range(count - indices, count))
     taken = list(indices) if isinstance(indices, Sequence) and not isinstance(indices, str) else []
     if not taken or not all(isinstance(index, int) and -count <= index < count for index in taken):
-        raise ArgumentError(
-            f"levels {quoted(taken or indices)}: expected some of 0 to {count - 1}, or negative numbers, which count "
-            "from the end"
-        )
+        found = quoted(taken or indices)
+        raise ArgumentError(f"levels {found}: expected some of 0 to {count - 1}; negative numbers count from the end")
     return sorted({index % count for index in taken})
 
 
@@ -88,11 +86,11 @@ class Backbone(nn.Module):
         in_chans: Channels of the image.
         output_stride: 8, 16 or 32 if strides beyond it became dilation; None if all strides are as declared.
         feature_info: The levels of the feature pyramid.
-        pretrained_cfg: The fields by which timm and the registry describe the checkpoint. It is empty for a model
-            that was built from an `ArchSpec` of your own; `default_cfg` is timm's older name for it.
+        pretrained_cfg: timm's description of the checkpoint; empty for an `ArchSpec` of your own.
+        default_cfg: timm's older name for it.
         pretrained_model_args: The options that timm read from a saved ``config.json``.
-        load_report: The `LoadReport` of the checkpoint: what became of each of its tensors; None without a checkpoint.
-        origin: The `Origin` of the weights; None for a model that was built from an `ArchSpec` of your own.
+        load_report: The `LoadReport`: what became of each tensor of the checkpoint; None without a checkpoint.
+        origin: The `Origin` of the weights; None for an `ArchSpec` of your own.
     """
 
     def __init__(
@@ -126,8 +124,8 @@ class Backbone(nn.Module):
         """Return the stem's map, (batch, stem_filters, height / 2, width / 2) rounded up; on a CPU in channels_last.
 
         Raises:
-            InputError: If x is not a tensor of the model's dtype (any floating point under autocast), has the wrong
-                number of dimensions or channels, or is smaller than 32 pixels.
+            InputError: If x is no batch of images of the model's channels and dtype (under autocast any floating point)
+                of at least 32 pixels.
         """
         if not torch.jit.is_scripting():
             self._check_image(x)
@@ -159,19 +157,15 @@ class Backbone(nn.Module):
         if x.dtype != wanted and not (
             torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()
         ):
-            raise InputError(
-                f"input of {x.dtype}: expected the model's {wanted}; scale and normalise the pixels first, as "
-                "effnet_zoo.eval_transform does"
-            )
+            raise InputError(f"input of {x.dtype}: expected the model's {wanted}; see effnet_zoo.eval_transform")
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise InputError(
                 f"input of shape {tuple(x.shape)}: expected (batch, {self.in_chans}, height, width); "
                 "for other channels build the model with in_chans"
             )
         if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-            raise InputError(
-                f"input of {x.shape[2]}x{x.shape[3]} pixels: expected at least {MIN_SIZE}x{MIN_SIZE}; resize it first"
-            )
+            found = f"{x.shape[2]}x{x.shape[3]}"
+            raise InputError(f"input of {found} pixels: expected at least {MIN_SIZE}x{MIN_SIZE}; resize it first")
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: keep only each block's input, and run the block again in backward.
@@ -188,25 +182,21 @@ class Backbone(nn.Module):
 
         The frozen parameters get no gradient. The frozen modules stay in eval mode through `train()`, so that batch
         norm statistics do not drift and no path is dropped.
-
-        Raises:
-            ArgumentError: If there are fewer stages.
         """
         count = len(self.blocks)
         if stages is not None and (not is_whole(stages) or stages > count):
             raise ArgumentError(f"stages={quoted(stages)}: expected a number from 0 (the stem only) to {count}")
-        self.unfreeze()
         last = count if stages is None else stages
-        self._frozen = ("conv_stem", "bn1", *(f"blocks.{index}" for index in range(last)))
-        for name in self._frozen:
-            self.get_submodule(name).requires_grad_(False)
-        self.train(self.training)
+        self._freeze_only("conv_stem", "bn1", *(f"blocks.{index}" for index in range(last)))
 
     def unfreeze(self) -> None:
         """Undo `freeze`."""
-        for name in self._frozen:
-            self.get_submodule(name).requires_grad_(True)
-        self._frozen = ()
+        self._freeze_only()
+
+    def _freeze_only(self, *names: str) -> None:
+        for name in {*self._frozen, *names}:
+            self.get_submodule(name).requires_grad_(name not in names)
+        self._frozen = names
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":

@@ -60,12 +60,7 @@ class EfficientNet(Backbone):
 
     @classmethod
     def from_name(cls, name: str, **options: Unpack[BuildOptions]) -> "EfficientNet":
-        """Build a variant with random weights by any of its names, such as ``efficientnet-b3`` or ``effnet_zoo_b3``.
-
-        Raises:
-            UnknownNameError: If there is no model of this name.
-            ArgumentError: If an option does not exist or its value cannot be used.
-        """
+        """Build a variant with random weights by any of its names, such as ``efficientnet-b3`` or ``effnet_zoo_b3``."""
         from effnet_zoo.checkpoints import creation  # above this room: it builds these models, only the way in is here
 
         return creation.create_classifier(name, **options)
@@ -101,11 +96,7 @@ class EfficientNet(Backbone):
 
     @classmethod
     def get_image_size(cls, name: str) -> int:
-        """Return the side in pixels of the square input that a variant is meant for.
-
-        Raises:
-            UnknownNameError: If there is no model of this name.
-        """
+        """Return the side in pixels of the square input that a variant is meant for."""
         from effnet_zoo.zoo import catalogue  # it reads the ledger, which building a model does not need
 
         return catalogue.find_variant(name).spec.image_size
@@ -182,11 +173,7 @@ class EfficientNet(Backbone):
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a random one, and the pooling if `global_pool` names one.
-
-        Raises:
-            ArgumentError: If num_classes is negative or the pooling unknown.
-        """
+        """Replace the classifier by a random one, and the pooling if `global_pool` names one."""
         self._set_classifier(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
         init_weights(self.classifier)
         self.train(self.training)
@@ -194,13 +181,9 @@ class EfficientNet(Backbone):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that group parameters by depth, for timm's layer-wise learning rates."""
-        return {
-            "stem": r"^conv_stem|bn1",
-            "blocks": [
-                (r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)", None),
-                (r"conv_head|bn2", (99999,)),  # after every block, whatever their number
-            ],
-        }
+        block = r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)"
+        head = (r"conv_head|bn2", (99999,))  # after every block, whatever their number
+        return {"stem": r"^conv_stem|bn1", "blocks": [(block, None), head]}
 
     def _head(self, x: Tensor) -> Tensor:
         return self.act2(self.bn2(self.conv_head(x)))
@@ -210,27 +193,22 @@ class EfficientNet(Backbone):
         if not global_pool and num_classes:
             raise ArgumentError(f"global_pool='' with num_classes={num_classes}: a classifier needs pooled features")
         weight = self.conv_head.weight
+        place: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         self.num_classes = num_classes
         self.global_pool: Any = GlobalPool(global_pool)  # users may replace it by any module
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.classifier: nn.Module = (
-            nn.Linear(self.head_hidden_size, num_classes, device=weight.device, dtype=weight.dtype)
-            if num_classes
-            else nn.Identity()
-        )
+        linear = nn.Linear(self.head_hidden_size, num_classes, **place) if num_classes else nn.Identity()
+        self.classifier: nn.Module = linear
 
 
 class EfficientNetFeatures(Backbone):
     """A feature pyramid: images to a list of maps, fine to coarse. Stages that no map needs are not built.
 
+    All arguments but `out_indices` are those of `EfficientNet`.
+
     Args:
-        arch: The architecture.
         out_indices: The levels to return, from 0 (stride 2) to 4 (stride 32); negative numbers count from the end. A
             number n instead of a list means the last n levels.
-        in_chans: Channels of the image.
-        output_stride: As in `EfficientNet`.
-        device: As in `EfficientNet`.
-        dtype: As in `EfficientNet`.
 
     Raises:
         ArgumentError: If a level does not exist, or a value is of another type.
@@ -257,12 +235,7 @@ class EfficientNetFeatures(Backbone):
 
 
 def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> EfficientNet | EfficientNetFeatures:
-    """Build a model with random weights. Numerics among the options replace the architecture's.
-
-    Raises:
-        ArgumentError: If an option does not exist or its value cannot be used.
-        SpecError: If a numeric is outside its bounds.
-    """
+    """Build a model with random weights. Numerics among the options replace the architecture's."""
     check_options(options, ModelOptions)
     check(arch=arch)
     features_only = options.get("features_only", False)

@@ -77,10 +77,7 @@ FITTING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "arch": (lambda arch: isinstance(arch, ArchSpec), "an ArchSpec, as ArchSpec.from_blocks gives"),
     "num_classes": (is_whole, f"a whole number of at least 0, up to {MAX_WHOLE}"),
     "in_chans": (lambda count: is_whole(count, least=1), f"a whole number of at least 1, up to {MAX_WHOLE}"),
-    "global_pool": (
-        lambda pool: isinstance(pool, str) and pool in GLOBAL_POOLS,
-        f"one of {', '.join(map(repr, GLOBAL_POOLS))}",
-    ),
+    "global_pool": (lambda pool: pool in GLOBAL_POOLS, f"one of {', '.join(map(repr, GLOBAL_POOLS))}"),
     "dtype": (
         lambda dtype: dtype is None or (isinstance(dtype, torch.dtype) and dtype in WEIGHT_DTYPES),
         ", ".join(map(str, WEIGHT_DTYPES)),
