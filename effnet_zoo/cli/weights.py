@@ -105,7 +105,7 @@ def inspect(place: Place, variant: Variant = None, no_ema: NoEma = False, as_jso
     if as_json:
         print_json(found)
         return
-    how = found["preprocessing"] or {"unknown": "give convert --mean and --std, or --like CHECKPOINT"}
+    how = found["preprocessing"] or {"unknown:": "give convert --mean and --std, or --like CHECKPOINT"}
     print_facts(
         {
             "source": found["source"],
