@@ -126,13 +126,11 @@ def convert(
     out: Annotated[Path, Option(metavar="DIR", help="Folder to write. It must be empty, or not exist.")],
     *,
     to: Annotated[
-        str, Option(help="effnet_zoo, efficientnet_pytorch, torchvision, transformers, keras or effnetv2_port.")
+        str, Option(help="Layout: effnet_zoo, efficientnet_pytorch, torchvision, transformers, keras or effnetv2_port.")
     ] = "effnet_zoo",
     backbone_only: Annotated[bool, Option("--backbone-only", help="Leave the classifier out: 0 classes.")] = False,
     weights: ConversionOptions,
-    golden: Annotated[
-        Path | None, Option(help="A file with an 'image' and its 'logits', to prove the result with.")
-    ] = None,
+    golden: Annotated[Path | None, Option(help="A safetensors file of an 'image' and its 'logits', to check.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert weights between the layouts of EfficientNet libraries, and prove that the logits stay the same.
@@ -174,10 +172,8 @@ def push(
     repo_id: Annotated[str | None, Argument(help="Repository on the Hub to write: owner/name.")] = None,
     *,
     to: Annotated[Path | None, Option(metavar="DIR", help="Write to this folder, instead of a repository.")] = None,
-    measured: Annotated[
-        list[str] | None, Option(help="A figure for the card, measured by you: top1=78.3@DATASET.")
-    ] = None,
-    reported: Annotated[list[str] | None, Option(help="A figure for the card, reported by others.")] = None,
+    measured: Annotated[list[str] | None, Option(help="A figure that you measured: top1=78.3@DATASET.")] = None,
+    reported: Annotated[list[str] | None, Option(help="A figure that others report, in the same form.")] = None,
     private: Annotated[bool, Option("--private", help="Make the repository private, if it is created.")] = False,
     revision: Annotated[str | None, Option(help="Branch to write. By default, the main branch.")] = None,
     create_pr: Annotated[bool, Option("--create-pr", help="Open a pull request.")] = False,
