@@ -17,9 +17,8 @@ from torch import nn
 
 import effnet_zoo
 from effnet_zoo.errors import ArgumentError, EngineError
-from effnet_zoo.network.blocks import Block, Stage
 from effnet_zoo.network.folding import optimize
-from effnet_zoo.network.layers import GlobalPool, PooledConv2d, SameConv2d, SqueezeExcite
+from effnet_zoo.network.layers import Block, GlobalPool, PooledConv2d, SameConv2d, SqueezeExcite, Stage
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.deployed import covered_size, scale_and_shift
 from effnet_zoo.runtime.metadata import Interface

@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils import prune
 
 from effnet_zoo import EfficientNet, engine, eval_transform, optimize, preprocessing_of
-from effnet_zoo.cli import batch
+from effnet_zoo.cli import files
 from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
 from effnet_zoo.images.decoding import open_image
 from effnet_zoo.network.devices import devices
@@ -380,8 +380,8 @@ def test_a_signal_after_two_engines_are_gone_is_survived() -> None:
 
 
 def test_the_command_names_the_engines_there_are() -> None:
-    assert {"auto", *ENGINES} == set(batch.ENGINES)
-    assert list(COMPUTE_DTYPES) == list(batch.DTYPES)
+    assert {"auto", *ENGINES} == set(files.ENGINES)
+    assert list(COMPUTE_DTYPES) == list(files.DTYPES)
 
 
 def test_a_model_that_torch_cannot_copy_is_refused_with_the_mend() -> None:
