@@ -111,7 +111,7 @@ def _merged(
         if not is_saved and (stated.get("hf_hub_id") or stated.get("url")):
             # A checkpoint's fields with a file beside them: the file is taken, and the claims are not of its weights.
             overlay = {key: stated[key] for key in ("file", "state_dict") if stated.get(key)} | overlay
-    places = {key for key in cfgs.PLACES if overlay.get(key)}
+    places = {key for key in cfgs.PLACE_FIELDS if overlay.get(key)}
     if places & {"file", "state_dict"} or any(overlay[key] != cfg.get(key) for key in places):
         cfg, stated = cfgs.for_other_weights(cfg), {}
     cfg = cfgs.without_empty({**cfg, **overlay})

@@ -28,7 +28,7 @@ from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.deployed import TORCH_DTYPES
-from effnet_zoo.runtime.engine import TOLERANCE, engine
+from effnet_zoo.runtime.engine import ENGINE_TOLERANCE, engine
 from effnet_zoo.runtime.targets.onnx import PRECISIONS, openvino_core
 from effnet_zoo.runtime.targets.table import ENGINES
 
@@ -91,7 +91,7 @@ def compare_forward(
     pace: referee.Pace = referee.IN_PROCESS,
 ) -> Data:
     """Hold a contest in which logits are compared with those of this package's network in float64 on the CPU."""
-    tolerance = TOLERANCE_TF32 if (task.device, task.dtype) == ("cuda", "float32") else TOLERANCE[task.dtype]
+    tolerance = TOLERANCE_TF32 if (task.device, task.dtype) == ("cuda", "float32") else ENGINE_TOLERANCE[task.dtype]
 
     @functools.cache
     def expected(arch: ArchSpec) -> Tensor:
@@ -102,7 +102,7 @@ def compare_forward(
     return referee.hold_contest(
         task.case,
         contestants,
-        functools.partial(referee.check_error, "logits", tolerance),
+        functools.partial(referee.check_close, "logits", tolerance),
         reference=lambda name: expected(arch_of(library_of(name), task.model)),
         rounds=rounds,
         pace=pace,
@@ -262,7 +262,7 @@ def _openvino(dtype: str, path: Path) -> Logits:
 
 PROFILED = ("timm", "timm channels_last", "effnet_zoo", "effnet_zoo optimized")  # torch's profiler sees into them
 
-KINDS: dict[str, tuple[str, ...]] = {
+LAYER_KINDS: dict[str, tuple[str, ...]] = {
     "convolution": ("convolution", "conv2d"),
     "batch norm": ("batch_norm",),
     "activation": ("silu", "relu", "hardtanh", "clamp", "sigmoid"),
@@ -292,7 +292,7 @@ def profile_cases(settings: Settings) -> Cases:
 def profile_forward(task: Task, contestants: Contestants) -> Data:
     """Measure ``kinds``: seconds of a pass by kind of operation. The profiler itself takes some time."""
     data = compare_forward(task, contestants, rounds=1, pace=referee.ONE_CALL, sample=_seconds_by_kind)
-    kinds = {name: {"kinds": {kind: result[kind] for kind in KINDS}} for name, result in data["results"].items()}
+    kinds = {name: {"kinds": {kind: result[kind] for kind in LAYER_KINDS}} for name, result in data["results"].items()}
     return {**data, "results": kinds}
 
 
@@ -301,7 +301,7 @@ def _seconds_by_kind(call: Call) -> Sample:
     with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(PASSES):
             call()
-    seconds = dict.fromkeys(KINDS, 0.0)
+    seconds = dict.fromkeys(LAYER_KINDS, 0.0)
     for operation in profiler.key_averages():
         seconds[kind_of(operation.key)] += operation.self_cpu_time_total / 1e6 / PASSES
     return seconds, None
@@ -310,4 +310,4 @@ def _seconds_by_kind(call: Call) -> Sample:
 def kind_of(operation: str) -> str:
     """Return the kind of an operation by its name, such as ``aten::silu_``."""
     words = operation.removeprefix("aten::")
-    return next(kind for kind, parts in KINDS.items() if any(part in words for part in parts))
+    return next(kind for kind, parts in LAYER_KINDS.items() if any(part in words for part in parts))

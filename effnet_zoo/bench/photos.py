@@ -175,7 +175,7 @@ def count_agreement(everyone: Mapping[tuple[str, str], Way]) -> Data:
 
 # Exported and quantized files: how large, how fast, how far from the model they are.
 
-BATCH = 8
+_BATCH = 8
 CALIBRATION, COMPARISON = 200, 400  # photos that int8 is calibrated with, and others that everyone is compared on
 
 Write = Callable[[EfficientNet, Path, Path], tuple[Path, int]]
@@ -205,7 +205,7 @@ def time_deployed(writers: Mapping[str, tuple[str, Write]], *, rounds: int) -> D
 
         def outputs_of(run: Logits) -> Tensor:
             with torch.inference_mode():
-                return torch.cat([run(batch) for batch in images.split(BATCH)])
+                return torch.cat([run(batch) for batch in images.split(_BATCH)])
 
         @functools.cache
         def written(name: str) -> tuple[Path, dict[str, Any]]:
@@ -217,12 +217,12 @@ def time_deployed(writers: Mapping[str, tuple[str, Write]], *, rounds: int) -> D
         def prepare(name: str, target: Target) -> Prepared:
             path, figures = written(name)
             run = target.load(path, torch.device("cpu"), torch.get_num_threads())
-            call = torch.inference_mode()(functools.partial(run, images[:BATCH]))
+            call = torch.inference_mode()(functools.partial(run, images[:_BATCH]))
             return Prepared(call=call, output=outputs_of(run), figures=figures)
 
         expected = outputs_of(model)
         data = hold_contest(
-            {"checkpoint": CHECKPOINT, "size": own_size(model)[0], "batch": BATCH, "calibrated_on": CALIBRATION},
+            {"checkpoint": CHECKPOINT, "size": own_size(model)[0], "batch": _BATCH, "calibrated_on": CALIBRATION},
             {
                 f"{name} in {runtime}": functools.partial(prepare, name, target)
                 for name, (format_name, _) in writers.items()

@@ -21,19 +21,19 @@ from safetensors.torch import save_file
 from effnet_zoo import atomic_io
 from effnet_zoo.bench.forward import engines
 from effnet_zoo.bench.networks import drawn_weights
-from effnet_zoo.bench.referee import Sample, check_equal, check_error, hold_process_contest
+from effnet_zoo.bench.referee import Sample, check_close, check_equal, hold_process_contest
 from effnet_zoo.bench.results import BASELINE, OURS, Data
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.errors import EngineError, MissingExtraError
 from effnet_zoo.images.photos import write_jpegs
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.runtime.engine import TOLERANCE
+from effnet_zoo.runtime.engine import ENGINE_TOLERANCE
 from effnet_zoo.runtime.export import export
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 
-LIMIT = 900.0  # seconds that a process may take: a cold start that compiles takes some two minutes on two cores
+LONGEST_RUN = 900.0  # seconds that a process may take: a cold start that compiles takes some two minutes on two cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,9 @@ class Answer:
     seconds: float
 
 
-def answer_of(command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LIMIT) -> Answer:
+def answer_of(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, limit: float = LONGEST_RUN
+) -> Answer:
     """Run a command in a fresh process, with variables besides this process's, for `limit` seconds at most.
 
     If it fails, the last line of its traceback becomes a MissingExtraError or an EngineError.
@@ -137,17 +139,17 @@ def time_imports(*, rounds: int) -> Data:
 
 # Weights from a local file, or from the Hub's cache, into a model.
 
-PLACES = ("file", "cache")
+WEIGHT_PLACES = ("file", "cache")
 
 
 def loading_cases(settings: Settings) -> Cases:
     for variant in settings.variants:
-        for place in PLACES:
+        for place in WEIGHT_PLACES:
             yield f"{variant}, {place}", functools.partial(time_loading, variant, place, rounds=settings.rounds)
 
 
 def time_loading(variant: str, place: str, *, rounds: int) -> Data:
-    """Time `create_model` alone, from one of `PLACES`; a contestant that loads other weights is refused.
+    """Time `create_model` alone, from one of `WEIGHT_PLACES`; a contestant that loads other weights is refused.
 
     The file is in the operating system's cache. timm checks no hash; from the Hub's cache this package checks all of
     the file. Memory is the most that the process holds, less what it held before; it is measured on Linux only.
@@ -215,7 +217,7 @@ def time_starting(variant: str, *, size: int, rounds: int, backends: Sequence[st
     theirs, ours = (f"{name}.{model.default.tag}" for name in (model.upstream, model.name))
     who = {BASELINE: (theirs, ""), OURS: (ours, "")}
     who |= {f"{OURS} engine {backend}": (ours, backend) for backend in backends}
-    compare = functools.partial(check_error, "logits", TOLERANCE["float32"])
+    compare = functools.partial(check_close, "logits", ENGINE_TOLERANCE["float32"])
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
         path = write_checkpoint(model, drawn_weights(model.spec), Path(folder))
 

@@ -127,7 +127,9 @@ def hold_contest(
                     taken[name].append(found)
             except Exception as error:  # whatever a library raises
                 data["refused"][name] = first_line(error)
-    data["results"] = {name: {**summary(taken[name]), **figures[name]} for name in ready if name not in data["refused"]}
+    data["results"] = {
+        name: {**summary_of_samples(taken[name]), **figures[name]} for name in ready if name not in data["refused"]
+    }
     return data
 
 
@@ -158,7 +160,7 @@ def hold_process_contest(
     return with_ratios(data, {BASELINE: BASELINE})
 
 
-def summary(samples: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def summary_of_samples(samples: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Return a contestant's figures: median, 10th and 90th percentile of seconds, cold and warm, and other medians."""
     result: dict[str, Any] = {}
     for key in samples[0] if samples else ():
@@ -172,7 +174,7 @@ def summary(samples: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     return result
 
 
-def check_error(what: str, tolerance: float, output: Tensor, expected: Tensor) -> dict[str, float]:
+def check_close(what: str, tolerance: float, output: Tensor, expected: Tensor) -> dict[str, float]:
     """Return the relative ``error`` of an output, or refuse it if that is above the tolerance, or the shapes differ."""
     error = relative_error(output, expected) if output.shape == expected.shape else math.inf
     if error > tolerance:

@@ -11,7 +11,7 @@ from effnet_zoo.zoo import catalogue
 Cases = Iterator[tuple[str, Callable[[], Data]]]
 """Each case of a measure: its subject in words, and what measures it."""
 
-DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
+DTYPES_OF_DEVICES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
 """Dtypes by device. On a processor float16 is left out, because PyTorch and the engines compute it in float32."""
 
 
@@ -70,9 +70,9 @@ class Settings:
                     f"unknown measure {quoted(name)}: expected {', '.join(MEASURES)} or all."
                     f"{did_you_mean(name, MEASURES)}"
                 )
-        if self.device not in DTYPES:
-            raise UnknownNameError(f"unknown device {quoted(self.device)}: expected {' or '.join(DTYPES)}")
-        dtypes = DTYPES[self.device]
+        if self.device not in DTYPES_OF_DEVICES:
+            raise UnknownNameError(f"unknown device {quoted(self.device)}: expected {' or '.join(DTYPES_OF_DEVICES)}")
+        dtypes = DTYPES_OF_DEVICES[self.device]
         if self.dtype not in dtypes:
             raise ArgumentError(f"dtype {quoted(self.dtype)} on {self.device}: expected {' or '.join(dtypes)}")
         if idle := [name for name in self.measures if name not in all_measures(self.device)]:

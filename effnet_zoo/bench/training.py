@@ -88,7 +88,7 @@ def time_training(task: Task, *, rounds: int) -> Data:
     data = referee.hold_contest(
         task.case,
         {name: functools.partial(prepare, name) for name in TRAININGS},
-        functools.partial(referee.check_error, "gradient", GRADIENT_TOLERANCE),
+        functools.partial(referee.check_close, "gradient", GRADIENT_TOLERANCE),
         reference=lambda name: expected(arch_of(library_of(name), task.model)),
         rounds=rounds,
         sample=lambda call: referee.clocked(call, task.device),

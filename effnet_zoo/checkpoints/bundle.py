@@ -120,8 +120,8 @@ class Bundle:
     def write(self, folder: Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder."""
         config = config_json.config_text(self.arch, self.options, self.pretrained_cfg(), self.labels)
-        statefile.write_safetensors(folder / locate.FILENAME, self.state)
-        (folder / config_json.FILENAME).write_text(config, encoding="utf-8")
+        statefile.write_safetensors(folder / locate.WEIGHT_FILE, self.state)
+        (folder / config_json.CONFIG_FILE).write_text(config, encoding="utf-8")
 
 
 def of_model(model: EfficientNet) -> Bundle:

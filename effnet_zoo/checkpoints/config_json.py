@@ -15,21 +15,21 @@ import msgspec
 
 from effnet_zoo import atomic_io, documents
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints.pretrained_cfg import NAMES, PLACES, Blueprint, KnownFields, check_cfg
+from effnet_zoo.checkpoints.pretrained_cfg import CLASS_NAME_FIELDS, PLACE_FIELDS, Blueprint, KnownFields, check_cfg
 from effnet_zoo.errors import ArgumentError, SpecError, WeightsError, quoted
 from effnet_zoo.layouts.effnet_zoo import PAD_TYPES
 from effnet_zoo.network.options import ModelOptions, check
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 
-FILENAME = "config.json"
+CONFIG_FILE = "config.json"
 SCHEMES = ("local-dir", "hf-hub")
 """Where a model and its config were saved together: what timm puts before the place, and in ``source``."""
 
 CUSTOM = "effnet_zoo_custom"
 """The timm entry point for networks that are none of the variants: its model_args hold the whole ArchSpec."""
 
-NUMERICS = ("padding", "bn_eps", "bn_momentum", "drop_rate", "drop_path_rate", "activation", "image_size")
+ADJUSTABLE_FIELDS = ("padding", "bn_eps", "bn_momentum", "drop_rate", "drop_path_rate", "activation", "image_size")
 """Fields of an ArchSpec that change what it computes, but not which tensors it has."""
 
 TIMM_NUMERICS: dict[str, Any] = {"padding": "symmetric", "bn_eps": 1e-5, "bn_momentum": 0.1}
@@ -75,7 +75,7 @@ def variant_of(arch: ArchSpec) -> Model | None:
 
 def same_tensors(arch: ArchSpec, other: ArchSpec) -> bool:
     """Return whether two networks have the same tensors, whatever their numerics."""
-    return dataclasses.replace(arch, **{field: getattr(other, field) for field in NUMERICS}) == other
+    return dataclasses.replace(arch, **{field: getattr(other, field) for field in ADJUSTABLE_FIELDS}) == other
 
 
 def config_text(
@@ -92,7 +92,7 @@ def config_text(
     # transformers builds from these alone, without looking at pretrained_cfg.
     defaults = {"in_chans": 3, "global_pool": "avg", "output_stride": None}
     args |= {key: given[key] for key, default in defaults.items() if given.get(key, default) != default}
-    left_out = (*PLACES, "architecture", "label_names")
+    left_out = (*PLACE_FIELDS, "architecture", "label_names")
     kept = {key: value for key, value in pretrained_cfg.items() if key not in left_out and value is not None}
     kept |= {"num_classes": num_classes, "classifier": "classifier", "custom_load": False}
     # timm would adapt the stem of other than three channels as if it had three, and draw a random one in the end.
@@ -113,7 +113,7 @@ def config_text(
 def read_config(path: Path) -> Blueprint:
     """Read a ``config.json``."""
     if not os.path.lexists(path):
-        raise WeightsError(f"{path}: expected a {FILENAME} beside the weights")
+        raise WeightsError(f"{path}: expected a {CONFIG_FILE} beside the weights")
     content = documents.from_json(atomic_io.read_bytes(path), dict[str, Any], str(path), WeightsError)
     return parse_config(content, str(path))
 
@@ -126,7 +126,7 @@ def parse_config(content: Any, source: str) -> Blueprint:
     if not cfg:
         cfg = {key: value for key, value in content.items() if key != "model_args"}
         check_cfg(cfg, source, WeightsError)
-    cfg = {**cfg, **{key: content[key] for key in ("num_classes", *NAMES) if key in content}}
+    cfg = {**cfg, **{key: content[key] for key in ("num_classes", *CLASS_NAME_FIELDS) if key in content}}
     cfg = {key: value for key, value in cfg.items() if value is not None} | {"architecture": document.architecture}
     cfg.setdefault("crop_mode", "center")  # timm's own default, which old configs rely on
     try:
@@ -174,7 +174,7 @@ def _with_numerics(arch: ArchSpec, args: Mapping[str, Any], source: str) -> Arch
     known = set(_ModelArgs.__struct_fields__) - {"arch"}
     if strange := sorted(args.keys() - known):
         raise WeightsError(f"{source}: model_args {', '.join(strange)}: expected some of {', '.join(sorted(known))}")
-    numerics = {key: args[key] for key in NUMERICS if key in args}
+    numerics = {key: args[key] for key in ADJUSTABLE_FIELDS if key in args}
     if "act_layer" in args:
         numerics["activation"] = args["act_layer"]
     if "pad_type" in args:

@@ -85,9 +85,9 @@ def _find_blueprint(name: str, cache_dir: str | Path | None) -> Blueprint:
         return Blueprint.of_cfg(variant, variant.spec, cfg_of_checkpoint(checkpoint))
     scheme, _, place = name.partition(":")
     if scheme == "local-dir":
-        path, where = Path(place) / config_json.FILENAME, {"file": place}
+        path, where = Path(place) / config_json.CONFIG_FILE, {"file": place}
     elif scheme == "hf-hub":
-        path = locate.obtain(locate.of_repository(place, config_json.FILENAME), cache_dir)
+        path = locate.obtain(locate.of_repository(place, config_json.CONFIG_FILE), cache_dir)
         where = {"hf_hub_id": place}
     else:
         raise UnknownNameError(f"{quoted(name)}: expected a model's name, local-dir:FOLDER or hf-hub:owner/name")

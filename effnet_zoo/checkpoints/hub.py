@@ -20,7 +20,7 @@ from effnet_zoo.checkpoints import cache
 from effnet_zoo.checkpoints.cache import HOME, LocalFile, Pin, RemoteFile, WrongFileError
 from effnet_zoo.errors import FileError, HubError, MissingFileError, first_line
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 MIRRORS = "EFFNET_ZOO_MIRRORS"
 """The environment variable that lists other endpoints and local folders, in the order they are asked before the Hub."""
@@ -169,7 +169,7 @@ def _remove(path: Path) -> None:
 # Which requests are worth another attempt, and what went wrong in words that say what to do.
 
 
-def retrying(action: Callable[[], Answer]) -> Answer:
+def retrying(action: Callable[[], _Answer]) -> _Answer:
     """Return what `action` returns. A failure that may pass is retried, up to `ATTEMPTS` times, with growing pauses."""
     pause = FIRST_PAUSE
     for _ in range(ATTEMPTS - 1):

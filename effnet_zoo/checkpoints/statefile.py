@@ -24,7 +24,7 @@ from effnet_zoo.layouts.keytable import State
 MAX_DEPTH = 4
 """Levels of dicts that are searched. Training scripts nest two or three."""
 
-COUNTER = "n_averaged"
+_AVERAGES_COUNTER = "n_averaged"
 """The last part of the name of the tensor that torch's AveragedModel adds."""
 
 
@@ -149,7 +149,7 @@ def _stripped(state: State, notes: tuple[str, ...], source: str, *, ema: bool) -
         owner = next((one for one in longest_first if key.startswith(one)), None)
         # Whatever else is in the file is not left out silently: it stays, and the loader names it as left over.
         name = key.removeprefix(prefix) if owner == prefix else key
-        if key.rpartition(".")[2] == COUNTER:
+        if key.rpartition(".")[2] == _AVERAGES_COUNTER:
             dropped[key] = "a counter of torch's AveragedModel"
         elif owner is not None and owner != prefix:
             dropped[key] = f"under {quoted(owner)}"

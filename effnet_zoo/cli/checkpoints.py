@@ -100,7 +100,7 @@ def pull(
     from effnet_zoo.checkpoints import locate
 
     if to is not None:
-        atomic_io.check_destination(to / locate.FILENAME)
+        atomic_io.check_destination(to / locate.WEIGHT_FILE)
     answers: list[dict[str, str]] = []
     for checkpoint in with_progress(checkpoints, len(checkpoints), "pulling", wanted=len(checkpoints) > 1):
         path = locate.obtain(locate.of_checkpoint(checkpoint))

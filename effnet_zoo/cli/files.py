@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from effnet_zoo.predict.results import Output
 
 MODEL = "effnet_zoo_lite0.pypi_in1k"
-ENGINES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
+ENGINE_CHOICES = ("auto", "eager", "inductor", "onnxruntime", "openvino")
 DTYPES = ("float32", "bfloat16", "float16")
 MANY = 256
 """With this many files it pays to measure which engine is fastest, and to import torch for resizing."""
 
-ENGINE_HELP = f"{', '.join(ENGINES)}. By default, auto for {MANY} files and more."
+ENGINE_HELP = f"{', '.join(ENGINE_CHOICES)}. By default, auto for {MANY} files and more."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class FileOptions:
     force: Force = False
     orientation: Annotated[bool, Option(help="Turn photos as EXIF says. Published figures are without.")] = True
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps or xpu. By default, cpu.")] = None
-    engine: Annotated[str | None, Option(help=ENGINE_HELP, callback=one_of(*ENGINES))] = None
+    engine: Annotated[str | None, Option(help=ENGINE_HELP, callback=one_of(*ENGINE_CHOICES))] = None
     dtype: Annotated[str, Option(help=f"Compute in {', '.join(DTYPES)}.", callback=one_of(*DTYPES))] = "float32"
     batch_size: Annotated[int, Option(min=1, help="Largest number of images a run.")] = 32
     workers: Annotated[int | None, Option(min=1, help="Threads that read. By default, as many as torch has.")] = None

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 PADDINGS = get_args(Padding)
 Place = Annotated[str, Argument(metavar="FILE_OR_REPO", help="A weight file or folder, a repository, or a checkpoint.")]
-Variant = Annotated[str | None, Option(help="Name of the architecture. By default it is found out from the weights.")]
+VariantOption = Annotated[
+    str | None, Option(help="Name of the architecture. By default it is found out from the weights.")
+]
 NoEma = Annotated[bool, Option("--no-ema", help="Use the raw weights of a file that holds moving averages too.")]
 
 
@@ -29,7 +31,7 @@ NoEma = Annotated[bool, Option("--no-ema", help="Use the raw weights of a file t
 class WeightOptions:
     """What the user knows about weights and their file does not say."""
 
-    variant: Variant = None
+    variant: VariantOption = None
     no_ema: NoEma = False
     like: Annotated[str | None, Option(help="Use the preprocessing of this checkpoint: effnet_zoo_b0.ap_in1k.")] = None
     classes: Annotated[
@@ -91,7 +93,7 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     return values * 3 if len(values) == 1 else values
 
 
-def inspect(place: Place, variant: Variant = None, no_ema: NoEma = False, as_json: AsJson = False) -> None:
+def inspect(place: Place, variant: VariantOption = None, no_ema: NoEma = False, as_json: AsJson = False) -> None:
     """Show what a weight file is: layout, variant, classes, preprocessing. Show what is only assumed, too.
 
     effnet-zoo inspect checkpoint.pth.tar

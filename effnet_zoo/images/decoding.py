@@ -22,7 +22,7 @@ LARGEST_IMAGE = 178_956_970
 """Largest number of pixels in an image: Pillow refuses more by default. Decoded, they take 0.7 GB in each worker, and
 1.4 to 2.6 GB while CMYK, 16 bits or real numbers are converted to RGB."""
 
-LARGEST_SIDE = 1_000_000
+LARGEST_IMAGE_SIDE = 1_000_000
 """Largest number of pixels on a side: to make a side shorter, Pillow computes weights of 32 bytes a pixel."""
 
 
@@ -73,7 +73,7 @@ def suffixes() -> frozenset[str]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+def opened_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Yield a regular file as an image that is not decoded yet. Errors inside the block are those of `image_errors`."""
     with image_errors(path), _opened(read_bytes(path, LARGEST_FILE)) as image:
         yield image
@@ -116,16 +116,16 @@ def _exif_aside(data: bytes) -> tuple[bytes, bytes]:
 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
-    if width * height > LARGEST_IMAGE or max(width, height) > LARGEST_SIDE:
+    if width * height > LARGEST_IMAGE or max(width, height) > LARGEST_IMAGE_SIDE:
         raise InputError(
-            f"an image of {width}x{height} pixels: expected at most {LARGEST_IMAGE}, and {LARGEST_SIDE} on a side: "
-            "make it smaller first"
+            f"an image of {width}x{height} pixels: expected at most {LARGEST_IMAGE}, and {LARGEST_IMAGE_SIDE} on a "
+            "side: make it smaller first"
         )
 
 
 def open_image(path: Path, *, orientation: bool = True) -> Image.Image:
     """Return an image file as RGB, as `as_rgb` defines it. Raise InputError if it cannot be read or decoded."""
-    with opened(path) as image:
+    with opened_image(path) as image:
         return as_rgb(image, orientation=orientation)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy
 
 from effnet_zoo.errors import InputError
-from effnet_zoo.images.decoding import decoded, open_image, opened
+from effnet_zoo.images.decoding import decoded, open_image, opened_image
 from effnet_zoo.images.transform import LARGEST_RESIZED, Pixels, resized, resized_by_torch, resized_size
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
@@ -26,7 +26,7 @@ def read_image(path: Path, how: Preprocessing, *, orientation: bool = True, resi
         resize: ``torch`` makes large images small several times faster than Pillow does. ``pillow`` gives the very
             pixels of `eval_transform`, and does not import torch, which takes more than a second.
     """
-    with opened(path) as image:
+    with opened_image(path) as image:
         rgb, turn = decoded(image, orientation=orientation)
         small = resized_by_torch(rgb, how, turn) if resize == "torch" else None
         if small is None:

@@ -4,12 +4,12 @@ Example of a key: ``blocks.1.0.conv_dw.weight``.
 """
 
 from effnet_zoo.arch.families import Padding
-from effnet_zoo.layouts.keytable import BLOCKS, NETWORK, KeyTable
+from effnet_zoo.layouts.keytable import BLOCK_MODULES, NETWORK, KeyTable
 from effnet_zoo.layouts.layout import Layout, NetworkDescription, Reference, archs_named
 from effnet_zoo.network.options import GLOBAL_POOLS
 from effnet_zoo.zoo import catalogue
 
-TABLE = KeyTable(name="effnet_zoo", network=NETWORK, block="blocks.{before}.{block}.", blocks=BLOCKS)
+TABLE = KeyTable(name="effnet_zoo", network=NETWORK, block="blocks.{before}.{block}.", blocks=BLOCK_MODULES)
 
 PAD_TYPES: dict[Padding, str] = {"same": "same", "symmetric": ""}
 """Our names of a padding, and timm's values of ``pad_type``."""

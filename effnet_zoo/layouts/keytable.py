@@ -23,7 +23,7 @@ NETWORK = ("conv_stem", "bn1", "conv_head", "bn2", "classifier")
 """Our names of the modules outside of the blocks, in the order in which an image passes them."""
 
 _SE = ("se.conv_reduce", "se.conv_expand")
-BLOCKS: dict[BlockKind, tuple[str, ...]] = {
+BLOCK_MODULES: dict[BlockKind, tuple[str, ...]] = {
     "mbconv": ("conv_pw", "bn1", "conv_dw", "bn2", *_SE, "conv_pwl", "bn3"),
     "separable": ("conv_dw", "bn1", *_SE, "conv_pw", "bn2"),
     "fused": ("conv_exp", "bn1", "conv_pwl", "bn2"),
@@ -87,7 +87,7 @@ class KeyTable:
         name: The name of the layout.
         network: Their names of the modules outside of the blocks, in the order of `NETWORK`.
         block: The prefix of a block in their keys.
-        blocks: For each kind of block that they have, their names of its modules, in the order of `BLOCKS`.
+        blocks: For each kind of block that they have, their names of its modules, in the order of `BLOCK_MODULES`.
         separator: The text between the module and the tensor in their keys.
 
     Their names may hold ``{index}`` (of the block in the network, from 0), ``{next}`` (that plus 1), ``{block}`` (in
@@ -118,7 +118,7 @@ class KeyTable:
                 prefix = self.block.format(
                     index=index, next=index + 1, stage=stage, before=stage - 1, block=number, letter=chr(97 + number)
                 )
-                for ours, theirs in zip(BLOCKS[block.kind], self.blocks[block.kind], strict=True):
+                for ours, theirs in zip(BLOCK_MODULES[block.kind], self.blocks[block.kind], strict=True):
                     if block.se_filters or ours not in _SE:
                         yield f"blocks.{stage - 1}.{number}.{ours}", f"{prefix}{theirs}"
                 index += 1

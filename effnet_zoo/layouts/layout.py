@@ -20,7 +20,7 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 
 B0_TO_B7 = tuple(f"effnet_zoo_b{number}" for number in range(8))
 
-TOLERANCE = 1e-6
+LOGITS_TOLERANCE = 1e-6
 """Largest relative error between two float64 implementations: rounding gives below 1e-10, a wrong constant far more."""
 
 FLOAT32_TOLERANCE = 1e-3
@@ -57,7 +57,7 @@ class Reference:
     module: nn.Module | None = None
     logits_of_file: Callable[[Path, Tensor], Tensor] | None = None
     size: tuple[int, int] = SIZE
-    tolerance: float = TOLERANCE
+    tolerance: float = LOGITS_TOLERANCE
 
     def __str__(self) -> str:
         return f"{self.distribution} {metadata.version(self.distribution)}"

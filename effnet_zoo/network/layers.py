@@ -240,14 +240,14 @@ class ConvBlock(Block):
         )
 
 
-BLOCKS = {"mbconv": MBConv, "separable": SeparableConv, "fused": FusedMBConv, "conv": ConvBlock}
+BLOCK_CLASSES = {"mbconv": MBConv, "separable": SeparableConv, "fused": FusedMBConv, "conv": ConvBlock}
 
 
 class Stage(nn.Sequential):
     """Blocks in a row. With `grad_checkpointing`, backward runs each block again instead of keeping its activations."""
 
     def __init__(self, blocks: Iterable[BlockSpec], make: Layers) -> None:
-        super().__init__(*(BLOCKS[block.kind](block, make) for block in blocks))
+        super().__init__(*(BLOCK_CLASSES[block.kind](block, make) for block in blocks))
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from effnet_zoo import documents
 from effnet_zoo.atomic_io import open_regular, written_whole
 from effnet_zoo.errors import InputError, MissingExtraError, first_line
 from effnet_zoo.images.finding import digest
-from effnet_zoo.predict.results import Output, Row, StoredRow
+from effnet_zoo.predict.results import Output, ResultRow, StoredRow
 
 try:
     import pyarrow
@@ -62,7 +62,7 @@ class Parquet(Output):
     def _create(self) -> None:
         self.parts.mkdir()
 
-    def _append(self, rows: Sequence[Row]) -> None:
+    def _append(self, rows: Sequence[ResultRow]) -> None:
         self._waiting.append(pyarrow.Table.from_pylist(rows, schema=self._schema))
         if sum(map(len, self._waiting)) >= PART_ROWS or time.monotonic() - self._since >= PART_SECONDS:
             self._flush()

@@ -30,7 +30,7 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 _LONGEST_ROW = 16 << 20
 """Largest number of bytes in a row: a file of another program may have no line end at all."""
 
-Row = Mapping[str, Any]
+ResultRow = Mapping[str, Any]
 """Values by column. Each row has a ``path``, and either an ``error`` or the other columns."""
 
 
@@ -72,7 +72,7 @@ def columns(topk: int | None, features: int) -> tuple[Column, ...]:
     return tuple(found)
 
 
-def as_row(result: Prediction | Embedding) -> Row:
+def as_row(result: Prediction | Embedding) -> ResultRow:
     """Return a result as a row of a CSV or Parquet file."""
     row: dict[str, Any] = {"path": path_text(result.path), "error": result.error}
     if isinstance(result, Embedding):
@@ -174,7 +174,7 @@ class Output(ABC):
                 if self._begun:
                     self._close(whole=whole)
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[ResultRow]) -> None:
         """Append rows. CSV and JSON lines are with the operating system when this returns; Parquet's rows may wait."""
         with file_errors(self.path):
             self._begin()
@@ -214,7 +214,7 @@ class Output(ABC):
         """Make the file or folder for the rows. Fail if another process has made it meanwhile."""
 
     @abstractmethod
-    def _append(self, rows: Sequence[Row]) -> None: ...
+    def _append(self, rows: Sequence[ResultRow]) -> None: ...
 
     @abstractmethod
     def _close(self, *, whole: bool) -> None: ...
@@ -250,7 +250,7 @@ class _Lines(Output):
         self._file = self.path.open("xb", buffering=0)
         self._put(self._heading())
 
-    def _append(self, rows: Sequence[Row]) -> None:
+    def _append(self, rows: Sequence[ResultRow]) -> None:
         self._put("".join(map(self._line, rows)))
 
     def _put(self, text: str) -> None:
@@ -274,7 +274,7 @@ class _Lines(Output):
         """Return the row in a record, or None if it is the heading. Raise ValueError if it is neither."""
         return documents.from_json(record, StoredRow, quoted(record), InputError)
 
-    def _line(self, row: Row) -> str:
+    def _line(self, row: ResultRow) -> str:
         return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -311,7 +311,7 @@ class _Csv(_Lines):
             raise ValueError(f"expected {len(self._names)} values, found {len(row)}: {quoted(record)}")
         return StoredRow(row[0], row[1]) if number > 1 else None
 
-    def _line(self, row: Row) -> str:
+    def _line(self, row: ResultRow) -> str:
         values: list[Any] = []
         for column in self.facts.columns:
             value = row.get(column.name)

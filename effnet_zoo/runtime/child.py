@@ -17,7 +17,7 @@ from typing import Any
 
 from effnet_zoo.errors import EngineError, first_line, quoted
 
-LIMIT = 3600.0
+LONGEST_CHILD = 3600.0
 """Seconds that a child may take. torch's compiler needs 40 for a B0, and a few minutes for the largest networks."""
 
 _CHILD = """
@@ -41,7 +41,7 @@ except Exception as error:
 def run_in_child(
     function: Callable[..., None],
     *arguments: Any,
-    seconds: float = LIMIT,
+    seconds: float = LONGEST_CHILD,
     environment: Mapping[str, str] | None = None,
 ) -> None:
     """Call a function of a module in a child process, and wait for its end. The function writes its result to a file.

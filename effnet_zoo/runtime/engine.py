@@ -29,7 +29,7 @@ from effnet_zoo.runtime.targets.onnx import MOST_IMAGES, Streams
 from effnet_zoo.runtime.targets.table import ENGINES
 from effnet_zoo.runtime.targets.target import Target, TensorFunction, runtime_errors
 
-TOLERANCE: dict[str, float] = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
+ENGINE_TOLERANCE: dict[str, float] = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """Largest relative error, ||outputs - model's|| / ||model's||, by dtype.
 
 Trained weights have errors of 1e-5, 5e-2 and 6e-3 (Lite0 on photos). A wrong epsilon, padding or image changes the
@@ -42,7 +42,7 @@ DRAWN = 2
 TRIALS, REST = 5, 0.05
 """Calls of each candidate that ``auto`` times, and seconds before each, while threads of other runtimes still spin."""
 
-BATCH = 8
+_BATCH = 8
 """Images in a call that ``auto`` times, by default."""
 
 _first_process: int | None = None
@@ -102,7 +102,7 @@ class Engine:
         Raises:
             InputError: If images are not float32, have other channels, are smaller than 32 pixels, or of another size
                 than the engine was made for.
-            EngineError: If outputs differ from the model's by more than `TOLERANCE`, or the runtime fails.
+            EngineError: If outputs differ from the model's by more than `ENGINE_TOLERANCE`, or the runtime fails.
         """
         size = self._check_images(images)
         if self._process != os.getpid():
@@ -180,7 +180,7 @@ class Engine:
         some = torch.arange(count) % DRAWN
         error = deployed.error_of(self._computed(function, drawn[some]), expected[some])
         self.error = max(error, self.error or 0.0)
-        tolerance = max(TOLERANCE[self.dtype], TOLERANCE.get(str(weight.dtype).removeprefix("torch."), 0))
+        tolerance = max(ENGINE_TOLERANCE[self.dtype], ENGINE_TOLERANCE.get(str(weight.dtype).removeprefix("torch."), 0))
         if not error <= tolerance:
             self._checked.clear()
             del self._functions[size]
@@ -247,7 +247,7 @@ def engine(
     model.eval().requires_grad_(False)
     if backend != "auto":
         return Engine(model, backend, dtype, sides)
-    return _fastest(model, dtype, batch or BATCH, sides)
+    return _fastest(model, dtype, batch or _BATCH, sides)
 
 
 def _candidates(device: str, dtype: str) -> dict[str, Target]:

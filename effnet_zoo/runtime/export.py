@@ -30,7 +30,7 @@ from effnet_zoo.runtime.metadata import Interface, Metadata, Size
 from effnet_zoo.runtime.targets.table import FORMATS
 from effnet_zoo.runtime.targets.target import Target, runtime_errors
 
-TOLERANCE = {**engine.TOLERANCE, "float32": 1e-4}
+EXPORT_TOLERANCE = {**engine.ENGINE_TOLERANCE, "float32": 1e-4}
 """Largest relative error of a file's outputs, ||file's - model's|| / ||model's||, by dtype."""
 
 
@@ -114,7 +114,7 @@ def export(
         target.save(built, final, metadata)
         again = _outputs(target, final, model, drawn)
         # On a GPU, PyTorch may be set to choose algorithms by their time, so that two runs round differently.
-        tolerance = 0.0 if model.conv_stem.weight.is_cpu else TOLERANCE[dtype]
+        tolerance = 0.0 if model.conv_stem.weight.is_cpu else EXPORT_TOLERANCE[dtype]
         check_same_outputs(again, outputs[: len(drawn)], format, tolerance)
         size_in_bytes = move_into_place(final, place, target)
     return Export(path=place, format=format, bytes=size_in_bytes, metadata=metadata)
@@ -193,7 +193,7 @@ def _proof(
 
     Return ``error`` (the largest relative one), ``sizes`` of the drawn images, how many ``photos``, how many of them
     have the ``same_label``, and the versions of what ``ran`` the file. Raise EngineError if outputs differ by more than
-    `TOLERANCE`, in float32 a photo gets another label, or the model's own outputs are not finite.
+    `EXPORT_TOLERANCE`, in float32 a photo gets another label, or the model's own outputs are not finite.
     """
     interface, weight = metadata.interface, model.conv_stem.weight
     plain = model if weight.dtype == torch.float32 else copy.deepcopy(model).float()
@@ -204,7 +204,7 @@ def _proof(
     )
     error = max(map(deployed.error_of, outputs, expected))
     who = f"{target.format}, {interface.dtype}"
-    deployed.check_error(error, TOLERANCE[interface.dtype], who, "nothing was written")
+    deployed.check_error(error, EXPORT_TOLERANCE[interface.dtype], who, "nothing was written")
     same_label = None
     if model.num_classes:
         pairs = zip(photos, outputs[len(drawn) :], expected[len(drawn) :], strict=True)

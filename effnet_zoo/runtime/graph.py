@@ -29,7 +29,7 @@ OPSET = 18
 
 INPUT = "images"
 
-LIMIT = (1 << 31) - (1 << 20)
+LARGEST_GRAPH = (1 << 31) - (1 << 20)
 """Bytes of an ONNX file at most: it is a protobuf, which counts bytes in 31 bits."""
 
 STEM, HEAD = ("conv_stem", "bn1", "act1"), ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier")
@@ -47,10 +47,10 @@ def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | N
     """
     folded = optimize(model).cpu().float()
     size = sum(weight.numel() for weight in folded.parameters()) * (4 if interface.dtype == "float32" else 2)
-    if size > LIMIT:
+    if size > LARGEST_GRAPH:
         raise ArgumentError(
-            f"onnx: {size / 1e9:.2f} GB of weights: expected at most {LIMIT / 1e9:.2f}, which is what an ONNX file "
-            "holds: export in float16, or to another format"
+            f"onnx: {size / 1e9:.2f} GB of weights: expected at most {LARGEST_GRAPH / 1e9:.2f}, which is what an ONNX "
+            "file holds: export in float16, or to another format"
         )
     return _Writer(folded, interface, how).model()
 

@@ -20,7 +20,7 @@ from effnet_zoo.zoo.preprocessing import Preprocessing
 Size = tuple[int, int]
 """Height and width in pixels."""
 
-Output = Literal["logits", "probabilities", "features"]
+OutputKind = Literal["logits", "probabilities", "features"]
 
 COMPUTE_DTYPES = ("float32", "bfloat16", "float16")
 """Names of the dtypes that a model can compute in."""
@@ -67,7 +67,7 @@ class Interface:
         """Whether images of every height and width are taken."""
         return self.size is None or self.resize
 
-    def output_of(self, num_classes: int) -> Output:
+    def output_of(self, num_classes: int) -> OutputKind:
         """Return what comes out of a model with this number of classes."""
         if not num_classes:
             return "features"
@@ -102,7 +102,7 @@ class Metadata:
     weights: str
     interface: Interface
     images: Preprocessing | None
-    output: Output
+    output: OutputKind
     outputs: Annotated[int, Meta(ge=1, le=MOST_OUTPUTS)]
     labels: tuple[str, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)

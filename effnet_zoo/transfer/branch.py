@@ -17,7 +17,7 @@ from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints.hub import explain, retrying
 from effnet_zoo.errors import ConflictError, EffnetZooError, HubError
 
-Answer = TypeVar("Answer")
+_Answer = TypeVar("_Answer")
 
 STALE = re.compile(r".+\.(safetensors|bin|pth|pt|ckpt|tar|pkl|h5|keras|msgpack|index\.json)")
 """Weight files of earlier pushes. A loader could take one instead of the new file. Git keeps what a commit deletes."""
@@ -157,7 +157,7 @@ class Branch:
             f"{', '.join(theirs) or 'no file'} differs): nothing was overwritten; look at it and push again"
         ) from error
 
-    def _ask(self, action: Callable[[], Answer]) -> Answer:
+    def _ask(self, action: Callable[[], _Answer]) -> _Answer:
         with self._errors():
             return retrying(action)
 

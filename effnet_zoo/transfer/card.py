@@ -22,7 +22,7 @@ from effnet_zoo.checkpoints.config_json import variant_of
 from effnet_zoo.errors import ArgumentError, LedgerError, quoted
 from effnet_zoo.zoo import catalogue, ledger
 
-FILENAME = "README.md"
+CARD_FILE = "README.md"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
 END = "<!-- effnet-zoo: end of generated -->"
 _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
@@ -30,7 +30,7 @@ _GENERATED = re.compile(f"{re.escape(BEGIN)}((?!{re.escape(BEGIN)}).)*?{re.escap
 IMAGENET = "ImageNet-1k validation"
 UNNAMED = "the publisher's own data"
 WHOSE = {True: "(measured)", False: "(reported)"}
-UNFIT = f"the metadata of the {FILENAME} there is not valid for a model card: correct it first"
+UNFIT = f"the metadata of the {CARD_FILE} there is not valid for a model card: correct it first"
 TASK = "image-classification"
 TAGS = (TASK, "timm", "transformers", "efficientnet")
 CODE = """```python

@@ -26,7 +26,7 @@ from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.ledger import Checkpoint
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
-WEIGHT_FILES = (locate.FILENAME, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+WEIGHT_FILES = (locate.WEIGHT_FILE, "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 """Usual names of the weight file in a folder or a repository, best first."""
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".keras", ".h5")
@@ -153,7 +153,7 @@ def _of_checkpoint(file: StateFile, checkpoint: Checkpoint) -> Bundle:
 
 def _of_file(file: StateFile, source: str, variant: str | None, find: Find | None) -> Bundle:
     """Return tensors with what the config files beside them state, or else with what the tensors show."""
-    if find is None or (config := find(config_json.FILENAME)) is None:
+    if find is None or (config := find(config_json.CONFIG_FILE)) is None:
         return _of_tensors(file, source, variant)
     try:
         content = from_json(read_text(config), dict[str, Any], str(config), WeightsError)

@@ -95,12 +95,12 @@ def save(
     folder = Path(folder)
     if not dry_run:
         atomic_io.check_destination(folder)
-        atomic_io.check_destination(folder / locate.FILENAME)
+        atomic_io.check_destination(folder / locate.WEIGHT_FILE)
     bundle = _bundle_of(what, license, classes, images)
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with atomic_io.file_errors(folder):
         there = {path.name: path for path in folder.glob("*") if path.is_file()}
-        existing = atomic_io.read_text(there[card.FILENAME]) if card.FILENAME in there else ""
+        existing = atomic_io.read_text(there[card.CARD_FILE]) if card.CARD_FILE in there else ""
         with _prepared(bundle, address, metrics, existing) as (new, readme):
             hashes = {name: atomic_io.sha256(path) if (new / name).exists() else "" for name, path in there.items()}
             own = Path(bundle.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
@@ -161,9 +161,9 @@ def push(
     bundle = _bundle_of(what, license, classes, images)
     branch = Branch(repo_id, revision, token)
     before, existing = branch.state(), ""
-    if card.FILENAME in before.hashes:
+    if card.CARD_FILE in before.hashes:
         with tempfile.TemporaryDirectory() as folder:
-            existing = atomic_io.read_text(branch.download(card.FILENAME, str(before.commit), folder))
+            existing = atomic_io.read_text(branch.download(card.CARD_FILE, str(before.commit), folder))
     with _prepared(bundle, f"hf-hub:{repo_id}", metrics, existing) as (new, readme):
         done = _outcome(repo_id, changes_between(new, before.hashes, STALE), readme)
         if dry_run:
@@ -202,13 +202,13 @@ def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_folder(bundle, folder)
-        (folder / card.FILENAME).write_text(readme, encoding="utf-8")
+        (folder / card.CARD_FILE).write_text(readme, encoding="utf-8")
         _check_loads(bundle, folder, timm.create_model, "timm")
         yield folder, readme
 
 
 def _outcome(repo_id: str, changes: tuple[Change, ...], readme: str) -> Push:
-    sha256 = next(change.sha256 for change in changes if change.path == locate.FILENAME)
+    sha256 = next(change.sha256 for change in changes if change.path == locate.WEIGHT_FILE)
     return Push(repo_id=repo_id, changes=changes, readme=readme, sha256=sha256)
 
 
@@ -221,13 +221,13 @@ def _check_loads(bundle: Bundle, folder: Path, create_model: Callable[..., Any],
 
 def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
     """Compare the hash that the Hub states, and the hash and the logits of what it sends."""
-    if (stated := branch.state(commit).hashes.get(locate.FILENAME)) != sha256:
-        raise HubError(f"the Hub has another {locate.FILENAME}: expected sha256 {sha256}, got {stated}")
+    if (stated := branch.state(commit).hashes.get(locate.WEIGHT_FILE)) != sha256:
+        raise HubError(f"the Hub has another {locate.WEIGHT_FILE}: expected sha256 {sha256}, got {stated}")
     with tempfile.TemporaryDirectory() as cache:
-        weights = branch.download(locate.FILENAME, commit, cache)
+        weights = branch.download(locate.WEIGHT_FILE, commit, cache)
         if (sent := atomic_io.sha256(weights)) != sha256:
             raise HubError(
-                f"the Hub has the right {locate.FILENAME}, but sends another: expected sha256 {sha256}, got {sent}"
+                f"the Hub has the right {locate.WEIGHT_FILE}, but sends another: expected sha256 {sha256}, got {sent}"
             )
-        branch.download(config_json.FILENAME, commit, cache)
+        branch.download(config_json.CONFIG_FILE, commit, cache)
         _check_loads(bundle, weights.parent, creation.create_model, "effnet_zoo")

@@ -66,9 +66,9 @@ def _on_the_hub(checkpoint: Checkpoint) -> Verdict:
             f"{checkpoint.hub_id}: no such repository or revision, or a private one: check the name, or log in with "
             "`hf auth login`"
         )
-    found = Pin(revision=branch.commit, sha256=branch.hashes.get(locate.FILENAME))
+    found = Pin(revision=branch.commit, sha256=branch.hashes.get(locate.WEIGHT_FILE))
     if found.sha256 is None or not cache.is_sha256(found.sha256):
-        raise HubError(f"{checkpoint.hub_id} has no {locate.FILENAME}, or not as a large file")
+        raise HubError(f"{checkpoint.hub_id} has no {locate.WEIGHT_FILE}, or not as a large file")
     return _judged(
         checkpoint, f"{checkpoint.hub_id}@{branch.commit}", checkpoint.sha256, found, is_new=_needs_pin(checkpoint)
     )

@@ -109,7 +109,7 @@ def everything() -> list[Measurement]:
                 },
                 place,
             )
-            for place in processes.PLACES
+            for place in processes.WEIGHT_PLACES
         ),
         measurement(
             "starting",

@@ -137,14 +137,14 @@ def test_a_profile_sorts_operations_by_kind(task: Task, monkeypatch: pytest.Monk
     assert set(found["results"]) == {"timm"}
     assert set(found["refused"]) == {"timm wrong"}
     spent = found["results"]["timm"]["kinds"]
-    assert list(spent) == list(forward.KINDS)
+    assert list(spent) == list(forward.LAYER_KINDS)
     assert spent["convolution"] > 0 < spent["batch norm"]
     table = full_table(measurement("profile", found))
-    assert table.headings == ("contestant", *forward.KINDS, "all", "notes")
+    assert table.headings == ("contestant", *forward.LAYER_KINDS, "all", "notes")
     assert [row[0] for row in table.rows] == ["timm"]
     in_readme = speed.profile_table([speed.Row(measurement("profile", found), "timm")])
     assert in_readme.headings == ("ms a batch", "B0, 48 px, batch 3: timm")
-    assert [row[0] for row in in_readme.rows] == [*forward.KINDS, "all"]
+    assert [row[0] for row in in_readme.rows] == [*forward.LAYER_KINDS, "all"]
 
 
 def test_saved_bytes_are_exact() -> None:

@@ -13,12 +13,12 @@ from effnet_zoo.bench.referee import (
     Contestants,
     Pace,
     Prepared,
+    check_close,
     check_equal,
-    check_error,
     hold_contest,
     hold_process_contest,
     rivals,
-    summary,
+    summary_of_samples,
     with_ratios,
 )
 from effnet_zoo.bench.results import Data
@@ -152,12 +152,12 @@ def test_outputs_of_processes_are_compared_every_time() -> None:
 
 def test_samples_become_timings_and_medians() -> None:
     samples = [{"cold": 2.0, "warm": 1.0, "imports": value} for value in (0.1, 0.3, 0.2)]
-    assert summary(samples) == {
+    assert summary_of_samples(samples) == {
         "cold": {"seconds": 2.0, "p10": 2.0, "p90": 2.0, "calls": 3},
         "warm": {"seconds": 1.0, "p10": 1.0, "p90": 1.0, "calls": 3},
         "imports": 0.2,
     }
-    assert summary([]) == {}
+    assert summary_of_samples([]) == {}
 
 
 def test_ratios_are_to_timm_and_to_the_best_that_is_not_ours() -> None:
@@ -173,10 +173,10 @@ def test_ratios_are_to_timm_and_to_the_best_that_is_not_ours() -> None:
 
 def test_an_error_above_the_tolerance_is_refused() -> None:
     expected = torch.ones(2, 3)
-    found = check_error("logits", 0.01, expected * 1.001, expected)
+    found = check_close("logits", 0.01, expected * 1.001, expected)
     assert found == {"error": pytest.approx(1e-3, rel=1e-3)}
     with pytest.raises(EngineError, match=r"logits off by a relative 1.0e-02, more than 1e-03: not timed"):
-        check_error("logits", 1e-3, expected * 1.01, expected)
+        check_close("logits", 1e-3, expected * 1.01, expected)
     for other in (expected[:, :2], expected * float("nan")):
         with pytest.raises(EngineError, match="logits off by a relative inf"):
-            check_error("logits", 1e-3, other, expected)
+            check_close("logits", 1e-3, other, expected)

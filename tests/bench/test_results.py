@@ -14,7 +14,7 @@ from effnet_zoo.bench.machine import Step
 from effnet_zoo.bench.networks import Task
 from effnet_zoo.bench.report import CURVE_STYLES
 from effnet_zoo.bench.results import merge_results, read_results
-from effnet_zoo.bench.settings import DTYPES, MEASURES, QUICK, Settings, all_measures, processors
+from effnet_zoo.bench.settings import DTYPES_OF_DEVICES, MEASURES, QUICK, Settings, all_measures, processors
 from effnet_zoo.errors import ArgumentError, InputError, UnknownNameError
 from effnet_zoo.zoo import catalogue
 from tests.bench.fakes import imports_data, measurement
@@ -97,7 +97,7 @@ def test_every_measure_has_steps_with_names_of_their_own() -> None:
 
 def test_the_curves_contestants_are_real() -> None:
     model = catalogue.find_variant("effnet_zoo_b0")
-    tasks = [Task(model=model, size=64, batch=1, device=device) for device in DTYPES]
+    tasks = [Task(model=model, size=64, batch=1, device=device) for device in DTYPES_OF_DEVICES]
     known = {name for task in tasks for name in forward_contestants(task)}
     assert set(CURVE_STYLES) <= known
     for curve in (forward.BATCH_CURVE, forward.SIZE_CURVE, forward.VARIANT_CURVE):

@@ -109,7 +109,7 @@ def test_a_spoilt_config_is_read_or_refused(configs: list[Any], tmp_path: Path) 
     read_whole = survivors(json_mutants(configs, 4000, seed=1), read)
     assert 400 < len(read_whole) < 3500
     for mutant in read_whole[::80]:  # and what was read is built, or refused
-        (tmp_path / config_json.FILENAME).write_text(mutant, encoding="utf-8")
+        (tmp_path / config_json.CONFIG_FILE).write_text(mutant, encoding="utf-8")
         survivors(iter([f"local-dir:{tmp_path}"]), lambda place: create_model(place, device="meta"))
 
 
@@ -134,14 +134,14 @@ def test_a_spoilt_config_is_read_or_refused(configs: list[Any], tmp_path: Path) 
 def test_an_error_in_a_config_names_file_field_and_what_was_expected(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    path = tmp_path / config_json.FILENAME
+    path = tmp_path / config_json.CONFIG_FILE
     path.write_text(json.dumps({"architecture": "tf_efficientnet_b0", **change}))
     with pytest.raises(WeightsError, match=f"^{re.escape(str(path))}: .*{message}"):
         config_json.read_config(path)
 
 
 def test_images_of_a_config_that_cannot_be_computed_with_are_named(configs: list[Any], tmp_path: Path) -> None:
-    path = tmp_path / config_json.FILENAME
+    path = tmp_path / config_json.CONFIG_FILE
     for field, value in (("std", [0, 1, 1]), ("std", [1e-320] * 3), ("input_size", [3, 10**9, 224]), ("crop_pct", 0)):
         spoilt = copy.deepcopy(configs[0])
         spoilt["pretrained_cfg"][field] = value

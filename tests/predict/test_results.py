@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from effnet_zoo.errors import EffnetZooError, FileError, InputError
 from effnet_zoo.images.finding import digest, path_text
 from effnet_zoo.predict import results
-from effnet_zoo.predict.results import Column, Facts, Output, Row, reserved
+from effnet_zoo.predict.results import Column, Facts, Output, ResultRow, reserved
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -66,7 +66,7 @@ def names_of(path: Path) -> list[str]:
     return [each["path"] for each in rows_of(path)]
 
 
-def row(name: str, *, error: str | None = None) -> Row:
+def row(name: str, *, error: str | None = None) -> ResultRow:
     if error:
         return {"path": name, "error": error}
     return {"path": name, "error": None, "label": name.upper(), "feature": [0.5, 1 / 3]}

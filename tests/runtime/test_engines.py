@@ -380,7 +380,7 @@ def test_a_signal_after_two_engines_are_gone_is_survived() -> None:
 
 
 def test_the_command_names_the_engines_there_are() -> None:
-    assert {"auto", *ENGINES} == set(files.ENGINES)
+    assert {"auto", *ENGINES} == set(files.ENGINE_CHOICES)
     assert list(COMPUTE_DTYPES) == list(files.DTYPES)
 
 

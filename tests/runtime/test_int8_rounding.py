@@ -14,7 +14,7 @@ from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.int8 import rounding
-from effnet_zoo.runtime.int8.calibration import Images, batches
+from effnet_zoo.runtime.int8.calibration import CalibrationImages, batches
 from effnet_zoo.runtime.int8.recipes import RECIPES, front_layers, groups, layers
 from effnet_zoo.runtime.int8.rounding import LEVELS, observe, round_weights, to_uint8
 from effnet_zoo.runtime.metadata import Interface
@@ -116,7 +116,7 @@ def test_zero_stays_zero_in_uint8() -> None:
 
 
 def test_images_are_held_once(few: Path) -> None:
-    found = Images.of(few, None, lambda path: torch.zeros(3, 100, 100), most=30, classes=None)
+    found = CalibrationImages.of(few, None, lambda path: torch.zeros(3, 100, 100), most=30, classes=None)
     single = list(batches(found.calibration.values(), 1))
     assert [batch.data_ptr() for batch in single] == [image.data_ptr() for image in found.calibration.values()]
     several = batches(found.comparison.values(), 8)
@@ -128,7 +128,9 @@ def test_images_are_split_so_that_none_is_used_twice(folders: tuple[Path, Path])
     broken = folders[0] / "broken.jpg"
     broken.write_text("not an image")
     try:
-        found = Images.of(folders[0], None, lambda path: torch.zeros(open_image(path).size), most=30, classes=None)
+        found = CalibrationImages.of(
+            folders[0], None, lambda path: torch.zeros(open_image(path).size), most=30, classes=None
+        )
     finally:
         broken.unlink()
     assert (len(found.calibration), len(found.comparison), found.unreadable) == (20, 80, 1)

@@ -91,7 +91,7 @@ def test_a_layer_of_another_kind_is_refused_by_name() -> None:
 
 
 def test_weights_beyond_protobufs_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_zoo.runtime.graph.LIMIT", 10_000_000)
+    monkeypatch.setattr("effnet_zoo.runtime.graph.LARGEST_GRAPH", 10_000_000)
     with pytest.raises(ArgumentError, match=r"0\.0\d GB of weights: expected at most .* export in float16"):
         onnx_model(network("effnet_zoo_b0"), Interface())
 

@@ -42,7 +42,7 @@ MAX_CONFIGURATION = 32 << 20
 MAX_ENTRIES = 100_000
 """Entries of an HDF5 file; V2 L saved with an optimizer of three slots a weight has some 6,000."""
 
-MAX_DEPTH = 64
+DEEPEST_GROUP = 64
 """Groups inside groups; a network five models deep has 17. A group can hold itself."""
 
 MAX_EXPANSION = 20
@@ -130,7 +130,7 @@ def check_in_child_process(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Any, Declaration | None]]:
+def opened_hdf5(path: Path) -> Iterator[tuple[Any, Declaration | None]]:
     """Yield the h5py.File of a file of Keras, and the model that it declares: None in a file of weights alone."""
     h5py = import_h5py()
     if _is_archive(path):
@@ -173,10 +173,10 @@ def datasets_of(hdf5: Any) -> Iterator[tuple[str, Dataset]]:
         prefix, group = waiting.pop()
         for name in group:
             entries += 1
-            if entries > MAX_ENTRIES or prefix.count("/") > MAX_DEPTH:
+            if entries > MAX_ENTRIES or prefix.count("/") > DEEPEST_GROUP:
                 raise WeightsError(
-                    f"more than {MAX_ENTRIES} entries, or {MAX_DEPTH} groups inside each other: expected the layers of "
-                    "one model"
+                    f"more than {MAX_ENTRIES} entries, or {DEEPEST_GROUP} groups inside each other: expected the layers "
+                    "of one model"
                 )
             path = f"{prefix}{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):

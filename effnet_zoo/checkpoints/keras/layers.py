@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.checkpoints.keras.hdf5 import MAX_DEPTH, Dataset, Declaration, text_of
+from effnet_zoo.checkpoints.keras.hdf5 import DEEPEST_GROUP, Dataset, Declaration, text_of
 from effnet_zoo.documents import from_plain
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts.keras import KERAS_FORMS, MODELS
@@ -47,8 +47,8 @@ def declared_layers(model: Declaration, folder: str = "") -> Iterator[Declaratio
         group = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", layer.class_name).lower()
         inside = f"{folder}layers/{numbered(group, used)}"
         if "layers" in layer.config:
-            if folder.count("/") > MAX_DEPTH:
-                raise WeightsError(f"more than {MAX_DEPTH // 2} models inside each other: expected one model")
+            if folder.count("/") > DEEPEST_GROUP:
+                raise WeightsError(f"more than {DEEPEST_GROUP // 2} models inside each other: expected one model")
             yield from declared_layers(layer, f"{inside}/")
         else:
             name = layer.config.get("name") or layer.name or ""

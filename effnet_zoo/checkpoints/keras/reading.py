@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from effnet_zoo.checkpoints.keras.hdf5 import Dataset, Declaration, datasets_of, opened, tensors_of
+from effnet_zoo.checkpoints.keras.hdf5 import Dataset, Declaration, datasets_of, opened_hdf5, tensors_of
 from effnet_zoo.checkpoints.keras.layers import OF_NETWORK, Variables, declared_layers, variables_by_layer
 from effnet_zoo.checkpoints.statefile import StateFile
 from effnet_zoo.errors import EffnetZooError, WeightsError, first_line
@@ -27,7 +27,7 @@ NOT_OF_LAYERS = {
 
 AVERAGES = "; its moving averages (use_ema) are part of it, which Keras copies into the layers at the end of fit"
 
-HEAD = re.compile("GlobalAveragePooling2D (Flatten )?Dense( Activation| Softmax)?")
+_HEAD = re.compile("GlobalAveragePooling2D (Flatten )?Dense( Activation| Softmax)?")
 """Classes of the layers that may follow the network, without dropout."""
 
 DROPOUT = ("Dropout", "FixedDropout")
@@ -57,7 +57,7 @@ def read_keras_file(path: Path, *, backbone_only: bool = False) -> KerasFile:
     Its head must be average pooling and one dense layer, if it is not left out.
     """
     try:
-        with opened(path) as (hdf5, model):
+        with opened_hdf5(path) as (hdf5, model):
             return _read(str(path), hdf5, model, backbone_only=backbone_only)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from error.__cause__
@@ -158,7 +158,7 @@ def _activation(layer: Declaration) -> str:
 def _check_head(head: Sequence[Declaration]) -> None:
     """Check that the output of the one dense layer are the logits."""
     layers = [layer for layer in head if layer.class_name not in DROPOUT]
-    if not HEAD.fullmatch(" ".join(layer.class_name for layer in layers)):
+    if not _HEAD.fullmatch(" ".join(layer.class_name for layer in layers)):
         raise WeightsError(
             f"its head is {', '.join(map(_shown, head))}: expected GlobalAveragePooling2D, dropout or none, and one "
             "Dense; convert --backbone-only leaves it out"

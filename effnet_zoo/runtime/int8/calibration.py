@@ -19,7 +19,7 @@ Read = Callable[[Path], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Images:
+class CalibrationImages:
     """Image files with their tensors.
 
     Attributes:
@@ -37,7 +37,7 @@ class Images:
     @classmethod
     def of(
         cls, calib: Path, evaluation: Path | None, read: Read, *, most: int, classes: Sequence[str] | None
-    ) -> "Images":
+    ) -> "CalibrationImages":
         """Read at most `most` images to calibrate with, and four times as many to compare on.
 
         Those to compare on are from the folder `evaluation`, or others of the first folder if that is None. They lie in

@@ -28,7 +28,7 @@ from effnet_zoo.runtime.export import (
     file_input,
     move_into_place,
 )
-from effnet_zoo.runtime.int8.calibration import FEWEST, Images, batches
+from effnet_zoo.runtime.int8.calibration import FEWEST, CalibrationImages, batches
 from effnet_zoo.runtime.int8.recipes import RECIPES, Recipe, groups, layers
 from effnet_zoo.runtime.int8.rounding import observe, round_weights, simulated
 from effnet_zoo.runtime.metadata import Interface, Metadata, Size
@@ -40,7 +40,7 @@ DEFAULT_RECIPE = "front-8"
 PROBED = 64
 """Number of images that the cost of a layer group is measured on."""
 
-BATCH = 8
+_BATCH = 8
 """Number of images in a batch, when files are compared and timed."""
 
 ROUNDS = 15
@@ -142,7 +142,9 @@ def quantize(
     if metadata.images is None or model.in_chans != 3:
         raise ArgumentError("quantize: how this model's images are prepared is not known: expected its pretrained_cfg")
     calibration, other = Path(calib), Path(evaluation) if evaluation else None
-    selected = Images.of(calibration, other, lambda file: file_input(file, metadata), most=images, classes=classes)
+    selected = CalibrationImages.of(
+        calibration, other, lambda file: file_input(file, metadata), most=images, classes=classes
+    )
     results: list[Quantized] = []
     with destination(place, ONNX, force=force) as scratch:
         trial = _Trial(in_eval(model), metadata, selected, progress)
@@ -194,7 +196,7 @@ class _Trial:
     """
 
     def __init__(
-        self, model: EfficientNet, metadata: Metadata, images: Images, progress: Callable[[str], None]
+        self, model: EfficientNet, metadata: Metadata, images: CalibrationImages, progress: Callable[[str], None]
     ) -> None:
         from effnet_zoo.runtime.graph import onnx_model
 
@@ -213,7 +215,7 @@ class _Trial:
 
     def comparison(self) -> Iterator[Tensor]:
         """Yield the images to compare on, in batches, each made when it is asked for."""
-        return batches(self.images.comparison.values(), BATCH)
+        return batches(self.images.comparison.values(), _BATCH)
 
     def measured(self, recipe: Recipe, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Write a recipe's file into a folder of its own, and return its figures, and its outputs by runtime.
@@ -236,7 +238,7 @@ class _Trial:
                 for name, function in functions["int8"].items()
             }
             first = next(self.comparison())  # of one image, if they have several sizes
-            timed = torch.cat([first] * (-(-BATCH // len(first))))[:BATCH]
+            timed = torch.cat([first] * (-(-_BATCH // len(first))))[:_BATCH]
             milliseconds = _timed(functions, timed)
         labels = self.expected.argmax(1)
         same = {name: (found.argmax(1) == labels).float().mean().item() for name, found in outputs.items()}
@@ -253,7 +255,7 @@ class _Trial:
             "bytes": sizes,
             "size_ratio": sizes["int8"] / sizes["float32"],
             "milliseconds": milliseconds,
-            "batch": BATCH,
+            "batch": _BATCH,
             "speedup": fastest["float32"] / fastest["int8"],
             "groups": self._groups(names),
             "layers": {"int8": len(names), "all": len(layers(self.model))},
@@ -272,7 +274,7 @@ class _Trial:
 
     def _groups(self, names: Sequence[str]) -> dict[str, float]:
         """Return what each group of layers costs alone, in relative error of the outputs, the most costly first."""
-        some = list(itertools.islice(self.comparison(), PROBED // BATCH))
+        some = list(itertools.islice(self.comparison(), PROBED // _BATCH))
         expected = self.expected[: sum(map(len, some))]
         costs = {}
         for group, members in groups(self.model, names).items():

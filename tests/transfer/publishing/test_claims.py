@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import effnet_zoo
 from effnet_zoo import EfficientNet, Images
 from effnet_zoo.checkpoints.bundle import of_model
-from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACES, known_of
+from effnet_zoo.checkpoints.pretrained_cfg import CLAIMS, PLACE_FIELDS, known_of
 from effnet_zoo.errors import ArgumentError, WeightsError
 from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.metadata import Interface
@@ -143,7 +143,7 @@ OWN: dict[str, Callable[[Path, EfficientNet], Any]] = {
 def test_a_file_of_ones_own_inherits_nothing_and_push_asks(lite0: EfficientNet, mine: Path, way: str) -> None:
     model = OWN[way](mine, lite0)
     kept = {key: value for key, value in model.pretrained_cfg.items() if key not in ("file", "state_dict")}
-    assert not kept.keys() & {*CLAIMS, *PLACES}
+    assert not kept.keys() & {*CLAIMS, *PLACE_FIELDS}
     assert kept["architecture"] == "effnet_zoo_lite0"
     assert metadata_of(model, Interface()).provenance == {}
     with pytest.raises(WeightsError, match="how its images are to be prepared is not in the file"):
