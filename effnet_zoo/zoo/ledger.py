@@ -118,6 +118,15 @@ def _reported(value: Any) -> bool:
 _at_least_1 = functools.partial(is_whole, least=1)
 _text = _matches(r"(?s).*\S.*")
 
+_SHIPPED = ("package", "file", "extra", "layout")
+_OPTIONAL: dict[str, Check] = {
+    "default": (lambda value: value is True, "true, or left out"),
+    "reported": (_reported, "a list of { size, top1, top5 }, in percent, top1 not above top5"),
+    "hub_id": (_matches(r"[\w.-]+/[\w.-]+"), "owner/name"),
+    "revision": (_matches("[0-9a-f]{40}"), "a commit of 40 hex digits"),
+    "sha256": (_matches("[0-9a-f]{64}"), "64 hex digits, never a prefix"),
+    **dict.fromkeys(_SHIPPED, (_text, "a text")),
+}
 _REQUIRED: dict[str, Check] = {
     "num_classes": (_at_least_1, "a whole number of at least 1"),
     "train_size": (_at_least_1, "a side in pixels"),
@@ -132,15 +141,7 @@ _REQUIRED: dict[str, Check] = {
     "training_data": (_text, "what the weights have seen"),
     "recipe": (_text, "how they were trained"),
 }
-_OPTIONAL: dict[str, Check] = {
-    "default": (lambda value: value is True, "true, or left out"),
-    "reported": (_reported, "a list of { size, top1, top5 }, in percent, top1 not above top5"),
-}
-_SHA256: dict[str, Check] = {"sha256": (_matches("[0-9a-f]{64}"), "64 hex digits, never a prefix")}
-_HUB: dict[str, Check] = {"hub_id": (_matches(r"[\w.-]+/[\w.-]+"), "owner/name")}
-_REVISION: dict[str, Check] = {"revision": (_matches("[0-9a-f]{40}"), "a commit of 40 hex digits")}
-_SHIPPED: dict[str, Check] = dict.fromkeys(("package", "file", "extra", "layout"), (_text, "a text"))
-_KNOWN = {**_REQUIRED, **_OPTIONAL, **_SHA256, **_HUB, **_REVISION, **_SHIPPED}
+_KNOWN = {**_REQUIRED, **_OPTIONAL}
 
 
 def parse(text: str, file: str) -> dict[str, dict[str, Checkpoint]]:
@@ -167,12 +168,12 @@ def _checkpoint(variant: str, tag: str, entry: dict[str, Any], file: str) -> Che
         if not holds(value):
             raise LedgerError(f"{where}: {key} = {quoted(value)}: expected {expected}")
     is_shipped = "package" in entry
-    needed, foreign = ({**_SHIPPED, **_SHA256}, {**_HUB, **_REVISION}) if is_shipped else (_HUB, _SHIPPED)
+    needed = (*_SHIPPED, "sha256") if is_shipped else ("hub_id",)
     if missing := [key for key in (*_REQUIRED, *needed) if key not in entry]:
         raise LedgerError(f"{where}: missing {', '.join(missing)}")
-    if clash := sorted(foreign.keys() & entry.keys()):
-        origin = "package" if is_shipped else "hub_id"
-        raise LedgerError(f"{where}: {', '.join(clash)} beside {origin}: one origin only")
+    foreign = ("hub_id", "revision") if is_shipped else _SHIPPED
+    if clash := sorted(entry.keys() & set(foreign)):
+        raise LedgerError(f"{where}: {', '.join(clash)} beside {needed[0]}: one origin only")
     size = [entry["eval_size"]] * 2
     preprocessing = documents.from_plain({**entry, "size": size}, Preprocessing, where, LedgerError)
     parts = {"variant": variant, "tag": tag, "preprocessing": preprocessing, "shipped": entry if is_shipped else None}
