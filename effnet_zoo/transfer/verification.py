@@ -8,8 +8,8 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HTTPError
 
 from effnet_zoo import atomic_io
-from effnet_zoo.checkpoints import cache, hub, locate
-from effnet_zoo.checkpoints.cache import LocalFile, Pin
+from effnet_zoo.checkpoints import hub, locate
+from effnet_zoo.checkpoints.cache import CachedFile, LocalFile, Pin
 from effnet_zoo.errors import EffnetZooError, HubError
 from effnet_zoo.zoo.ledger import Checkpoint
 
@@ -70,7 +70,7 @@ def _verdicts(checkpoints: Iterable[Checkpoint], judge: Callable[[Checkpoint], V
 
 def _in_cache(checkpoint: Checkpoint, cache_dir: str | Path | None) -> Verdict:
     source = locate.of_checkpoint(checkpoint)
-    file = source if isinstance(source, LocalFile) else cache.find_cached(source, cache_dir)
+    file = source if isinstance(source, LocalFile) else CachedFile(source, cache_dir).find()
     if file is None:
         return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
     path, pin = file.path, file.pin
