@@ -19,7 +19,7 @@ Kind = TypeVar("Kind")
 
 
 def from_json(content: str | bytes, kind: type[Kind], source: str, error: type[EffnetZooError]) -> Kind:
-    """Return a JSON document as an object of a type: a dataclass, a `msgspec.Struct`, or such as ``dict[str, str]``."""
+    """Return a JSON document as an object of a type: a dataclass, a `msgspec.Struct`, ``dict[str, str]``, ..."""
     return _read(lambda: msgspec.json.decode(content, type=kind), source, error)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.network.blocks import Block
+from effnet_zoo.network.layers import Block
 from effnet_zoo.network.model import EfficientNet
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)

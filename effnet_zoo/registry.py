@@ -8,15 +8,8 @@ from typing import Any, TypeAlias, Unpack
 from timm.models import PretrainedCfg, generate_default_cfgs, register_model
 
 from effnet_zoo.checkpoints import config_json
+from effnet_zoo.checkpoints import pretrained_cfg as cfgs
 from effnet_zoo.checkpoints.creation import AnyModel, build, create_model
-from effnet_zoo.checkpoints.pretrained_cfg import (
-    PLACES,
-    Blueprint,
-    cfg_of_checkpoint,
-    check_cfg,
-    for_other_weights,
-    without_empty,
-)
 from effnet_zoo.errors import ArgumentError, UnknownNameError, did_you_mean, quoted
 from effnet_zoo.network.options import ModelOptions
 from effnet_zoo.zoo import catalogue
@@ -28,7 +21,7 @@ GivenCfg: TypeAlias = str | dict[str, Any] | PretrainedCfg | None
 
 
 def timm_config(checkpoint: Checkpoint) -> PretrainedCfg:
-    return PretrainedCfg(**cfg_of_checkpoint(checkpoint))
+    return PretrainedCfg(**cfgs.cfg_of_checkpoint(checkpoint))
 
 
 # timm's `register_model` reads this name from the module of each entry point.
@@ -76,7 +69,7 @@ def _register(variant: Model | None) -> None:
         if variant and arch is not None:
             raise ArgumentError(f"unknown keyword 'arch': {variant.name} has its own: expected {config_json.CUSTOM}")
         spec = variant.spec if variant else config_json.custom_arch(arch)
-        blueprint = Blueprint.of_cfg(variant, spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
+        blueprint = cfgs.Blueprint.of_cfg(variant, spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
         model = build(blueprint, options, pretrained=bool(pretrained), cache_dir=cache_dir)
         model.pretrained_model_args = pretrained_model_args or {}
         return model
@@ -108,22 +101,21 @@ def _merged(
     if given is None or isinstance(given, str):
         if variant is None:
             raise UnknownNameError(f"unknown tag {quoted(given)}: {config_json.CUSTOM} has no checkpoints")
-        cfg = cfg_of_checkpoint(variant.default if given is None else catalogue.find_tag(variant, given))
+        cfg = cfgs.cfg_of_checkpoint(variant.default if given is None else catalogue.find_tag(variant, given))
     else:
-        stated = without_empty(given.to_dict() if isinstance(given, PretrainedCfg) else given)
+        stated = cfgs.without_empty(given.to_dict() if isinstance(given, PretrainedCfg) else given)
         is_saved = stated.get("source") in config_json.SCHEMES
-        if variant is None or is_saved:
-            cfg = {"architecture": variant.name if variant else config_json.CUSTOM, **stated}
-        else:
-            cfg = {**for_other_weights(cfg_of_checkpoint(variant.default)), "architecture": variant.name, **stated}
+        cfg = {"architecture": variant.name if variant else config_json.CUSTOM, **stated}
+        if variant and not is_saved:
+            cfg = cfgs.for_other_weights(cfgs.cfg_of_checkpoint(variant.default)) | cfg
         if not is_saved and (stated.get("hf_hub_id") or stated.get("url")):
             # A checkpoint's fields with a file beside them: the file is taken, and the claims are not of its weights.
             overlay = {key: stated[key] for key in ("file", "state_dict") if stated.get(key)} | overlay
-    places = {key for key in PLACES if overlay.get(key)}
+    places = {key for key in cfgs.PLACES if overlay.get(key)}
     if places & {"file", "state_dict"} or any(overlay[key] != cfg.get(key) for key in places):
-        cfg, stated = for_other_weights(cfg), {}
-    cfg = without_empty({**cfg, **overlay})
-    check_cfg(cfg, "pretrained_cfg")
+        cfg, stated = cfgs.for_other_weights(cfg), {}
+    cfg = cfgs.without_empty({**cfg, **overlay})
+    cfgs.check_cfg(cfg, "pretrained_cfg")
     return cfg, {**stated, **overlay}
 
 

@@ -5,16 +5,17 @@ with the same weights in float64 on the CPU, run plainly.
 """
 
 import dataclasses
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from effnet_zoo.errors import UnknownNameError, first_line, quoted
-from effnet_zoo.network.devices import devices
+from effnet_zoo.errors import first_line
+from effnet_zoo.network.devices import find_device
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import randomise, relative_error, shallow
 from effnet_zoo.zoo import catalogue
@@ -38,7 +39,7 @@ VARIANTS = ("effnet_zoo_b0", "effnet_zoo_v2_s")
 """One variant of MBConv with squeeze-excite throughout, and one that begins with Fused-MBConv."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """One way to run a model."""
 
@@ -63,7 +64,7 @@ class CaseResult:
     """A case's relative error, or why it could not be run."""
 
     case: Case
-    error: float | None
+    error: float | None = None
     failure: str | None = None
 
     @property
@@ -73,20 +74,9 @@ class CaseResult:
 
 
 def cases_on(device: str, *, modes: Iterable[Mode] = MODES) -> list[Case]:
-    """Return a case for every combination on a device.
-
-    Raises:
-        UnknownNameError: If this machine has no such device.
-    """
-    if device not in devices():
-        raise UnknownNameError(f"no device {quoted(device)} on this machine: expected {' or '.join(devices())}")
-    return [
-        Case(variant=variant, device=device, dtype=dtype, memory_format=memory_format, mode=mode)
-        for variant in VARIANTS
-        for dtype in ERROR_LIMITS
-        for memory_format in MEMORY_FORMATS
-        for mode in modes
-    ]
+    """Return a case for every combination on a device, which this machine must have."""
+    find_device(device)
+    return [Case(*each) for each in itertools.product(VARIANTS, [device], ERROR_LIMITS, MEMORY_FORMATS, modes)]
 
 
 def run_cases(cases: Iterable[Case]) -> Iterator[CaseResult]:
@@ -95,32 +85,31 @@ def run_cases(cases: Iterable[Case]) -> Iterator[CaseResult]:
         try:
             yield CaseResult(case=case, error=case_error(case))
         except Exception as error:  # whatever a backend raises is what this is here to find
-            yield CaseResult(case=case, error=None, failure=first_line(error))
+            yield CaseResult(case=case, failure=first_line(error))
 
 
+@torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # float32 in 24 bits, not in TF32's 11
 def case_error(case: Case) -> float:
     """Run one case, and return its relative error against float64 on the CPU."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # float32 in 24 bits, not in TF32's 11
-        return _error(case)
-
-
-def _error(case: Case) -> float:
     arch = dataclasses.replace(shallow(catalogue.models()[case.variant].spec), drop_rate=0.0, drop_path_rate=0.0)
-    reference = EfficientNet(arch, num_classes=10).double()
-    randomise(reference, seed=0)
+    reference = randomise(EfficientNet(arch, num_classes=10).double(), seed=0)
     images = torch.randn(4, 3, 65, 96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    how: dict[str, Any] = {
+        "device": case.device,
+        "dtype": case.dtype,
+        "memory_format": MEMORY_FORMATS[case.memory_format],
+    }
     model = EfficientNet(arch, num_classes=10)
     model.load_state_dict(reference.state_dict())
-    model.to(case.device, case.dtype).to(memory_format=MEMORY_FORMATS[case.memory_format])
-    inputs = images.to(device=case.device, dtype=case.dtype, memory_format=MEMORY_FORMATS[case.memory_format])
+    model.to(**how)
     if case.mode == "checkpointed":
         model.set_grad_checkpointing()
-        return relative_error(_input_gradient(model, inputs), _input_gradient(reference, images))
+        return relative_error(_input_gradient(model, images.to(**how)), _input_gradient(reference, images))
     with torch.inference_mode():
         expected = reference.eval()(images)
     runner = _prepare(model.eval(), case.mode)
     with torch.no_grad():
-        return relative_error(runner(inputs), expected)
+        return relative_error(runner(images.to(**how)), expected)
 
 
 def _prepare(model: EfficientNet, mode: Mode) -> Callable[[Tensor], Tensor]:
@@ -131,7 +120,8 @@ def _prepare(model: EfficientNet, mode: Mode) -> Callable[[Tensor], Tensor]:
     if mode == "scripted":
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-            return cast(Callable[[Tensor], Tensor], torch.jit.script(model))
+            scripted: Any = torch.jit.script(model)
+            return scripted
     return model
 
 

@@ -118,6 +118,7 @@ def test_a_name_is_a_text(name: Any) -> None:
         ({"pretrained_cfg_overlay": {"file": 5}, "pretrained": True}, "file=5: expected a path"),
         ({"pretrained_cfg_overlay": {"state_dict": 5}, "pretrained": True}, "state_dict=5: expected a dict of tensors"),
         ({"cache_dir": 5, "pretrained": True}, "cache_dir=5: expected a path"),
+        ({"arch": {}}, "unknown keyword 'arch': effnet_zoo_b0 has its own"),
     ],
 )
 def test_what_timm_passes_on_is_checked(options: dict[str, Any], message: str) -> None:

@@ -1,40 +1,74 @@
 """What the docs show of ``benchmarks/results.json``: tables, each with the command that measured it and the date."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from effnet_zoo.bench.report import (
     MISSING,
-    Columns,
-    Row,
     Table,
     agreement,
     best_engine,
     best_peer,
     by_machine,
-    by_task,
-    contestant_rows,
     duration,
     machine_of,
-    make_table,
     megabytes,
-    not_measured,
-    profile_table,
     seconds_of,
     short,
     span,
     spread,
-    task_of,
     three_digits,
     times,
     times_faster,
 )
 from effnet_zoo.bench.results import BASELINE, OURS, Measurement, read_results
+from effnet_zoo.errors import UnknownNameError
+from effnet_zoo.zoo import catalogue
 from tools.markdown import markdown_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results.json"
 NOTHING = "Nothing has been measured yet: `effnet-zoo bench --measure {} --out benchmarks/results.json`."
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of a table: a measurement, and one of its contestants where each has a row."""
+
+    measurement: Measurement
+    name: str = ""
+
+    @property
+    def case(self) -> dict[str, Any]:
+        """Return what was measured."""
+        return dict(self.measurement.data["case"])
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """Return the contestant's figures."""
+        return dict(self.measurement.data["results"][self.name])
+
+
+Columns = Sequence[tuple[str, Callable[[Row], str]]]
+"""Headings, each with what writes the text of a row below it."""
+
+
+def make_table(columns: Columns, rows: Iterable[Row], *below: str) -> Table:
+    headings = tuple(heading for heading, _ in columns)
+    return Table(headings=headings, rows=tuple(tuple(text(row) for _, text in columns) for row in rows), below=below)
+
+
+def contestant_rows(measurements: Iterable[Measurement]) -> Iterator[Row]:
+    return (Row(one, name) for one in measurements for name in one.data["results"])
+
+
+def task_of(row: Row) -> str:
+    """Return the task in a few words: ``B0, 224 px, batch 8, bfloat16``."""
+    case = row.case
+    words = [short(case["variant"]), f"{case['size']} px", f"batch {case['batch']}"]
+    return ", ".join([*words, *([case["dtype"]] if case["dtype"] != "float32" else [])])
 
 
 def performance() -> str:
@@ -58,9 +92,21 @@ def profile() -> str:
     measured = _of("profile")
     if not measured:
         return NOTHING.format("profile")
-    table = profile_table(measured)
+    table = profile_table(list(contestant_rows(sorted(measured, key=by_task))))
     machine = f"{machine_of(measured[0])}; {versions_of(measured)}"
     return f"{markdown_table(table.headings, table.rows)}\n\n{commands_of(measured)}. Measured on: {machine}."
+
+
+def profile_table(rows: Sequence[Row]) -> Table:
+    """Return where the time goes: a row a kind of operation, a column a task and contestant, in milliseconds."""
+    columns = [row.result["kinds"] for row in rows]
+    kinds = dict.fromkeys(kind for column in columns for kind in column)
+    by_kind = [(kind, [column.get(kind, 0.0) for column in columns]) for kind in kinds]
+    by_kind.append(("all", [sum(column.values()) for column in columns]))
+    return Table(
+        headings=("ms a batch", *(f"{task_of(row)}: {row.name}" for row in rows)),
+        rows=tuple((kind, *(three_digits(value * 1e3) for value in seconds)) for kind, seconds in by_kind),
+    )
 
 
 def _of(measure: str) -> list[Measurement]:
@@ -103,6 +149,27 @@ def _named(row: Row, who: Who, text: Callable[[str], str]) -> str:
         return MISSING
     shown = name.removeprefix(f"{OURS} engine ").removeprefix("timm in ")
     return text(name) if isinstance(who, str) else f"{text(name)} ({shown})"
+
+
+def by_task(measurement: Measurement) -> tuple[int, str, int, int]:
+    """Return what measurements are sorted by: variant, dtype, size and batch."""
+    case = measurement.data["case"]
+    try:
+        place = list(catalogue.models()).index(catalogue.find_variant(case["variant"]).name)
+    except UnknownNameError:  # a file of results may be older than a name
+        place = len(catalogue.models())
+    return place, case["dtype"] != "float32", case["size"], case["batch"]
+
+
+def not_measured(measurements: Iterable[Measurement]) -> tuple[str, ...]:
+    """Return who was not timed, and why, each once."""
+    listed = {
+        f"{name} ({why})": None
+        for one in measurements
+        for kind in ("absent", "refused")
+        for name, why in one.data.get(kind, {}).items()
+    }
+    return (f"Not measured: {'; '.join(listed)}.",) if listed else ()
 
 
 # Many measurements, for the README.

@@ -1,4 +1,4 @@
-"""Latency and throughput of the forward pass, and how much of the machine's ceiling each contestant reaches.
+"""The forward pass: latency, throughput, curves, the share of the machine's ceiling, and where its time goes.
 
 A contestant takes float32 images on the device, (batch, 3, size, size) in PyTorch's default memory format, and gives
 logits. Its time includes every conversion, as its user's time does.
@@ -8,114 +8,88 @@ import functools
 import itertools
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.bench.machine import ceiling, with_peak_memory
+from effnet_zoo.bench import referee
+from effnet_zoo.bench.machine import ceiling, peak_memory
 from effnet_zoo.bench.networks import Task, arch_of, library_network, plain_network
-from effnet_zoo.bench.referee import (
-    IN_PROCESS,
-    Call,
-    Contestant,
-    Outcome,
-    Pace,
-    Prepared,
-    Sample,
-    check_error,
-    clocked,
-    hold_contest,
-)
-from effnet_zoo.bench.results import BASELINE, OURS, library_of
+from effnet_zoo.bench.referee import Call, Contestants, Prepared, Sample
+from effnet_zoo.bench.report import CURVE_STYLES
+from effnet_zoo.bench.results import BASELINE, OURS, Data, library_of
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.network.folding import optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.deployed import TORCH_DTYPES
 from effnet_zoo.runtime.engine import TOLERANCE, engine
-from effnet_zoo.runtime.targets import ENGINES
-from effnet_zoo.runtime.targets.openvino import PRECISIONS, openvino_core
+from effnet_zoo.runtime.targets.onnx import PRECISIONS, openvino_core
+from effnet_zoo.runtime.targets.table import ENGINES
 
-Logits = Callable[[Tensor], Tensor]
-"""From images to logits."""
+Logits = Callable[[Tensor], Tensor]  # from images
+Build = Callable[[Task], Logits]
+Way = Callable[..., Logits]  # from this package's network, and the keyword `dtype`
+How = Literal["", "autocast", "compiled", "recording"]
 
-TOLERANCE_TF32 = 0.05
-"""On CUDA, where PyTorch's convolutions take float32 as TF32 by default, which has float16's mantissa."""
-
-COMPARED = 2
-"""Images whose logits are compared: in inference they do not depend on the others of the batch."""
-
-QUICK_ENGINES = tuple(name for name, backend in ENGINES.items() if not backend.slow_to_build)
-"""The engines that are built in seconds; torch.compile's takes minutes."""
-
-CURVE_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-CURVE_SIZES = (128, 192, 224, 256, 320, 384, 456, 528, 600)
-CURVE_VARIANTS = (*(f"effnet_zoo_b{number}" for number in range(8)), *(f"effnet_zoo_v2_{size}" for size in "sml"))
-
-CURVE_CONTESTANTS = (
-    "timm",
-    "timm channels_last",
-    "timm in ONNX Runtime",
-    "timm in OpenVINO",
-    "effnet_zoo",
-    "effnet_zoo optimized",
-    "effnet_zoo engine onnxruntime",
-    "effnet_zoo engine openvino",
-    "effnet_zoo CUDA graph",
-    "effnet_zoo optimized CUDA graph",
-    "timm CUDA graph",
-)
+TOLERANCE_TF32 = 0.05  # on CUDA, where PyTorch's convolutions take float32 as TF32 by default: float16's mantissa
+COMPARED = 2  # images whose logits are compared: in inference they do not depend on the others of the batch
 
 
-def engines(*, compiled: bool) -> tuple[str, ...]:
-    """Return the names of the engines that take part."""
-    return (*QUICK_ENGINES, "inductor") if compiled else QUICK_ENGINES
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A measure of the forward pass: its tasks are all combinations. What is empty is as the settings say."""
 
+    variants: Sequence[str] = ()
+    batches: Sequence[int] = (1,)
+    sizes: Sequence[int] = ()  # sides of the images in pixels
+    contestants: Collection[str] = ()  # the names of those who take part; everyone if empty
 
-def forward_cases(settings: Settings, measure: str) -> Cases:
-    """Yield the tasks of `latency`, `throughput` or a curve, in words, each with what measures it.
-
-    Batch 1 is left out of `throughput` where `latency` measures it too.
-    """
-    batches: dict[str, Sequence[int]] = {
-        "throughput": [batch for batch in settings.batches if batch > 1 or "latency" not in settings.measures],
-        "batch-curve": CURVE_BATCHES,
-    }
-    sizes: dict[str, Sequence[int | None]] = {"size-curve": CURVE_SIZES}
-    curve = "curve" in measure
-    for variant in CURVE_VARIANTS if measure == "variant-curve" else settings.variants:
-        for batch, size in itertools.product(batches.get(measure, (1,)), sizes.get(measure, (None,))):
+    def cases(self, settings: Settings) -> Cases:
+        """Yield the tasks. Without batches of its own, batch 1 is left out where `latency` measures it too."""
+        others = [batch for batch in settings.batches if batch > 1 or "latency" not in settings.measures]
+        for variant, batch, size in itertools.product(
+            self.variants or settings.variants, self.batches or others, self.sizes or (None,)
+        ):
             task = Task.of(settings, variant, batch=batch, size=size)
-            everyone = forward_contestants(task, compiled=settings.compiled and not curve)
-            chosen = [one for one in everyone if not curve or one.name in CURVE_CONTESTANTS]
+            everyone = forward_contestants(task, compiled=settings.compiled)
+            chosen = {name: one for name, one in everyone.items() if name in (self.contestants or everyone)}
             yield task.subject, functools.partial(time_forward, task, chosen, rounds=settings.rounds)
 
 
-def time_forward(task: Task, contestants: Sequence[Contestant], *, rounds: int) -> dict[str, Any]:
-    """Time a batch of every contestant.
+LATENCY = Sweep()
+THROUGHPUT = Sweep(batches=())
+BATCH_CURVE = Sweep(batches=(1, 2, 4, 8, 16, 32, 64), contestants=CURVE_STYLES)
+SIZE_CURVE = Sweep(sizes=(128, 192, 224, 256, 320, 384, 456, 528, 600), contestants=CURVE_STYLES)
+VARIANT_CURVE = Sweep(
+    variants=(*(f"effnet_zoo_b{number}" for number in range(8)), *(f"effnet_zoo_v2_{size}" for size in "sml")),
+    contestants=CURVE_STYLES,
+)
 
-    Returns:
-        Data with the ``ceiling``. A result's ``of_ceiling`` counts two operations for each multiplication of the spec.
-    """
-    outcome = compare_forward(task, contestants, rounds=rounds, sample=lambda call: clocked(call, task.device))
+
+def time_forward(task: Task, contestants: Contestants, *, rounds: int) -> Data:
+    """Time a batch of every contestant. ``of_ceiling`` counts two operations for each multiplication of the spec."""
+    data = compare_forward(task, contestants, rounds=rounds, sample=lambda call: referee.clocked(call, task.device))
+    data = referee.with_rates(data, task.batch)
     limit, macs = ceiling(task.device), task.model.spec.macs(size=task.size)
-    for result in outcome.results.values():
-        result["images_per_second"] = task.batch / result["seconds"]
+    for result in data["results"].values():
         result["of_ceiling"] = 2 * macs * result["images_per_second"] / limit[task.dtype]
-    return outcome.as_data({**task.case, "macs": macs}, outcome.ratios(outcome.rivals()), ceiling=limit)
+    return {**data, "case": {**task.case, "macs": macs}, "ceiling": limit}
 
 
 def compare_forward(
     task: Task,
-    contestants: Sequence[Contestant],
+    contestants: Contestants,
     *,
     rounds: int,
-    sample: Callable[[Call], tuple[Sample, Any]],
-    pace: Pace = IN_PROCESS,
-) -> Outcome:
+    sample: Callable[[Call], Sample],
+    pace: referee.Pace = referee.IN_PROCESS,
+) -> Data:
     """Hold a contest in which logits are compared with those of this package's network in float64 on the CPU."""
     tolerance = TOLERANCE_TF32 if (task.device, task.dtype) == ("cuda", "float32") else TOLERANCE[task.dtype]
 
@@ -125,9 +99,10 @@ def compare_forward(
             images = task.images()[:COMPARED].double().cpu()
             return plain_network(arch, task.state).double().eval()(images)
 
-    return hold_contest(
+    return referee.hold_contest(
+        task.case,
         contestants,
-        lambda logits, wanted: {"error": check_error("logits", logits, wanted, tolerance)},
+        functools.partial(referee.check_error, "logits", tolerance),
         reference=lambda name: expected(arch_of(library_of(name), task.model)),
         rounds=rounds,
         pace=pace,
@@ -135,87 +110,96 @@ def compare_forward(
     )
 
 
-def forward_contestant(task: Task, name: str, build: Callable[[Task], Logits], note: str = "") -> Contestant:
-    """Return a contestant that computes the task's logits, from what builds it."""
+# Who takes part.
 
-    def prepare() -> Prepared:
-        images = task.images()
-
-        def first() -> tuple[Logits, Tensor]:
-            run = build(task)
-            with torch.inference_mode():
-                return run, run(images)[:COMPARED].double().cpu()
-
-        (run, logits), peak = with_peak_memory(first, task.device)
-        return Prepared(call=torch.inference_mode()(functools.partial(run, images)), output=logits, figures=peak)
-
-    return Contestant(name=name, prepare=prepare, note=note)
+NOTES = {
+    "effnet_zoo": "as create_model gives it",
+    "effnet_zoo recording": "the same without no_grad: autograd records",
+    "effnet_zoo optimized": "optimize(model), plain PyTorch",
+    "timm": "as create_model gives it",
+    "timm recording": "the same without no_grad: autograd records",
+    "torchvision": "pads symmetrically: compared with ours built so",
+    "timm compiled": "torch.compile, channels_last",
+    "timm in OpenVINO": "timm's export for this shape",
+    "timm in ONNX Runtime": "timm's export for this shape",
+}
 
 
-def forward_contestants(task: Task, *, compiled: bool = False) -> list[Contestant]:
+def forward_contestants(task: Task, *, compiled: bool = False) -> Contestants:
     """Return everyone who can run a task; what torch.compile builds in minutes only if asked."""
-    chosen: dict[str, tuple[Callable[[Task], Logits], str]] = {
-        "effnet_zoo": (_eager(OURS), "as create_model gives it"),
-        "effnet_zoo recording": (_eager(OURS, recording=True), "the same without no_grad: autograd records"),
-        "effnet_zoo optimized": (_optimized, "optimize(model), plain PyTorch"),
-        "timm": (_eager(BASELINE), "as create_model gives it"),
-        "timm recording": (_eager(BASELINE, recording=True), "the same without no_grad: autograd records"),
-        "timm channels_last": (_eager(BASELINE, channels_last=True), ""),
-        "torchvision": (_eager("torchvision"), "pads symmetrically: compared with ours built so"),
-        "efficientnet_pytorch": (_eager("efficientnet_pytorch"), ""),
-        "geffnet": (_eager("geffnet"), ""),
+    own = {name: functools.partial(_own, way) for name, way in own_ways(compiled=compiled).items()}
+    builds: dict[str, Build] = {
+        "effnet_zoo": _eager(OURS),
+        "effnet_zoo recording": _eager(OURS, "recording"),
+        "effnet_zoo optimized": own["effnet_zoo optimized"],
+        "timm": _eager(BASELINE),
+        "timm recording": _eager(BASELINE, "recording"),
+        "timm channels_last": _eager(BASELINE, memory_format=torch.channels_last),
+        **{library: _eager(library) for library in ("torchvision", "efficientnet_pytorch", "geffnet")},
     }
     if task.dtype != "float32":
-        chosen |= {f"{name} autocast": (_eager(name, autocast=True), "") for name in (OURS, BASELINE)}
+        builds |= {f"{name} autocast": _eager(name, "autocast") for name in (OURS, BASELINE)}
     if compiled:
-        compiling = _eager(BASELINE, channels_last=True, compiled=True)
-        chosen["timm compiled"] = compiling, "torch.compile, channels_last"
+        builds["timm compiled"] = _eager(BASELINE, "compiled", torch.channels_last)
     if task.device == "cuda":
-        graphs = {
-            "timm": _eager(BASELINE, channels_last=True),
-            "effnet_zoo": _eager(OURS),
-            "effnet_zoo optimized": _optimized,
-        }
-        chosen |= {f"{name} CUDA graph": (functools.partial(_graphed, build), "") for name, build in graphs.items()}
+        graphs = {name: builds[name] for name in ("effnet_zoo", "effnet_zoo optimized")}
+        graphs["timm"] = builds["timm channels_last"]
+        builds |= {f"{name} CUDA graph": functools.partial(_graphed, build) for name, build in graphs.items()}
     else:
-        chosen |= {
-            f"effnet_zoo engine {name}": (functools.partial(_engine, name), "") for name in engines(compiled=compiled)
-        }
-        sessions: dict[str, Callable[[Path], Logits]] = {
-            "timm in OpenVINO": functools.partial(_openvino, task.dtype),
-            **({"timm in ONNX Runtime": _onnxruntime} if task.dtype == "float32" else {}),
-        }
-        chosen |= {
-            name: (functools.partial(_exported, session), "timm's export for this shape")
-            for name, session in sessions.items()
-        }
-    return [forward_contestant(task, name, build, note) for name, (build, note) in chosen.items()]
+        builds |= {**own, "timm in OpenVINO": functools.partial(_exported, functools.partial(_openvino, task.dtype))}
+        if task.dtype == "float32":
+            builds["timm in ONNX Runtime"] = functools.partial(_exported, _onnxruntime)
+    return {
+        name: functools.partial(prepare_forward, task, build, NOTES.get(name, "")) for name, build in builds.items()
+    }
 
 
-def _eager(
-    library: str,
-    *,
-    channels_last: bool = False,
-    compiled: bool = False,
-    autocast: bool = False,
-    recording: bool = False,
-) -> Callable[[Task], Logits]:
-    memory_format = torch.channels_last if channels_last else torch.preserve_format
+def prepare_forward(task: Task, build: Build, note: str = "") -> Prepared:
+    """Prepare a contestant that computes the task's logits."""
+    images = task.images()
+    with peak_memory(task.device) as peak:
+        run = build(task)
+        with torch.inference_mode():
+            logits = run(images)[:COMPARED].double().cpu()
+    call = torch.inference_mode()(functools.partial(run, images))
+    return Prepared(call=call, output=logits, figures=peak, note=note)
 
+
+def engines(*, compiled: bool) -> list[str]:
+    """Return the engines that take part: those that are built in seconds, and torch.compile's if asked."""
+    return [name for name, target in ENGINES.items() if compiled or not target.slow_to_build]
+
+
+def own_ways(*, compiled: bool) -> dict[str, Way]:
+    """Return this package's ways to run a network faster, by the contestant's name."""
+    backends = engines(compiled=compiled)
+    by_engine = {f"effnet_zoo engine {name}": functools.partial(engine, backend=name) for name in backends}
+    return {"effnet_zoo optimized": _optimized, **by_engine}
+
+
+def _optimized(model: EfficientNet, dtype: str) -> Logits:
+    faster = optimize(model, dtype=TORCH_DTYPES[dtype])
+    return lambda images: faster(images.to(TORCH_DTYPES[dtype]))
+
+
+def _own(way: Way, task: Task) -> Logits:
+    return way(library_network(OURS, task).eval().to(task.device), dtype=task.dtype)
+
+
+def _eager(library: str, how: How = "", memory_format: torch.memory_format = torch.preserve_format) -> Build:
     def build(task: Task) -> Logits:
         dtype = TORCH_DTYPES[task.dtype]
-        network = library_network(library, task).eval().to(task.device, torch.float32 if autocast else dtype)
-        if channels_last:
-            network.to(memory_format=torch.channels_last)
-        model: Any = torch.compile(network) if compiled else network
+        network = library_network(library, task).eval()
+        network.to(task.device, torch.float32 if how == "autocast" else dtype, memory_format=memory_format)
+        model: Any = torch.compile(network) if how == "compiled" else network
 
         def run(images: Tensor) -> Tensor:
-            if recording:
+            if how == "recording":
                 with torch.inference_mode(False), torch.enable_grad():
                     return model(images.to(dtype=dtype))
-            if autocast:
+            if how == "autocast":
                 with torch.autocast(task.device, dtype):
-                    return model(images.to(memory_format=memory_format))
+                    return model(images)
             return model(images.to(dtype=dtype, memory_format=memory_format))
 
         return run
@@ -223,23 +207,7 @@ def _eager(
     return build
 
 
-def _own(task: Task) -> EfficientNet:
-    model = library_network(OURS, task)
-    assert isinstance(model, EfficientNet)
-    return model.eval()
-
-
-def _optimized(task: Task) -> Logits:
-    dtype = TORCH_DTYPES[task.dtype]
-    model = optimize(_own(task).to(task.device), dtype=dtype)
-    return lambda images: model(images.to(dtype))
-
-
-def _engine(backend: str, task: Task) -> Logits:
-    return engine(_own(task), backend=backend, dtype=task.dtype, batch=task.batch, size=task.size)
-
-
-def _graphed(build: Callable[[Task], Logits], task: Task) -> Logits:
+def _graphed(build: Build, task: Task) -> Logits:
     """Return a run that was recorded once and is replayed; each call overwrites the output of the one before."""
     run, images = build(task), task.images().clone()
     stream = torch.cuda.Stream()
@@ -262,20 +230,11 @@ def _graphed(build: Callable[[Task], Logits], task: Task) -> Logits:
 
 def _exported(open_session: Callable[[Path], Logits], task: Task) -> Logits:
     """Export timm's network as its user does, for the task's shape alone, which suits both runtimes best."""
-    ignored = ("legacy TorchScript-based ONNX export", "The feature will be", "torch.jit", "Converting a tensor to a P")
     with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder, warnings.catch_warnings():
-        for message in ignored:
-            warnings.filterwarnings("ignore", message=f".*{message}")
+        warnings.simplefilter("ignore")  # what the exporter says of itself
         path = Path(folder, "timm.onnx")
-        torch.onnx.export(
-            library_network(BASELINE, task).eval(),
-            (task.images(),),
-            str(path),
-            dynamo=False,
-            input_names=["images"],
-            output_names=["logits"],
-            opset_version=17,
-        )
+        network = library_network(BASELINE, task).eval()
+        torch.onnx.export(network, (task.images(),), str(path), dynamo=False, input_names=["images"], opset_version=17)
         return open_session(path)
 
 
@@ -297,3 +256,58 @@ def _openvino(dtype: str, path: Path) -> Logits:
     }
     request = core.compile_model(core.read_model(str(path)), "CPU", hints).create_infer_request()
     return lambda images: torch.from_numpy(request.infer([images.numpy()], share_inputs=True, share_outputs=True)[0])
+
+
+# Where the time goes.
+
+PROFILED = ("timm", "timm channels_last", "effnet_zoo", "effnet_zoo optimized")  # torch's profiler sees into them
+
+KINDS: dict[str, tuple[str, ...]] = {
+    "convolution": ("convolution", "conv2d"),
+    "batch norm": ("batch_norm",),
+    "activation": ("silu", "relu", "hardtanh", "clamp", "sigmoid"),
+    "padding": ("pad", "fill"),
+    "matrix product": ("addmm", "linear", "matmul"),
+    "mean": ("mean", "sum", "div", "pool"),
+    "gate and skip": ("mul", "add"),
+    "copy": ("copy", "clone"),
+    "others": ("",),
+}
+"""By kind, parts of the names that torch gives its operations; the first kind that fits counts.
+
+The others are allocation, views, and PyTorch's own overhead.
+"""
+
+PASSES = 20  # that are profiled, after one that is not
+
+
+def profile_cases(settings: Settings) -> Cases:
+    """Yield every variant at batch 1 and at every batch."""
+    for variant, batch in itertools.product(settings.variants, dict.fromkeys((1, *settings.batches))):
+        task = Task.of(settings, variant, batch=batch)
+        chosen = {name: one for name, one in forward_contestants(task).items() if name in PROFILED}
+        yield task.subject.removesuffix(", cpu"), functools.partial(profile_forward, task, chosen)
+
+
+def profile_forward(task: Task, contestants: Contestants) -> Data:
+    """Measure ``kinds``: seconds of a pass by kind of operation. The profiler itself takes some time."""
+    data = compare_forward(task, contestants, rounds=1, pace=referee.ONE_CALL, sample=_seconds_by_kind)
+    kinds = {name: {"kinds": {kind: result[kind] for kind in KINDS}} for name, result in data["results"].items()}
+    return {**data, "results": kinds}
+
+
+def _seconds_by_kind(call: Call) -> Sample:
+    call()
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(PASSES):
+            call()
+    seconds = dict.fromkeys(KINDS, 0.0)
+    for operation in profiler.key_averages():
+        seconds[kind_of(operation.key)] += operation.self_cpu_time_total / 1e6 / PASSES
+    return seconds, None
+
+
+def kind_of(operation: str) -> str:
+    """Return the kind of an operation by its name, such as ``aten::silu_``."""
+    words = operation.removeprefix("aten::")
+    return next(kind for kind, parts in KINDS.items() if any(part in words for part in parts))

@@ -9,14 +9,15 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from effnet_zoo import registry  # noqa: F401  # it registers this package's names with timm
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.bench.results import OURS
+from effnet_zoo.bench.results import BASELINE, OURS
 from effnet_zoo.bench.settings import Settings
 from effnet_zoo.errors import UnknownNameError
 from effnet_zoo.layouts import LAYOUTS
+from effnet_zoo.layouts.efficientnet_pytorch import OF_FORK
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import damp, randomise, settle
@@ -26,15 +27,7 @@ from effnet_zoo.zoo.catalogue import Model
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """The task that every contestant is given.
-
-    Attributes:
-        model: The variant.
-        size: Height and width of the images in pixels.
-        batch: Images of a batch.
-        dtype: A key of `runtime.deployed.TORCH_DTYPES`.
-        device: ``cpu`` or ``cuda``.
-    """
+    """The task that every contestant is given: a variant, and a batch of square images of `size` pixels a side."""
 
     model: Model
     size: int
@@ -61,8 +54,8 @@ class Task:
     @property
     def case(self) -> dict[str, Any]:
         """Return the task as a measurement's ``case``."""
-        case = {name: getattr(self, name) for name in ("size", "batch", "dtype", "device")}
-        return {"variant": self.model.name, **case}
+        names = ("size", "batch", "dtype", "device")
+        return {"variant": self.model.name, **{name: getattr(self, name) for name in names}}
 
     @property
     def state(self) -> State:
@@ -99,37 +92,34 @@ def plain_network(arch: ArchSpec, state: State | None = None) -> EfficientNet:
 
 
 def arch_of(library: str, model: Model) -> ArchSpec:
-    """Return a variant with a library's numerics: torchvision pads symmetrically, and has another epsilon.
+    """Return a variant with a library's numerics; an UnknownNameError says that the library does not have it.
 
-    Raises:
-        UnknownNameError: If the library does not have the variant.
+    torchvision pads symmetrically, and has another epsilon.
     """
-    if library in (OURS, "timm") or (library == "geffnet" and "_v2_" not in model.name):
+    if library in (OURS, BASELINE, "geffnet"):
         return model.spec
-    archs = LAYOUTS["efficientnet_pytorch" if library == "geffnet" else library].archs()
+    archs = LAYOUTS[library].archs
     if model.name not in archs:
         raise UnknownNameError(f"{library} has no {model.hub_name}")
     return archs[model.name]
 
 
-def library_network(library: str, task: Task) -> nn.Module:
+def library_network(library: str, task: Task) -> Any:
     """Return a library's network on the CPU as its user builds it, with the task's weights, without dropout.
 
-    Raises:
-        ImportError: If the library is not installed.
-        UnknownNameError: If it does not have the variant.
+    An ImportError says that the library is not installed, an UnknownNameError that it does not have the variant.
     """
-    name, arch = task.model.hub_name, arch_of(library, task.model)
-    state = task.state
-    model: Any
+    name, arch, state = task.model.hub_name, arch_of(library, task.model), task.state
     if library == OURS:
         model = timm.create_model(task.model.name, drop_rate=0.0, drop_path_rate=0.0)
-    elif library == "timm":
+    elif library == BASELINE:
         model = timm.create_model(task.model.upstream)
     elif library == "geffnet":
         with warnings.catch_warnings():  # it scripts its activations when it is imported
             warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
             geffnet = importlib.import_module("geffnet")
+        if not hasattr(geffnet, task.model.upstream):
+            raise UnknownNameError(f"geffnet has no {name}")
         model = geffnet.create_model(task.model.upstream)
     elif library == "torchvision":
         from torchvision.models import get_model
@@ -137,10 +127,9 @@ def library_network(library: str, task: Task) -> nn.Module:
         theirs = name.replace("efficientnetv2", "efficientnet_v2")
         model = get_model(theirs, dropout=0.0, stochastic_depth_prob=0.0)
     else:
-        module = importlib.import_module("efficientnet_lite_pytorch" if "lite" in name else library)
-        model = module.EfficientNet.from_name(
-            name.replace("_", "-"), image_size=task.size, dropout_rate=0.0, drop_connect_rate=0.0
-        )
+        module = importlib.import_module("efficientnet_lite_pytorch" if task.model.name in OF_FORK else library)
+        rates = {"dropout_rate": 0.0, "drop_connect_rate": 0.0}
+        model = module.EfficientNet.from_name(name.replace("_", "-"), image_size=task.size, **rates)
     if library in ("torchvision", "efficientnet_pytorch"):
         state = LAYOUTS[library].table.to_theirs(state, arch)
     model.load_state_dict(state, strict=True)

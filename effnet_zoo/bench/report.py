@@ -1,14 +1,29 @@
 """What a measurement says: its figures as text, and a table of it in full. Nothing here needs torch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from effnet_zoo.bench.results import OURS, Measurement, library_of
-from effnet_zoo.errors import UnknownNameError
-from effnet_zoo.zoo import catalogue
 
 MISSING = "–"
+
+BLUE, LIGHT_BLUE, PALE_BLUE, GREY, ORANGE, BROWN = "#2a6fb0", "#6ea8dc", "#b5d3ee", "#9aa1ac", "#d9822b", "#8a4b08"
+
+CURVE_STYLES = {
+    "timm": (GREY, "-"),
+    "timm channels_last": (GREY, "--"),
+    "timm in ONNX Runtime": (ORANGE, "-"),
+    "timm in OpenVINO": (BROWN, "-"),
+    "timm CUDA graph": (GREY, ":"),
+    "effnet_zoo": (PALE_BLUE, "-"),
+    "effnet_zoo optimized": (LIGHT_BLUE, "-"),
+    "effnet_zoo engine onnxruntime": (BLUE, "--"),
+    "effnet_zoo engine openvino": (BLUE, "-"),
+    "effnet_zoo CUDA graph": (PALE_BLUE, ":"),
+    "effnet_zoo optimized CUDA graph": (BLUE, ":"),
+}
+"""Who takes part in curves, with colour and line: ours blue, timm grey, its exports brown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,46 +35,7 @@ class Table:
     below: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row of a table: a measurement, and one of its contestants where each has a row."""
-
-    measurement: Measurement
-    name: str = ""
-
-    @property
-    def case(self) -> dict[str, Any]:
-        """Return what was measured."""
-        return dict(self.measurement.data["case"])
-
-    @property
-    def result(self) -> dict[str, Any]:
-        """Return the contestant's figures."""
-        return dict(self.measurement.data["results"][self.name])
-
-
-Columns = Sequence[tuple[str, Callable[[Row], str]]]
-"""Headings, each with what writes the text of a row below it."""
-
-
-def make_table(columns: Columns, rows: Iterable[Row], *below: str) -> Table:
-    return Table(
-        headings=tuple(heading for heading, _ in columns),
-        rows=tuple(tuple(text(row) for _, text in columns) for row in rows),
-        below=below,
-    )
-
-
-def contestant_rows(measurements: Iterable[Measurement]) -> Iterator[Row]:
-    return (Row(one, name) for one in measurements for name in one.data["results"])
-
-
 # What a measurement says.
-
-
-def is_ours(name: str) -> bool:
-    """Return whether a contestant is this package's."""
-    return library_of(name) == OURS
 
 
 def seconds_of(measurement: Measurement) -> dict[str, float]:
@@ -76,7 +52,7 @@ def best(measurement: Measurement, wanted: Callable[[str], bool]) -> str | None:
 
 def best_peer(measurement: Measurement) -> str | None:
     """Return the fastest contestant that is not this package's."""
-    return best(measurement, lambda name: not is_ours(name))
+    return best(measurement, lambda name: library_of(name) != OURS)
 
 
 def best_engine(measurement: Measurement) -> str | None:
@@ -87,9 +63,7 @@ def best_engine(measurement: Measurement) -> str | None:
 def times_faster(measurement: Measurement, name: str | None, than: str | None) -> float | None:
     """Return how many times faster one contestant's median is than another's, or None if one was not timed."""
     timed = seconds_of(measurement)
-    if name is None or than is None or name not in timed or than not in timed:
-        return None
-    return timed[than] / timed[name]
+    return timed[than] / timed[name] if name in timed and than in timed else None
 
 
 def short(variant: str) -> str:
@@ -98,20 +72,20 @@ def short(variant: str) -> str:
     return name.capitalize() if name.startswith("lite") else name.upper().replace("_", "-")
 
 
-def task_of(row: Row) -> str:
-    """Return the task in a few words: ``B0, 224 px, batch 8, bfloat16``."""
-    case = row.case
-    words = [short(case["variant"]), f"{case['size']} px", f"batch {case['batch']}"]
-    return ", ".join([*words, *([case["dtype"]] if case["dtype"] != "float32" else [])])
+def machine_of(measurement: Measurement) -> str:
+    """Return the machine in one line."""
+    facts = measurement.machine
+    counts = [f"{facts[what]} {what[:-1] if facts[what] == 1 else what}" for what in ("processors", "threads")]
+    gpu = [facts["gpu"]] if "gpu" in facts else []
+    return ", ".join([*gpu, facts["processor"], *counts, facts["instructions"], facts["system"]])
 
 
-def by_task(measurement: Measurement) -> tuple[int, str, int, int]:
-    case = measurement.data["case"]
-    try:
-        place = list(catalogue.models()).index(catalogue.find_variant(case["variant"]).name)
-    except UnknownNameError:  # a file of results may be older than a name
-        place = len(catalogue.models())
-    return place, case["dtype"] != "float32", case["size"], case["batch"]
+def by_machine(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
+    """Return measurements in groups by machine: figures of two machines do not belong in one table."""
+    groups: dict[str, list[Measurement]] = {}
+    for one in measurements:
+        groups.setdefault(machine_of(one), []).append(one)
+    return list(groups.values())
 
 
 # Figures as text.
@@ -137,11 +111,6 @@ def times(ratio: float | None) -> str:
     return MISSING if ratio is None else f"{ratio:.2f} x" if ratio < 10 else f"{ratio:.0f} x"
 
 
-def rate(key: str, value: float) -> str:
-    """Return operations or bytes a second in billions."""
-    return f"{value / 1e9:.0f} {'GB/s' if key == 'bytes_per_second' else 'GFLOP/s'}"
-
-
 def megabytes(count: float) -> str:
     """Return bytes in millions."""
     return f"{three_digits(count / 1e6)} MB"
@@ -153,108 +122,59 @@ def agreement(result: Mapping[str, Any]) -> str:
     return ", not ".join([f"{result['same_label']} of {result['photos']}", *others])
 
 
-# One measurement in full.
-
-_FIGURES: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-    "seconds": ("median (10th–90th percentile)", spread),
-    "cold": ("cold", lambda result: spread(result["cold"])),
-    "warm": ("warm", lambda result: spread(result["warm"])),
-    "imports": ("of it imports", lambda result: duration(result["imports"])),
-    "of_import_torch": ("of import torch", lambda result: times(result["of_import_torch"])),
-    "images_per_second": ("images/s", lambda result: three_digits(result["images_per_second"])),
-    "of_ceiling": ("of the ceiling", lambda result: f"{result['of_ceiling']:.0%}"),
-    "operations_per_second": ("rate", lambda result: rate(*next(iter(result.items())))),
-    "bytes_per_second": ("rate", lambda result: rate(*next(iter(result.items())))),
-    "file_bytes": ("file", lambda result: megabytes(result["file_bytes"])),
-    "making": ("made in", lambda result: duration(result["making"])),
-    "same_label": ("same label", agreement),
-    "error": ("relative error", lambda result: f"{result['error']:.1e}"),
-    "saved_bytes": ("saved for backward", lambda result: megabytes(result["saved_bytes"])),
-    "peak_bytes": ("on the GPU, at most", lambda result: megabytes(result["peak_bytes"])),
-    "peak_over_weights": ("peak memory / weights", lambda result: f"{result['peak_over_weights']:.1f}"),
-}
-"""By a result's key, its heading and its text."""
-
-
-def full_table(measurement: Measurement) -> Table:
-    """Return a measurement in full: a row a contestant, and below who is not there and why."""
-    if measurement.measure == "profile":
-        return profile_table([measurement])
-    data = measurement.data
-    ratios = {label: by_name for label, by_name in data.get("ratios", {}).items() if by_name}
-    found = {key for result in data["results"].values() for key in result}
-    shown = dict.fromkeys(heading for key, (heading, _) in _FIGURES.items() if key in found)
-    columns = [
-        ("contestant", lambda row: row.name),
-        *((heading, _figure(heading)) for heading in shown),
-        *((f"x {label.partition(' (')[0]}", _ratio(by_name)) for label, by_name in ratios.items()),
-    ]
-    if notes := data.get("notes"):
-        columns.append(("notes", lambda row: notes.get(row.name, "")))
-    below = [label for label in ratios if " (" in label]
-    below += [f"{kind}: {name}: {why}" for kind in ("absent", "refused") for name, why in data.get(kind, {}).items()]
-    if limit := data.get("ceiling"):
-        rates = [f"{name} {rate('bytes_per_second' if name == 'copy' else '', value)}" for name, value in limit.items()]
-        below.append(f"ceiling: {', '.join(rates)}")
-    return make_table(columns, contestant_rows([measurement]), *below)
-
-
-def _figure(heading: str) -> Callable[[Row], str]:
-    figures = {key: text for key, (own, text) in _FIGURES.items() if own == heading}
-    return lambda row: next((text(row.result) for key, text in figures.items() if key in row.result), MISSING)
-
-
-def _ratio(ratios: Mapping[str, float]) -> Callable[[Row], str]:
-    return lambda row: f"{ratios[row.name]:.2f}" if row.name in ratios else MISSING
-
-
-def profile_table(measurements: Sequence[Measurement]) -> Table:
-    """Return where the time goes: a row a kind of operation, a column a task and contestant, in milliseconds."""
-    rows = list(contestant_rows(sorted(measurements, key=by_task)))
-    columns = [row.result["kinds"] for row in rows]
-    kinds = dict.fromkeys(kind for column in columns for kind in column)
-    return Table(
-        headings=("ms a batch", *(f"{task_of(row)}: {row.name}" for row in rows)),
-        rows=(
-            *((kind, *(three_digits(column.get(kind, 0.0) * 1e3) for column in columns)) for kind in kinds),
-            ("all", *(three_digits(sum(column.values()) * 1e3) for column in columns)),
-        ),
-        below=not_measured(measurements),
-    )
-
-
-def not_measured(measurements: Iterable[Measurement]) -> tuple[str, ...]:
-    """Return who was not timed, and why, each once."""
-    listed = {
-        f"{name} ({why})": None
-        for one in measurements
-        for kind in ("absent", "refused")
-        for name, why in one.data.get(kind, {}).items()
-    }
-    return (f"Not measured: {'; '.join(listed)}.",) if listed else ()
-
-
-# Where measurements come from.
-
-
 def span(dates: Sequence[str]) -> str:
     """Return the first and the last of some dates, or the only one."""
     return min(dates) if min(dates) == max(dates) else f"{min(dates)} to {max(dates)}"
 
 
-def machine_of(measurement: Measurement) -> str:
-    """Return the machine in one line."""
-    facts = measurement.machine
-    counts = [
-        f"{facts[what]} {what if facts[what] != 1 else what.removesuffix('s')}" for what in ("processors", "threads")
-    ]
-    gpu = [facts["gpu"]] if "gpu" in facts else []
-    return ", ".join([*gpu, facts["processor"], *counts, facts["instructions"], facts["system"]])
+# One measurement in full.
+
+_FIGURES: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "seconds": ("median (10th–90th percentile)", spread),
+    "cold": ("cold", spread),
+    "warm": ("warm", spread),
+    "imports": ("of it imports", duration),
+    "of_import_torch": ("of import torch", times),
+    "images_per_second": ("images/s", three_digits),
+    "of_ceiling": ("of the ceiling", "{:.0%}".format),
+    "operations_per_second": ("rate", lambda rate: f"{rate / 1e9:.0f} GFLOP/s"),
+    "bytes_per_second": ("rate", lambda rate: f"{rate / 1e9:.0f} GB/s"),
+    "file_bytes": ("file", megabytes),
+    "making": ("made in", duration),
+    "same_label": ("same label", agreement),
+    "error": ("relative error", "{:.1e}".format),
+    "saved_bytes": ("saved for backward", megabytes),
+    "peak_bytes": ("on the GPU, at most", megabytes),
+    "peak_over_weights": ("peak memory / weights", "{:.1f}".format),
+}
+"""By a result's key, its heading and its text."""
+
+_OF_RESULT = ("seconds", "same_label")
+"""Keys whose text is made of the whole result."""
 
 
-def by_machine(measurements: Iterable[Measurement]) -> list[list[Measurement]]:
-    """Return measurements in groups by machine: figures of two machines do not belong in one table."""
-    groups: dict[str, list[Measurement]] = {}
-    for one in measurements:
-        groups.setdefault(machine_of(one), []).append(one)
-    return list(groups.values())
+def full_table(measurement: Measurement) -> Table:
+    """Return a measurement in full: a row a contestant, and below who is not there and why."""
+    data = measurement.data
+    ratios = {label: by_name for label, by_name in data.get("ratios", {}).items() if by_name}
+    rows = []
+    for name, result in data["results"].items():
+        row = {"contestant": name}
+        for key, (heading, text) in _FIGURES.items():
+            if key in result:
+                row[heading] = text(result if key in _OF_RESULT else result[key])
+        if kinds := result.get("kinds"):
+            row |= {kind: duration(seconds) for kind, seconds in {**kinds, "all": sum(kinds.values())}.items()}
+        for label, by_name in ratios.items():
+            row[f"x {label.partition(' (')[0]}"] = f"{by_name[name]:.2f}" if name in by_name else MISSING
+        if data.get("notes"):
+            row["notes"] = data["notes"].get(name, "")
+        rows.append(row)
+    below = [label for label in ratios if " (" in label]
+    below += [f"{kind}: {name}: {why}" for kind in ("absent", "refused") for name, why in data.get(kind, {}).items()]
+    if limit := data.get("ceiling"):
+        rates = [f"{name} {rate / 1e9:.0f} {'GB/s' if name == 'copy' else 'GFLOP/s'}" for name, rate in limit.items()]
+        below.append(f"ceiling: {', '.join(rates)}")
+    headings = tuple(dict.fromkeys(heading for row in sorted(rows, key=len, reverse=True) for heading in row))
+    cells = tuple(tuple(row.get(heading, MISSING) for heading in headings) for row in rows)
+    return Table(headings=headings, rows=cells, below=tuple(below))

@@ -16,72 +16,43 @@ OURS, BASELINE = "effnet_zoo", "timm"
 
 
 def library_of(contestant: str) -> str:
-    """Return the library of a contestant, which is the first word of its name."""
+    """Return the first word of a contestant's name."""
     return contestant.split()[0]
+
+
+class Data(TypedDict, total=False):
+    """The keys that the data of every measure may have. Further keys of a measure are kept as they are."""
+
+    case: dict[str, Any]  # what was measured
+    rounds: int  # how many turns each contestant had
+    results: dict[str, dict[str, Any]]  # figures by contestant
+    ratios: dict[str, dict[str, float]]  # by a contestant, how many times faster than it each contestant is
+    absent: dict[str, str]  # contestants that are not installed or do not have the variant, and why
+    refused: dict[str, str]  # contestants that failed or computed something else, and why
+    notes: dict[str, str]  # what a reader has to know about a contestant
+    ceiling: dict[str, float]  # what the machine does at most, in operations or bytes a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One measurement with all that a reader needs to repeat it.
-
-    Attributes:
-        measure: A key of `settings.MEASURES`.
-        subject: What was measured: the variant, its input, the device.
-        command: The command line.
-        date: The day of the measurement in UTC, as ISO 8601.
-        machine: The output of `machine.describe`.
-        versions: Versions by distribution.
-        data: Cases and figures, see `Data`.
-    """
+    """One measurement with all that a reader needs to repeat it."""
 
     measure: str
-    subject: str
+    subject: str  # what was measured: the variant, its input, the device
     command: str
-    date: str
+    date: str  # in UTC, as ISO 8601
     machine: dict[str, Any]
-    versions: dict[str, str]
-    data: dict[str, Any]
+    versions: dict[str, str]  # by distribution
+    data: dict[str, Any]  # see `Data`
 
     @property
     def key(self) -> str:
-        """Return its name in a file of results, where a newer measurement replaces an older one of the same name."""
+        """Return its name in a file: a newer measurement replaces an older one of the same name."""
         return f"{self.measure}: {self.subject}"
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return the measurement as JSON values."""
-        return dataclasses.asdict(self)
-
-
-class Data(TypedDict, total=False):
-    """The keys that the data of every measure may have. Further keys of a measure are kept as they are.
-
-    Keys:
-        case: What was measured.
-        rounds: How many turns each contestant had.
-        results: Figures by contestant.
-        ratios: How many times faster each contestant is, by the contestant that it is compared with.
-        absent: Contestants that are not installed, and why.
-        refused: Contestants that failed or computed something else, and why.
-        notes: What a reader has to know about a contestant.
-        ceiling: What the machine does at most, in operations or bytes a second.
-    """
-
-    case: dict[str, Any]
-    rounds: int
-    results: dict[str, dict[str, Any]]
-    ratios: dict[str, dict[str, float]]
-    absent: dict[str, str]
-    refused: dict[str, str]
-    notes: dict[str, str]
-    ceiling: dict[str, float]
 
 
 def read_results(path: Path) -> list[Measurement]:
-    """Read the measurements of a file; the list is empty if the file does not exist.
-
-    Raises:
-        InputError: If the file cannot be read, or holds something else. The message names the field.
-    """
+    """Read the measurements of a file, if it exists. An InputError names the field of a file that is another."""
     with file_errors(path):
         if not path.exists():
             return []
@@ -98,12 +69,8 @@ def merged(older: Iterable[Measurement], newer: Iterable[Measurement]) -> list[M
 
 
 def merge_results(path: Path, newer: Iterable[Measurement]) -> list[Measurement]:
-    """Merge measurements into a file, which is written whole or stays as it was, and return all that are in it.
-
-    Raises:
-        InputError: If the file holds something else, or cannot be written.
-    """
+    """Merge measurements into a file, which is written whole or stays as it was, and return all that are in it."""
     everything = merged(read_results(path), newer)
-    text = json.dumps([one.as_plain() for one in everything], indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps([dataclasses.asdict(one) for one in everything], indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, f"{text}\n")
     return everything

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,32 +11,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from effnet_zoo.arch.spec import ArchSpec
-from effnet_zoo.bench.machine import with_peak_memory
+from effnet_zoo.bench import referee
+from effnet_zoo.bench.machine import peak_memory
 from effnet_zoo.bench.networks import Task, arch_of, library_network, plain_network
-from effnet_zoo.bench.referee import Call, Contestant, Prepared, check_error, clocked, hold_contest
-from effnet_zoo.bench.results import library_of
+from effnet_zoo.bench.results import Data, library_of
 from effnet_zoo.bench.settings import Cases, Settings
 from effnet_zoo.runtime.deployed import TORCH_DTYPES
 
 BATCH = 8
-
-GRADIENT_TOLERANCE = 1e-6
-"""Largest relative error, in float64, of the gradient that reaches the images."""
-
-COMPARED_SIZE = 64
+GRADIENT_TOLERANCE = 1e-6  # largest relative error, in float64, of the gradient that reaches the images
+COMPARED_SIZE = 64  # side of the images of that gradient in pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """The way a network is trained.
+    """The way a network is trained."""
 
-    Attributes:
-        checkpointed: Whether its blocks are run again in the backward pass.
-        channels_last: Whether its user moves weights and images to that memory format.
-    """
-
-    checkpointed: bool = False
-    channels_last: bool = False
+    checkpointed: bool = False  # whether its blocks are run again in the backward pass
+    channels_last: bool = False  # whether its user moves weights and images to that memory format
 
 
 TRAININGS = {
@@ -53,82 +45,60 @@ TRAININGS = {
 
 
 def training_cases(settings: Settings) -> Cases:
-    """Yield every variant at `BATCH`."""
     for variant in settings.variants:
         task = Task.of(settings, variant, batch=BATCH)
         yield task.subject, functools.partial(time_training, task, rounds=settings.rounds)
 
 
-def time_training(task: Task, *, rounds: int, trainings: Mapping[str, Training] = TRAININGS) -> dict[str, Any]:
+def time_training(task: Task, *, rounds: int) -> Data:
     """Time a step of SGD, forward, backward and update, of everyone who computes the right gradient.
 
-    Dropout and stochastic depth are off, so that all do the same work. In another dtype than float32 the forward pass
-    runs under autocast.
-
-    Returns:
-        Data whose results have ``saved_bytes``.
+    Dropout and stochastic depth are off: all do the same work. In another dtype than float32 the forward pass runs
+    under autocast.
     """
+    compared = dataclasses.replace(task, size=COMPARED_SIZE, batch=2, device="cpu")
 
     @functools.cache
-    def expected(arch: ArchSpec, size: int) -> Tensor:
-        return _image_gradient(plain_network(arch, task.state).train(), _compared(task, size))
+    def expected(arch: ArchSpec) -> Tensor:
+        return _image_gradient(plain_network(arch, task.state).train(), compared)
 
-    def prepare(name: str, training: Training) -> Prepared:
-        gradient = _image_gradient(_network(name, training, task), _compared(task, _compared_size(name, task)))
-        memory_format = torch.channels_last if training.channels_last else torch.preserve_format
-        module = _network(name, training, task).to(task.device, memory_format=memory_format)
+    def network(name: str, task: Task) -> Any:
+        module = library_network(library_of(name), task).train()
+        if TRAININGS[name].checkpointed:
+            module.set_grad_checkpointing()
+        return module
+
+    def prepare(name: str) -> referee.Prepared:
+        gradient = _image_gradient(network(name, compared), compared)
+        memory_format = torch.channels_last if TRAININGS[name].channels_last else torch.preserve_format
+        module = network(name, task).to(task.device, memory_format=memory_format)
         images = task.images().to(memory_format=memory_format)
         saved = saved_bytes(module, functools.partial(_loss, module, images, task.dtype))
-        step = _step(module, images, task.dtype)
-        _, peak = with_peak_memory(step, task.device)
-        return Prepared(call=step, output=gradient, figures={"saved_bytes": saved, **peak})
+        optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9)
 
-    def compare(gradient: Tensor, wanted: Tensor) -> dict[str, Any]:
-        check_error("gradient", gradient, wanted, GRADIENT_TOLERANCE)
-        return {}
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            _loss(module, images, task.dtype).backward()
+            optimizer.step()
 
-    outcome = hold_contest(
-        [Contestant(name=name, prepare=functools.partial(prepare, name, how)) for name, how in trainings.items()],
-        compare,
-        reference=lambda name: expected(arch_of(library_of(name), task.model), _compared_size(name, task)),
+        with peak_memory(task.device) as peak:
+            step()
+        return referee.Prepared(call=step, output=gradient, figures={"saved_bytes": saved, **peak})
+
+    data = referee.hold_contest(
+        task.case,
+        {name: functools.partial(prepare, name) for name in TRAININGS},
+        functools.partial(referee.check_error, "gradient", GRADIENT_TOLERANCE),
+        reference=lambda name: expected(arch_of(library_of(name), task.model)),
         rounds=rounds,
-        sample=lambda call: clocked(call, task.device),
+        sample=lambda call: referee.clocked(call, task.device),
     )
-    for result in outcome.results.values():
-        result["images_per_second"] = task.batch / result["seconds"]
-    return outcome.as_data(task.case, outcome.ratios(outcome.rivals()))
-
-
-def _network(name: str, training: Training, task: Task) -> Any:
-    module: Any = library_network(library_of(name), task).train()
-    if training.checkpointed:
-        module.set_grad_checkpointing()
-    return module
+    return referee.with_rates(data, task.batch)
 
 
 def _loss(module: nn.Module, images: Tensor, dtype: str) -> Tensor:
     with torch.autocast(images.device.type, TORCH_DTYPES[dtype], enabled=dtype != "float32"):
         return F.cross_entropy(module(images), torch.arange(len(images), device=images.device))
-
-
-def _step(module: nn.Module, images: Tensor, dtype: str) -> Call:
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        _loss(module, images, dtype).backward()
-        optimizer.step()
-
-    return step
-
-
-def _compared_size(name: str, task: Task) -> int:
-    """Return the side of the images whose gradient is compared; efficientnet_pytorch fixes its padding for a size."""
-    return task.size if library_of(name) == "efficientnet_pytorch" else COMPARED_SIZE
-
-
-def _compared(task: Task, size: int) -> Task:
-    return dataclasses.replace(task, size=size, batch=2, device="cpu")
 
 
 def _image_gradient(module: nn.Module, task: Task) -> Tensor:
@@ -141,9 +111,7 @@ def _image_gradient(module: nn.Module, task: Task) -> Tensor:
 def saved_bytes(module: nn.Module, forward: Callable[[], Tensor]) -> int:
     """Count the bytes that a forward pass keeps for the backward pass, each storage once.
 
-    Args:
-        module: The network, whose parameters and buffers do not count: they exist anyway.
-        forward: The pass.
+    The module's parameters and buffers do not count: they exist anyway.
     """
     existing = {tensor.untyped_storage().data_ptr() for tensor in [*module.parameters(), *module.buffers()]}
     storages: dict[int, torch.UntypedStorage] = {}  # they are kept, so that no address is used twice

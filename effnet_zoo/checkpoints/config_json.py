@@ -18,7 +18,7 @@ from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints.pretrained_cfg import NAMES, PLACES, Blueprint, KnownFields, check_cfg
 from effnet_zoo.errors import ArgumentError, SpecError, WeightsError, quoted
 from effnet_zoo.layouts.effnet_zoo import PAD_TYPES
-from effnet_zoo.network.options import ModelOptions, check_global_pool, check_whole_option
+from effnet_zoo.network.options import ModelOptions, check
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.catalogue import Model
 
@@ -137,9 +137,7 @@ def parse_config(content: Any, source: str) -> Blueprint:
             in_chans=args.get("in_chans", cfg.get("input_size", (3,))[0]),
             global_pool=args.get("global_pool", "avg"),
         )
-        check_whole_option("num_classes", options["num_classes"], least=0)
-        check_whole_option("in_chans", options["in_chans"], least=1)
-        check_global_pool(options["global_pool"])
+        check(**options)
         if stride := args.get("output_stride"):
             arch.blocks(output_stride=stride)
             options["output_stride"] = stride

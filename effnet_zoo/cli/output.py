@@ -7,17 +7,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from typing import Annotated, Any, TypeVar
 
 import typer
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-    track,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -55,9 +46,7 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], *,
             table.add_column(heading, overflow="fold")
         else:
             table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    print_table(table)
+    _print_table(table, rows)
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
@@ -65,65 +54,46 @@ def print_facts(facts: Mapping[str, str]) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts.items():
-        table.add_row(name, _cell(value))
-    print_table(table)
+    _print_table(table, facts.items())
 
 
-def _cell(value: str | Text) -> Text:
-    return Text(value) if isinstance(value, str) else value  # brackets in a file's name are no markup
-
-
-def print_table(table: Table) -> None:
-    """Print a table on standard output, at its full width if there is no terminal to fit it to."""
+def _print_table(table: Table, rows: Iterable[Sequence[str | Text]]) -> None:
+    """Print a table, at its full width if there is no terminal to fit it to."""
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))  # brackets are no markup
     console = Console()
     if not console.is_terminal:
-        unbounded = Console(width=10_000)
-        console = Console(width=unbounded.measure(table).maximum)
+        console = Console(width=Console(width=10_000).measure(table).maximum)
     console.print(table)
 
 
-def with_progress(items: Iterable[Item], total: int, what: str, *, wanted: bool = True) -> Iterable[Item]:
-    """Return the items, with a progress bar if standard error is a terminal and a bar is wanted."""
-    console = Console(stderr=True)
-    if not (wanted and console.is_terminal):
-        return items
-    return track(items, total=total, description=what, console=console, transient=True)
-
-
-def with_rate(
-    items: Iterable[Item], count: Callable[[], int] | None, what: str, *, done: int = 0, wanted: bool = True
+def with_progress(
+    items: Iterable[Item], count: int | Callable[[], int] | None, what: str, *, done: int = 0, wanted: bool = True
 ) -> Iterable[Item]:
-    """Return the items, with a progress bar that shows the rate, and the time left once the files are counted.
+    """Return the items, with a progress bar if standard error is a terminal and a bar is wanted.
 
-    Args:
-        items: One item for each file.
-        count: Count all files, with those done before. It runs in another thread. None if files cannot be counted.
-        what: What is being done.
-        done: Number of files that were done before.
-        wanted: Whether a bar is wanted.
+    `count` is the number of all items, with the `done` ones of a run before; a function of it runs in another thread.
     """
     console = Console(stderr=True)
-    return _rated(items, count, what, done, console) if wanted and console.is_terminal else items
+    return _with_bar(items, count, what, done, console) if wanted and console.is_terminal else items
 
 
-def _rated(
-    items: Iterable[Item], count: Callable[[], int] | None, what: str, done: int, console: Console
+def _with_bar(
+    items: Iterable[Item], count: int | Callable[[], int] | None, what: str, done: int, console: Console
 ) -> Iterator[Item]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=None, completed=done)
-        if count is not None:
-            counting = threading.Thread(target=lambda: progress.update(task, total=count()), daemon=True)
-            counting.start()
+    columns = (*progress.Progress.get_default_columns(), progress.MofNCompleteColumn(), _Rate())
+    with progress.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(what, total=None if callable(count) else count, completed=done)
+        if callable(count):
+            threading.Thread(target=lambda: bar.update(task, total=count()), daemon=True).start()
         for item in items:
             yield item
-            progress.advance(task)
+            bar.advance(task)
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:,.1f} images/s" if task.speed else "")
+class _Rate(progress.ProgressColumn):
+    def render(self, task: progress.Task) -> Text:
+        return Text(f"{task.speed:,.1f}/s" if task.speed else "")
 
 
 def counted(number: int) -> str:

@@ -26,7 +26,7 @@ def selftest(
     from effnet_zoo import selftest as testing
     from effnet_zoo.network.devices import devices
 
-    modes = tuple(mode for mode in testing.MODES if compiled or mode != "compiled")
+    modes = [mode for mode in testing.MODES if compiled or mode != "compiled"]
     wanted = [device] if device else devices()
     cases = [case for name in wanted for case in testing.cases_on(name, modes=modes)]
     results = list(with_progress(testing.run_cases(cases), len(cases), "testing"))
@@ -44,19 +44,17 @@ def selftest(
             ]
         )
     else:
-        print_rows(
-            ["case", "relative error", "allowed", ""],
+        headings = ["case", "relative error", "allowed", ""]
+        rows = [
             [
-                [
-                    str(result.case),
-                    result.failure or "" if result.error is None else f"{result.error:.1e}",
-                    f"{result.case.error_limit:.0e}",
-                    "ok" if result.passed else Text("FAILED", style="bold red"),
-                ]
-                for result in results
-            ],
-            left=["case", "relative error", "allowed", ""],
-        )
+                str(result.case),
+                result.failure or f"{result.error:.1e}",
+                f"{result.case.error_limit:.0e}",
+                "ok" if result.passed else Text("FAILED", style="bold red"),
+            ]
+            for result in results
+        ]
+        print_rows(headings, rows, left=headings)
     failed = sum(not result.passed for result in results)
     typer.echo(f"{len(results) - failed} of {len(results)} passed on {', '.join(wanted)}", err=True)
     if failed:

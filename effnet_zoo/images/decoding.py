@@ -5,42 +5,36 @@ import io
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, features
 
 from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.errors import FileError, InputError, first_line
 
 LARGEST_FILE = 1 << 30
-"""Bytes of an image file at most: the file is read whole."""
+"""Largest number of bytes in an image file, which is read whole."""
 
 LARGEST_IMAGE = 178_956_970
-"""Pixels of an image at most: Pillow refuses more by default. Decoded, they take 0.7 GB in each worker, and 1.4 to
-2.6 GB while CMYK, 16 bits or real numbers are converted to RGB."""
+"""Largest number of pixels in an image: Pillow refuses more by default. Decoded, they take 0.7 GB in each worker, and
+1.4 to 2.6 GB while CMYK, 16 bits or real numbers are converted to RGB."""
 
 LARGEST_SIDE = 1_000_000
-"""Pixels of an image's side at most: to make a side shorter, Pillow computes weights of 32 bytes a pixel."""
+"""Largest number of pixels on a side: to make a side shorter, Pillow computes weights of 32 bytes a pixel."""
 
 
 @contextmanager
 def image_errors(path: str | Path) -> Iterator[None]:
-    """Turn every error of reading and decoding an image file into one that names the file.
-
-    Raises:
-        InputError: If the file is missing, unreadable, or not an image.
-    """
+    """Turn every error of reading and decoding an image file into an `InputError` that names the file."""
     try:
         yield
     except FileError:
         raise
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image that Pillow can read") from None
     except Exception as error:  # decoders of broken files raise many kinds: struct.error, MemoryError
         raise InputError(f"{path}: cannot be read: {first_line(error)}") from error
 
@@ -78,15 +72,18 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in known)
 
 
-def opened(data: bytes) -> ImageFile.ImageFile:
-    """Open the content of an image file. Its pixels are decoded later.
+@contextmanager
+def opened(path: Path) -> Iterator[ImageFile.ImageFile]:
+    """Yield a regular file as an image that is not decoded yet. Errors inside the block are those of `image_errors`."""
+    with image_errors(path), _opened(read_bytes(path, LARGEST_FILE)) as image:
+        yield image
 
-    This does what `PIL.Image.open` does, for fewer formats. `PIL.Image.open` warns of images with more than half of
-    `LARGEST_IMAGE` pixels, and a warning cannot be suppressed for one thread alone.
 
-    Raises:
-        UnidentifiedImageError: If the format is not one that is read.
-        InputError: If the image has more than `LARGEST_IMAGE` pixels, or a side of more than `LARGEST_SIDE`.
+def _opened(data: bytes) -> ImageFile.ImageFile:
+    """Open the content of an image file as `PIL.Image.open` does, for fewer formats and without warnings.
+
+    `PIL.Image.open` warns of images with more than half of `LARGEST_IMAGE` pixels, and a warning cannot be suppressed
+    for one thread alone.
     """
     data, exif = _exif_aside(data)
     for name in _formats():
@@ -102,7 +99,7 @@ def opened(data: bytes) -> ImageFile.ImageFile:
         if exif:
             image.info["exif"] = exif
         return image
-    raise UnidentifiedImageError
+    raise InputError("not an image that Pillow can read")
 
 
 def _exif_aside(data: bytes) -> tuple[bytes, bytes]:
@@ -110,19 +107,11 @@ def _exif_aside(data: bytes) -> tuple[bytes, bytes]:
 
     Pillow looks for the resolution in the block when it opens the file, and warns if the block is damaged.
     """
-    place = 2
-    try:
-        while data[:2] == b"\xff\xd8":
-            marker, length = struct.unpack_from(">HH", data, place)
-            start, end = place + 4, place + 2 + length
-            if marker == 0xFFE1 and data.startswith(_EXIF, start):
-                return data[:start] + bytes(len(_EXIF)) + data[start + len(_EXIF) :], data[start:end]
-            if not (0xFFE0 <= marker <= 0xFFEF or marker == 0xFFFE):  # the picture begins
-                break
-            place = end
-    except struct.error:
-        pass
-    return data, b""
+    found = _EXIF_SEGMENT.search(data, 0, 1 << 18) if data.startswith(b"\xff\xd8") else None
+    if found is None:
+        return data, b""
+    start, end = found.start(2), found.start(1) + int.from_bytes(found[1], "big")
+    return data[:start] + bytes(len(_EXIF)) + data[start + len(_EXIF) :], data[start:end]
 
 
 def _check_size(image: Image.Image) -> None:
@@ -135,59 +124,36 @@ def _check_size(image: Image.Image) -> None:
 
 
 def open_image(path: Path, *, orientation: bool = True) -> Image.Image:
-    """Return an image file as RGB, as `as_rgb` defines it.
-
-    Args:
-        path: A regular file.
-        orientation: Whether the image is turned as its EXIF orientation says.
-
-    Raises:
-        InputError: If the file is missing, unreadable, too large, or not an image.
-    """
-    with image_errors(path), opened(read_bytes(path, LARGEST_FILE)) as image:
+    """Return an image file as RGB, as `as_rgb` defines it. Raise InputError if it cannot be read or decoded."""
+    with opened(path) as image:
         return as_rgb(image, orientation=orientation)
 
 
 def as_rgb(image: Image.Image, *, orientation: bool = True) -> Image.Image:
-    """Return an image of any mode as RGB, 8 bits a channel, without metadata.
+    """Return a PIL image of any mode as RGB, 8 bits a channel, without metadata, by the rule in ``docs/use.md``.
 
-    Every image of this package is read by this rule:
+    Transparency is dropped because the pipelines behind published figures drop it. A damaged EXIF block is ignored.
 
-    - Orientation: the image is turned as its EXIF block says, or its XMP block, as `PIL.ImageOps.exif_transpose` does.
-      A damaged block is ignored. Pillow itself always turns TIFF files.
-    - Alpha and a transparent colour are dropped: the colours under them are seen. The pipelines behind published
-      figures do this.
-    - Palettes, CMYK (also Adobe's inverted one), YCbCr, and black and white: as Pillow converts them.
-    - 16-bit grey: 65535 becomes 255. In a TIFF file of 12 bits, 4095 becomes 255.
-    - Real numbers, from a TIFF or PFM file: 1.0 becomes 255. A value outside of 0 to 1 is an error.
-    - 32-bit integers are an error: their white is not known.
-    - Animated and multi-page files: the first frame. An image that is already open gives its present frame.
-
-    Args:
-        image: Any PIL image.
-        orientation: Whether the image is turned.
-
-    Raises:
-        InputError: If no rule says what the image's values mean.
+    Raise InputError if no rule says what the image's values mean.
     """
-    turn = turn_of(image) if orientation else None
-    rgb = decoded(image)
-    rgb = rgb.transpose(turn) if turn is not None else rgb.copy() if rgb is image else rgb
+    rgb, turn = decoded(image, orientation=orientation)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    elif rgb is image:
+        rgb = rgb.copy()
     rgb.info.clear()  # otherwise a caller that reads the orientation would turn it again
     return rgb
 
 
-def decoded(image: Image.Image) -> Image.Image:
-    """Return an image as RGB by the rule of `as_rgb`, but as it is stored; the same image if it is RGB.
+def decoded(image: Image.Image, *, orientation: bool) -> tuple[Image.Image, Image.Transpose | None]:
+    """Return an image as RGB by the rule of `as_rgb`, but as it is stored, and the turn that brings it upright.
 
-    Call `turn_of` before: while Pillow decodes a TIFF file, it turns it and drops the orientation.
-
-    Raises:
-        InputError: If no rule says what the image's values mean.
+    The turn is None if the image is upright, or `orientation` is false. An RGB image is returned itself.
     """
+    turn = _turn_of(image) if orientation else None  # before: Pillow turns a TIFF file and drops its orientation
     image.load()
     _check_size(image)  # an icon's true size is known only now
-    return _converted(image)
+    return _converted(image), turn
 
 
 _TURNS = {
@@ -204,16 +170,21 @@ _TURNS = {
 _EXIF = b"Exif\0\0"
 """The first bytes of an EXIF block."""
 
+_EXIF_SEGMENT = re.compile(rb"\xff\xe1(..)(Exif\0\0)", re.DOTALL)
+"""The first bytes of a JPEG file's segment with EXIF: marker, length in bytes from here on, and the block."""
+
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106
 """Numbers of TIFF tags."""
 
 
-def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """Return the turn that brings an image upright as its metadata says; None if it needs none, or Pillow turns it."""
-    if hasattr(image, "tag_v2"):
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    if hasattr(image, "tag_v2"):  # a TIFF file: Pillow turns it
         return None
     # Image.getexif would warn of each damaged block, and all threads would see the warning.
-    found = _exif_orientation(image.info.get("exif") or _exif_of_old_png(image))
+    found = _exif_orientation(image.info.get("exif") or b"")
+    with suppress(ValueError):  # ImageMagick used to write the block into a PNG as text: three lines, then hexadecimal
+        text = str(image.info.get("Raw profile type exif", ""))
+        found = found or _exif_orientation(bytes.fromhex("".join(text.split("\n")[3:])))
     if found is None:
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
         match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)
@@ -221,20 +192,10 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     return _TURNS.get(found)
 
 
-def _exif_of_old_png(image: Image.Image) -> bytes:
-    """Return the EXIF block that ImageMagick used to write into a PNG as text: three lines, then hexadecimal."""
-    try:
-        return bytes.fromhex("".join(str(image.info.get("Raw profile type exif", "")).split("\n")[3:]))
-    except ValueError:
-        return b""
-
-
 def _exif_orientation(block: bytes) -> int | None:
     block = block.removeprefix(_EXIF)
-    order = {b"II": "<", b"MM": ">"}.get(block[:2])
-    if order is None:
-        return None
     try:
+        order = {b"II": "<", b"MM": ">"}[block[:2]]
         (start,) = struct.unpack_from(f"{order}I", block, 4)
         (count,) = struct.unpack_from(f"{order}H", block, start)
         for place in range(start + 2, start + 2 + 12 * count, 12):

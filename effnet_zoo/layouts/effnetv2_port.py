@@ -5,11 +5,8 @@ the stem. The port is no package, so it has no reference implementation here. Ex
 ``features.9.conv.3.weight``.
 """
 
-import dataclasses
-from collections.abc import Mapping
-from functools import cache
-
 from effnet_zoo.arch import families
+from effnet_zoo.arch.notation import decode_rows
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.layouts.keytable import AS_IN_TORCH, Form, KeyTable
 from effnet_zoo.layouts.layout import Layout
@@ -25,39 +22,34 @@ TABLE = KeyTable(
     forms={**AS_IN_TORCH, "squeeze": {"weight": Form(name="weight", flat=True), "bias": Form(name="bias")}},
 )
 
-EXPANSION, _, REPEATS, STRIDE, FUSED = families.V2_S[-1]
 ROWS = {
-    # The last stage of S had 272 filters at first.
-    "effnetv2_port_s_272": (*families.V2_S[:-1], (EXPANSION, 272, REPEATS, STRIDE, FUSED)),
+    "effnetv2_port_s_272": (*families.V2_S[:-1], (6, 272, 15, 2, 0)),  # S had 272 filters in the last stage at first
     "effnetv2_port_s": families.V2_S,
     "effnetv2_port_m": families.V2_M,
     "effnetv2_port_l": families.V2_L,
     "effnetv2_port_xl": families.V2_XL,
 }
-"""The stages of each network, in the columns of `effnet_zoo.arch.families`."""
 
-
-@cache
-def _archs() -> Mapping[str, ArchSpec]:
-    """Return the port's networks: its stem, head and squeeze widths differ from ours, and it drops nothing."""
-    return {
-        name: dataclasses.replace(
-            ArchSpec.from_rows(rows, stem=24, head=1792),
-            padding="symmetric",
-            bn_eps=1e-5,
-            bn_momentum=0.1,
-            drop_rate=0.0,
-            drop_path_rate=0.0,
-            se_divisor=8,
-            fused_always_projects=True,
-        )
-        for name, rows in ROWS.items()
-    }
-
+ARCHS = {
+    name: ArchSpec.build(
+        decode_rows(rows, stem=24),
+        stem=24,
+        head=1792,
+        padding="symmetric",
+        bn_eps=1e-5,
+        bn_momentum=0.1,
+        drop_rate=0.0,
+        drop_path_rate=0.0,
+        se_divisor=8,
+        fused_always_projects=True,
+    )
+    for name, rows in ROWS.items()
+}
+"""The port's networks: their stem, head and squeeze widths differ from ours, and they drop nothing."""
 
 LAYOUT = Layout(
     table=TABLE,
-    archs=_archs,
+    archs=ARCHS,
     convention="symmetric padding, batch norm eps 1e-5",
     loads_with="effnetv2.py: effnetv2_*().load_state_dict(load_file('DIR/model.safetensors'))",
 )

@@ -51,7 +51,7 @@ def identify(state: Mapping[str, Tensor], source: str, *, among: Collection[str]
     candidates = [
         (layout, name, arch)
         for layout in layouts
-        for name, arch in layout.archs().items()
+        for name, arch in layout.archs.items()
         if among is None or name in among
     ]
     if not candidates:

@@ -120,7 +120,6 @@ def _layout(table: KeyTable, call: str, *aliases: str) -> Layout:
         aliases=aliases,
         reference=partial(_reference, table),
         filename="model.weights.h5",
-        stores_normalisation=table is KERAS_V1,
     )
 
 

@@ -1,9 +1,9 @@
 """The form in which each library of EfficientNets is described: one `Layout`, in one file of this folder."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class ConfigFiles:
     """The JSON files that a library keeps beside its weights.
 
     Attributes:
-        names: Their names. The first must be there, and tells whose it is.
+        names: Their names. The first must be there, and shows which library wrote it.
         is_ours: Whether the content of the first file is this library's.
         read: Return what the files say, from their paths by name and the network as its tensors show it.
         write: Return the content of each file by name, for a network, its class names and its preprocessing.
@@ -95,8 +95,8 @@ class Layout:
     """What is known of a library's weight files.
 
     Attributes:
-        archs: Return the architectures that the library has, by our variants' names; one that is no variant of ours
-            has a name of its own.
+        archs: The architectures that the library has, by our variants' names; one that is no variant of ours has a
+            name of its own.
         convention: The numerics and the preprocessing that the library fixes, in words. No tensor shows them: whoever
             reads a file assumes them.
         loads_with: How its users load the file, with DIR for the folder.
@@ -105,11 +105,10 @@ class Layout:
             such network.
         in_config: Fields of `ArchSpec` that the config files hold: they may differ from the convention.
         dilates: Whether its networks can have an output stride below 32.
-        stores_normalisation: Whether its weight file holds mean and standard deviation of the images.
     """
 
     table: KeyTable
-    archs: Callable[[], Mapping[str, ArchSpec]]
+    archs: Mapping[str, ArchSpec]
     convention: str
     loads_with: str
     aliases: tuple[str, ...] = ()
@@ -120,7 +119,6 @@ class Layout:
     poolings: tuple[str, ...] = ("avg",)
     dilates: bool = False
     filename: str = "model.safetensors"
-    stores_normalisation: bool = False
 
     @property
     def name(self) -> str:
@@ -138,21 +136,15 @@ class Layout:
         return None if global_pool in self.poolings else f"{global_pool} pooling"
 
 
-@cache
-def our_archs() -> Mapping[str, ArchSpec]:
-    """Return the architecture of every variant by its name."""
-    return {name: model.spec for name, model in catalogue.models().items()}
-
-
-def archs_named(*names: str) -> Callable[[], Mapping[str, ArchSpec]]:
-    """Return a function for `Layout.archs`: some of our variants, with our numerics."""
-    return lambda: {name: our_archs()[name] for name in names}
+def archs_named(*names: str, **numerics: Any) -> dict[str, ArchSpec]:
+    """Return some of our variants for `Layout.archs`, with other numerics where they are given."""
+    return {name: dataclasses.replace(catalogue.models()[name].spec, **numerics) for name in names}
 
 
 def uncropped(name: str, crop_mode: str, interpolation: str) -> Preprocessing:
     """Return the preprocessing of a variant without a crop, with torchvision's mean and std of ImageNet."""
     return Preprocessing(
-        size=(our_archs()[name].image_size,) * 2,
+        size=(catalogue.models()[name].spec.image_size,) * 2,
         crop_pct=1.0,
         crop_mode=crop_mode,
         interpolation=interpolation,

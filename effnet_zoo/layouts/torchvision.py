@@ -3,15 +3,10 @@
 Example of a key: ``features.2.0.block.1.0.weight``.
 """
 
-import dataclasses
-from collections.abc import Mapping
-from functools import cache
-
 from torch import nn
 
-from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.layouts.keytable import KeyTable
-from effnet_zoo.layouts.layout import B0_TO_B7, Layout, NetworkDescription, Reference, our_archs
+from effnet_zoo.layouts.layout import B0_TO_B7, Layout, NetworkDescription, Reference, archs_named
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
@@ -27,16 +22,7 @@ TABLE = KeyTable(
     },
 )
 
-
-@cache
-def _archs() -> Mapping[str, ArchSpec]:
-    """Return our networks with the epsilon that torchvision's constructors give batch norm (``norm_layer``)."""
-    v2 = tuple(f"effnet_zoo_v2_{size}" for size in "sml")
-    return {
-        name: dataclasses.replace(our_archs()[name], padding="symmetric", bn_eps=epsilon)
-        for epsilon, names in ((1e-5, B0_TO_B7[:5]), (1e-3, (*B0_TO_B7[5:], *v2)))
-        for name in names
-    }
+V2 = tuple(f"effnet_zoo_v2_{size}" for size in "sml")
 
 
 def _their_name(hub_name: str) -> str:
@@ -74,7 +60,10 @@ def _reference(network: NetworkDescription) -> Reference:
 
 LAYOUT = Layout(
     table=TABLE,
-    archs=_archs,
+    archs={
+        **archs_named(*B0_TO_B7[:5], padding="symmetric", bn_eps=1e-5),
+        **archs_named(*B0_TO_B7[5:], *V2, padding="symmetric", bn_eps=1e-3),
+    },
     convention="symmetric padding, batch norm eps 1e-5 (B5 and up, and V2: 1e-3); images as for IMAGENET1K_V1",
     loads_with="torchvision: models.efficientnet_*().load_state_dict(load_file('DIR/model.safetensors'))",
     preprocessing=_preprocessing,

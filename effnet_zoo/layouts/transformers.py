@@ -32,7 +32,7 @@ STRIDES = (1, 2, 2, 2, 1, 2, 1)
 
 SQUASHING, KEEPING_ASPECT = "EfficientNetImageProcessor", "CLIPImageProcessor"
 PROCESSORS = (SQUASHING, KEEPING_ASPECT, "BitImageProcessor")
-"""The image processors that can be read: all resize, crop or not, rescale and normalise."""
+"""Image processors that can be read: they resize, crop or not, rescale and normalise. The first ignores the aspect."""
 
 _BODY = ("depthwise_conv.depthwise_conv", "depthwise_conv.depthwise_norm")
 _END = ("squeeze_excite.reduce", "squeeze_excite.expand", "projection.project_conv", "projection.project_bn")
@@ -176,17 +176,15 @@ def _read(paths: Mapping[str, Path], network: layout.NetworkDescription) -> layo
 def _labels(names: Mapping[str, str], num_classes: int) -> tuple[str, ...] | None:
     """Return class names, but not the numbered ones that transformers writes where it knows no names."""
     keys = [str(index) for index in range(num_classes)]
-    if not names or sorted(names) != sorted(keys):
+    if names.keys() != set(keys) or all(names[key] == f"LABEL_{key}" for key in keys):
         return None
-    labels = tuple(names[key] for key in keys)
-    return None if labels == tuple(f"LABEL_{key}" for key in keys) else labels
+    return tuple(names[key] for key in keys)
 
 
 def _images_of(processor: Processor) -> Preprocessing | None:
     """Return what an image processor does, or None if it does anything but resize, crop, rescale and normalise.
 
-    EfficientNet's own ignores the aspect. With ``include_top`` it divides by the standard deviation a second time
-    (image_processing_efficientnet.py).
+    With ``include_top``, EfficientNet's own divides by the standard deviation twice (image_processing_efficientnet.py).
     """
     kind = processor.image_processor_type
     steps = processor.do_resize and processor.do_rescale and processor.do_normalize
@@ -223,36 +221,26 @@ def _crop_pct(side: int, resized: int) -> float:
 def _write(
     network: layout.NetworkDescription, labels: tuple[str, ...] | None, images: Preprocessing
 ) -> Mapping[str, Mapping[str, Any]]:
-    config = {"architectures": ["EfficientNetForImageClassification"], "model_type": "efficientnet"}
-    height, width = images.size
+    (height, width), squashes = images.size, images.crop_mode == "squash"
+    if not squashes and height != width:
+        raise WeightsError(f"transformers has no image processor that crops {images.size} out of the centre")
+    tall, wide = (int(side / images.crop_pct) for side in images.size)
     processor = {
-        **_resizing(images),
+        "image_processor_type": SQUASHING if squashes else KEEPING_ASPECT,
         "do_resize": True,
+        "size": {"height": tall, "width": wide} if squashes else {"shortest_edge": tall},
         "resample": _theirs(RESAMPLE, images.interpolation),
+        "do_center_crop": not squashes or images.crop_pct != 1.0,
         "crop_size": {"height": height, "width": width},
         "rescale_factor": 1 / 255,
         "do_rescale": True,
         "do_normalize": True,
         "image_mean": list(images.mean),
         "image_std": list(images.std),
+        **({"rescale_offset": False, "include_top": False} if squashes else {}),
     }
+    config = {"architectures": ["EfficientNetForImageClassification"], "model_type": "efficientnet"}
     return {CONFIG: {**config, **config_of(network, labels)}, PROCESSOR: processor}
-
-
-def _resizing(images: Preprocessing) -> dict[str, Any]:
-    """Return the fields for resizing. EfficientNet's own processor never keeps the aspect."""
-    height, width = (int(side / images.crop_pct) for side in images.size)
-    if images.crop_mode == "squash":
-        return {
-            "image_processor_type": SQUASHING,
-            "size": {"height": height, "width": width},
-            "do_center_crop": images.crop_pct != 1.0,
-            "rescale_offset": False,
-            "include_top": False,
-        }
-    if height != width:
-        raise WeightsError(f"transformers has no image processor that crops {images.size} out of the centre")
-    return {"image_processor_type": KEEPING_ASPECT, "size": {"shortest_edge": height}, "do_center_crop": True}
 
 
 LAYOUT = layout.Layout(

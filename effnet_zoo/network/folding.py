@@ -2,17 +2,17 @@
 
 import copy
 import itertools
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from effnet_zoo.errors import ArgumentError, first_line
 from effnet_zoo.network.backbone import Backbone
-from effnet_zoo.network.blocks import Block
-from effnet_zoo.network.layers import DropPath, SameConv2d, SqueezeExcite
-from effnet_zoo.network.options import check_weight_dtype
+from effnet_zoo.network.layers import Block, DropPath, SameConv2d, SqueezeExcite
+from effnet_zoo.network.options import check
 
 Network = TypeVar("Network", bound=Backbone)
 
@@ -35,7 +35,7 @@ def optimize(model: Network, dtype: torch.dtype | None = None) -> Network:
     """
     if not isinstance(model, Backbone):
         raise ArgumentError(f"optimize: expected a model of this package, found {type(model).__name__}")
-    check_weight_dtype(dtype)
+    check(dtype=dtype)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ArgumentError("optimize: the model is on the meta device: expected one with weights; load them first")
     optimized = copied(model).eval()
@@ -45,7 +45,7 @@ def optimize(model: Network, dtype: torch.dtype | None = None) -> Network:
             parent.inplace = True
         for (_, conv), (name, norm) in itertools.pairwise(list(parent.named_children())):
             if _foldable(conv) and isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
-                _fold(conv, norm)
+                _fold(cast(nn.Conv2d, conv), norm)
                 setattr(parent, name, nn.Identity())
         for name, child in parent.named_children():
             if isinstance(child, nn.Dropout | DropPath):
@@ -64,11 +64,7 @@ def in_eval(model: Network) -> Network:
 
 
 def copied(model: Network, shared: dict[int, Any] | None = None) -> Network:
-    """Return a deep copy of a model.
-
-    Args:
-        model: Any model of this package.
-        shared: By id, the objects that the copy shares with the model.
+    """Return a deep copy of a model; `shared` has, by id, the objects that the copy shares with the model.
 
     Raises:
         ArgumentError: If torch cannot copy it, because parametrised or pruned weights are computed, not parameters.
@@ -87,20 +83,9 @@ def _foldable(conv: nn.Module) -> bool:
     return type(conv) in (nn.Conv2d, SameConv2d) and not conv._forward_pre_hooks and not conv._forward_hooks
 
 
-def _fold(conv: nn.Module, norm: nn.BatchNorm2d) -> None:
-    assert isinstance(conv, nn.Conv2d)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    before = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
-    shift = (before - norm.running_mean.double()) * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    conv.weight = _parameter(conv.weight.double() * scale[:, None, None, None], conv.weight)
-    conv.bias = _parameter(shift, conv.weight)
-
-
-def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
-    return nn.Parameter(value.detach().to(like.dtype))
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    given = (conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    in_float64: Any = (value.double() if isinstance(value, Tensor) else value for value in given)
+    weight, bias = fuse_conv_bn_weights(*in_float64)
+    conv.bias = nn.Parameter(bias.detach().to(conv.weight.dtype))
+    conv.weight = nn.Parameter(weight.detach().to(conv.weight.dtype))

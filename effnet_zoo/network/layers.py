@@ -1,15 +1,25 @@
-"""The layers that blocks and heads are built from: convolutions, squeeze-excite, stochastic depth and global pooling.
+"""The layers, blocks and stages that networks are built from.
 
 All maps are (batch, channels, height, width) floats. PyTorch is the only library here, which keeps the import quick.
+Module names are timm's (``conv_pw``, ``bn1``, ``conv_dw``, ``se.conv_reduce``, ...), so that checkpoints move between
+the two libraries with plain `load_state_dict`.
 """
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from effnet_zoo.arch.blocks import BlockSpec
 from effnet_zoo.arch.families import Activation
 from effnet_zoo.arch.spec import ArchSpec
+from effnet_zoo.network.options import check
 
 ACTIVATION_LAYERS: dict[Activation, type[nn.Module]] = {"silu": nn.SiLU, "relu": nn.ReLU, "relu6": nn.ReLU6}
 
@@ -45,17 +55,14 @@ class SqueezeExcite(nn.Module):
     """Channel attention (arXiv:1709.01507): pool, reduce, expand, sigmoid, scale.
 
     In float16 the mean over height and width is summed in float32: the sum over a 32x32 map of activations around 100
-    already exceeds float16's largest number, 65504.
-
-    Attributes:
-        inplace: Whether the map may be overwritten where no gradient is needed.
+    already exceeds float16's largest number, 65504. If `inplace`, the map is overwritten where no gradient is needed.
     """
 
     def __init__(self, filters: int, squeezed: int, make: "Layers") -> None:
         super().__init__()
-        self.conv_reduce = PooledConv2d(filters, squeezed, 1, device=make.device, dtype=make.dtype)
+        self.conv_reduce = PooledConv2d(filters, squeezed, 1, **make.place)
         self.act1 = make.act(inplace=False)  # on a view, which TorchScript cannot always overwrite
-        self.conv_expand = PooledConv2d(squeezed, filters, 1, device=make.device, dtype=make.dtype)
+        self.conv_expand = PooledConv2d(squeezed, filters, 1, **make.place)
         self.gate = nn.Sigmoid()
         self.inplace = False
 
@@ -92,10 +99,8 @@ class DropPath(nn.Module):
 class GlobalPool(nn.Module):
     """Pool (batch, channels, height, width) to (batch, features); with pool_type ``""`` return the map as it is.
 
-    Attributes:
-        pool_type: ``avg``, ``max``, ``avgmax`` (the mean of the two), ``catavgmax`` (both, twice as many features), or
-            ``""``. This name, `flatten`, `feat_mult` and `is_identity` are those of timm's pooling layer.
-        flatten: The module that removes height and width.
+    A pool_type is ``avg``, ``max``, ``avgmax`` (the mean of the two), ``catavgmax`` (both, twice as many features), or
+    ``""``. All names are those of timm's pooling layer.
     """
 
     def __init__(self, pool_type: str) -> None:
@@ -130,38 +135,146 @@ class Layers:
     """Make the layers of one network: with the numerics of its `ArchSpec`, on one device and in one dtype."""
 
     def __init__(self, arch: ArchSpec, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        self.arch, self.device, self.dtype = arch, device, dtype
+        check(arch=arch, dtype=dtype, device=device)
+        self.arch = arch
+        self.place: dict[str, Any] = {"device": device, "dtype": dtype}
 
     def conv(
         self, inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, dilation: int = 1, groups: int = 1
     ) -> nn.Conv2d:
-        shifts_with_size = self.arch.padding == "same" and stride == 2 and kernel > 1
-        layer = SameConv2d if shifts_with_size else nn.Conv2d
-        return layer(
-            inputs,
-            outputs,
-            kernel,
-            stride=stride,
-            padding=dilation * (kernel // 2),
-            dilation=dilation,
-            groups=groups,
-            bias=False,
-            device=self.device,
-            dtype=self.dtype,
-        )
+        layer = SameConv2d if self.arch.padding == "same" and stride == 2 and kernel > 1 else nn.Conv2d
+        padding = dilation * (kernel // 2)
+        return layer(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False, **self.place)
 
-    def spatial_conv(self, block: BlockSpec, inputs: int, outputs: int, *, depthwise: bool = False) -> nn.Conv2d:
+    def spatial_conv(self, block: BlockSpec, inputs: int, outputs: int, *, groups: int = 1) -> nn.Conv2d:
         """Make the one convolution of a block that sees neighbouring pixels."""
-        groups = inputs if depthwise else 1
         return self.conv(inputs, outputs, block.kernel, stride=block.stride, dilation=block.dilation, groups=groups)
 
     def norm(self, filters: int) -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(
-            filters, eps=self.arch.bn_eps, momentum=self.arch.bn_momentum, device=self.device, dtype=self.dtype
-        )
+        return nn.BatchNorm2d(filters, self.arch.bn_eps, self.arch.bn_momentum, **self.place)
 
     def act(self, *, inplace: bool = True) -> nn.Module:
         return ACTIVATION_LAYERS[self.arch.activation](inplace=inplace)
 
     def squeeze_excite(self, filters: int, squeezed: int) -> nn.Module:
         return SqueezeExcite(filters, squeezed, self) if squeezed else nn.Identity()
+
+
+class Block(nn.Sequential):
+    """Layers in a row, by name. If `skip`, the input is added to the output; if `inplace`, without a copy if it can."""
+
+    def __init__(self, block: BlockSpec, **layers: nn.Module) -> None:
+        drop_path = DropPath(block.drop_path) if block.skip and block.drop_path else nn.Identity()
+        super().__init__(OrderedDict(layers, drop_path=drop_path))
+        self.skip = block.skip
+        self.inplace = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        for layer in self:
+            x = layer(x)
+        return self.add_skip(x, shortcut) if self.skip else x
+
+    def add_skip(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        return x.add_(shortcut) if self.inplace and not (x.requires_grad or shortcut.requires_grad) else x + shortcut
+
+
+class MBConv(Block):
+    """Mobile inverted bottleneck: expand, depthwise, squeeze-excite, project without activation."""
+
+    def __init__(self, block: BlockSpec, make: Layers) -> None:
+        filters = block.mid_filters
+        super().__init__(
+            block,
+            conv_pw=make.conv(block.in_filters, filters),
+            bn1=make.norm(filters),
+            act1=make.act(),
+            conv_dw=make.spatial_conv(block, filters, filters, groups=filters),
+            bn2=make.norm(filters),
+            act2=make.act(),
+            se=make.squeeze_excite(filters, block.se_filters),
+            conv_pwl=make.conv(filters, block.out_filters),
+            bn3=make.norm(block.out_filters),
+        )
+
+
+class SeparableConv(Block):
+    """MBConv with expansion 1, which has no expand convolution."""
+
+    def __init__(self, block: BlockSpec, make: Layers) -> None:
+        filters = block.in_filters
+        super().__init__(
+            block,
+            conv_dw=make.spatial_conv(block, filters, filters, groups=filters),
+            bn1=make.norm(filters),
+            act1=make.act(),
+            se=make.squeeze_excite(filters, block.se_filters),
+            conv_pw=make.conv(filters, block.out_filters),
+            bn2=make.norm(block.out_filters),
+        )
+
+
+class FusedMBConv(Block):
+    """Expand and depthwise convolution fused into one dense convolution; project without activation."""
+
+    def __init__(self, block: BlockSpec, make: Layers) -> None:
+        super().__init__(
+            block,
+            conv_exp=make.spatial_conv(block, block.in_filters, block.mid_filters),
+            bn1=make.norm(block.mid_filters),
+            act1=make.act(),
+            conv_pwl=make.conv(block.mid_filters, block.out_filters),
+            bn2=make.norm(block.out_filters),
+        )
+
+
+class ConvBlock(Block):
+    """Fused-MBConv with expansion 1, which has no projection: one convolution with activation."""
+
+    def __init__(self, block: BlockSpec, make: Layers) -> None:
+        super().__init__(
+            block,
+            conv=make.spatial_conv(block, block.in_filters, block.out_filters),
+            bn1=make.norm(block.out_filters),
+            act1=make.act(),
+        )
+
+
+BLOCKS = {"mbconv": MBConv, "separable": SeparableConv, "fused": FusedMBConv, "conv": ConvBlock}
+
+
+class Stage(nn.Sequential):
+    """Blocks in a row. With `grad_checkpointing`, backward runs each block again instead of keeping its activations."""
+
+    def __init__(self, blocks: Iterable[BlockSpec], make: Layers) -> None:
+        super().__init__(*(BLOCKS[block.kind](block, make) for block in blocks))
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self:
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpointed(block, x)
+            else:
+                x = block(x)
+        return x
+
+
+def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block without keeping its activations; backward runs it again, without moving batch norm's statistics."""
+    if torch.compiler.is_compiling():  # the compiler recomputes only pure operations, so statistics move once anyway
+        return checkpoint(block, x, use_reentrant=False)
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_kept(block)))
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Let batch norm move copies of its statistics, and put the originals back."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.training]
+    kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers()]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)

@@ -13,18 +13,9 @@ from torch import Tensor, nn
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.network.backbone import Backbone, init_weights
+from effnet_zoo.network.backbone import Backbone, init_weights, take_levels
 from effnet_zoo.network.layers import GlobalPool, Layers
-from effnet_zoo.network.options import (
-    BuildOptions,
-    ModelOptions,
-    check_arch,
-    check_flags,
-    check_global_pool,
-    check_options,
-    check_whole_option,
-)
-from effnet_zoo.network.pyramid import take_levels
+from effnet_zoo.network.options import NUMERICS, BuildOptions, ModelOptions, check, check_flags, check_options
 
 
 class EfficientNet(Backbone):
@@ -56,10 +47,8 @@ class EfficientNet(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            arch, in_chans=in_chans, output_stride=output_stride, out_indices=None, device=device, dtype=dtype
-        )
         make = Layers(arch, device, dtype)
+        super().__init__(make, in_chans, output_stride)
         self.num_features = arch.head_filters
         self.drop_rate = arch.drop_rate
         self.conv_head = make.conv(arch.stages[-1].out_filters, arch.head_filters)
@@ -71,12 +60,7 @@ class EfficientNet(Backbone):
 
     @classmethod
     def from_name(cls, name: str, **options: Unpack[BuildOptions]) -> "EfficientNet":
-        """Build a variant with random weights by any of its names, such as ``efficientnet-b3`` or ``effnet_zoo_b3``.
-
-        Raises:
-            UnknownNameError: If there is no model of this name.
-            ArgumentError: If an option does not exist or its value cannot be used.
-        """
+        """Build a variant with random weights by any of its names, such as ``efficientnet-b3`` or ``effnet_zoo_b3``."""
         from effnet_zoo.checkpoints import creation  # above this room: it builds these models, only the way in is here
 
         return creation.create_classifier(name, **options)
@@ -112,11 +96,7 @@ class EfficientNet(Backbone):
 
     @classmethod
     def get_image_size(cls, name: str) -> int:
-        """Return the side in pixels of the square input that a variant is meant for.
-
-        Raises:
-            UnknownNameError: If there is no model of this name.
-        """
+        """Return the side in pixels of the square input that a variant is meant for."""
         from effnet_zoo.zoo import catalogue  # it reads the ledger, which building a model does not need
 
         return catalogue.find_variant(name).spec.image_size
@@ -171,17 +151,12 @@ class EfficientNet(Backbone):
             raise ArgumentError(f"output_fmt={quoted(output_fmt)}: expected 'NCHW'")
         if return_logits and (stop_early or intermediates_only):
             raise ArgumentError("return_logits needs the whole run: leave out stop_early and intermediates_only")
-        wanted = {self.feature_info[index]["stage"] for index in take_levels(indices, len(self.feature_info))}
-        x = self.forward_stem(x)
-        maps = [x] if 0 in wanted else []
-        for number, stage in enumerate(self.blocks, start=1):
-            if stop_early and number > max(wanted):
-                return maps if intermediates_only else (x, maps)
-            x = stage(x)
-            if number in wanted:
-                maps.append(x)
+        wanted = [self.feature_info[index]["stage"] for index in take_levels(indices, len(self.feature_info))]
+        x, maps = self.forward_stages(x, wanted, max(wanted) if stop_early else len(self.blocks))
         if intermediates_only:
             return maps
+        if stop_early and max(wanted) < len(self.blocks):
+            return x, maps
         x = self._head(x)
         return (x, maps, self.forward_head(x)) if return_logits else (x, maps)
 
@@ -198,11 +173,7 @@ class EfficientNet(Backbone):
         return self.classifier
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a random one, and the pooling if `global_pool` names one.
-
-        Raises:
-            ArgumentError: If num_classes is negative or the pooling unknown.
-        """
+        """Replace the classifier by a random one, and the pooling if `global_pool` names one."""
         self._set_classifier(num_classes, self.global_pool.pool_type if global_pool is None else global_pool)
         init_weights(self.classifier)
         self.train(self.training)
@@ -210,44 +181,34 @@ class EfficientNet(Backbone):
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Return regular expressions that group parameters by depth, for timm's layer-wise learning rates."""
-        return {
-            "stem": r"^conv_stem|bn1",
-            "blocks": [
-                (r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)", None),
-                (r"conv_head|bn2", (99999,)),  # after every block, whatever their number
-            ],
-        }
+        block = r"^blocks\.(\d+)" if coarse else r"^blocks\.(\d+)\.(\d+)"
+        head = (r"conv_head|bn2", (99999,))  # after every block, whatever their number
+        return {"stem": r"^conv_stem|bn1", "blocks": [(block, None), head]}
 
     def _head(self, x: Tensor) -> Tensor:
         return self.act2(self.bn2(self.conv_head(x)))
 
     def _set_classifier(self, num_classes: int, global_pool: str) -> None:
-        check_whole_option("num_classes", num_classes, least=0)
-        check_global_pool(global_pool)
+        check(num_classes=num_classes, global_pool=global_pool)
         if not global_pool and num_classes:
             raise ArgumentError(f"global_pool='' with num_classes={num_classes}: a classifier needs pooled features")
         weight = self.conv_head.weight
+        place: dict[str, Any] = {"device": weight.device, "dtype": weight.dtype}
         self.num_classes = num_classes
         self.global_pool: Any = GlobalPool(global_pool)  # users may replace it by any module
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.classifier: nn.Module = (
-            nn.Linear(self.head_hidden_size, num_classes, device=weight.device, dtype=weight.dtype)
-            if num_classes
-            else nn.Identity()
-        )
+        linear = nn.Linear(self.head_hidden_size, num_classes, **place) if num_classes else nn.Identity()
+        self.classifier: nn.Module = linear
 
 
 class EfficientNetFeatures(Backbone):
     """A feature pyramid: images to a list of maps, fine to coarse. Stages that no map needs are not built.
 
+    All arguments but `out_indices` are those of `EfficientNet`.
+
     Args:
-        arch: The architecture.
         out_indices: The levels to return, from 0 (stride 2) to 4 (stride 32); negative numbers count from the end. A
             number n instead of a list means the last n levels.
-        in_chans: Channels of the image.
-        output_stride: Total stride of the network: 8, 16, 32, or None, as in `EfficientNet`.
-        device: Device of the weights.
-        dtype: Type of the weights.
 
     Raises:
         ArgumentError: If a level does not exist, or a value is of another type.
@@ -264,52 +225,25 @@ class EfficientNetFeatures(Backbone):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            arch, in_chans=in_chans, output_stride=output_stride, out_indices=out_indices, device=device, dtype=dtype
-        )
+        super().__init__(Layers(arch, device, dtype), in_chans, output_stride, out_indices)
         self._out_stages: list[int] = self.feature_info.get("stage")
         init_weights(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the maps of `out_indices`: of level i, (batch, channels, height / s, width / s) rounded up."""
-        x = self.forward_stem(x)
-        maps = [x] if 0 in self._out_stages else []
-        for index, stage in enumerate(self.blocks):
-            x = stage(x)
-            if index + 1 in self._out_stages:
-                maps.append(x)
-        return maps
+        return self.forward_stages(x, self._out_stages, len(self.blocks))[1]
 
 
 def build_model(arch: ArchSpec, **options: Unpack[ModelOptions]) -> EfficientNet | EfficientNetFeatures:
-    """Build a model with random weights. Numerics among the options replace the architecture's.
-
-    Raises:
-        ArgumentError: If an option does not exist or its value cannot be used.
-        SpecError: If a numeric is outside its bounds.
-    """
+    """Build a model with random weights. Numerics among the options replace the architecture's."""
     check_options(options, ModelOptions)
-    check_arch(arch)
+    check(arch=arch)
     features_only = options.get("features_only", False)
     check_flags(features_only=features_only)
     if "out_indices" in options and not features_only:
         raise ArgumentError("out_indices without features_only=True: it selects levels of a feature pyramid")
-    arch = dataclasses.replace(
-        arch,
-        activation=options.get("act_layer", arch.activation),
-        padding=options.get("padding", arch.padding),
-        bn_eps=options.get("bn_eps", arch.bn_eps),
-        bn_momentum=options.get("bn_momentum", arch.bn_momentum),
-        drop_rate=options.get("drop_rate", arch.drop_rate),
-        drop_path_rate=options.get("drop_path_rate", arch.drop_path_rate),
-    )
-    shared: dict[str, Any] = {
-        "in_chans": options.get("in_chans", 3),
-        "output_stride": options.get("output_stride"),
-        "device": options.get("device"),
-        "dtype": options.get("dtype"),
-    }
-    if features_only:
-        return EfficientNetFeatures(arch, out_indices=options.get("out_indices", (0, 1, 2, 3, 4)), **shared)
-    num_classes, global_pool = options.get("num_classes", 1000), options.get("global_pool", "avg")
-    return EfficientNet(arch, num_classes=num_classes, global_pool=global_pool, **shared)
+    numerics: dict[str, Any] = {NUMERICS[name]: value for name, value in options.items() if name in NUMERICS}
+    of_others = {"features_only", *NUMERICS, *(("num_classes", "global_pool") if features_only else ())}
+    own: dict[str, Any] = {name: value for name, value in options.items() if name not in of_others}
+    network = EfficientNetFeatures if features_only else EfficientNet
+    return network(dataclasses.replace(arch, **numerics), **own)

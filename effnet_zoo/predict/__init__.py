@@ -1,4 +1,4 @@
-"""Image files become predictions or features, in rows and pictures."""
+"""Turn image files into predictions or features, in rows and pictures."""
 
 from effnet_zoo.predict.prediction import Embedding, Guess, Prediction, embed, predict
 

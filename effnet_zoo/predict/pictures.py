@@ -1,8 +1,6 @@
-"""Pictures of predictions: the photo beside the bars of its most likely classes. Needs the `demo` extra."""
+"""Draw predictions: the photo beside the bars of its most likely classes. This needs the `demo` extra."""
 
-import itertools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from effnet_zoo.atomic_io import check_destination, written_whole
@@ -20,50 +18,14 @@ except ImportError:
 
 BAR, SURFACE, INK, MUTED = "#2a6fb0", "#ffffff", "#1c1f24", "#6b7280"
 
-
-def save_picture(prediction: Prediction, model_name: str, path: Path, *, orientation: bool = True) -> None:
-    """Write a PNG of a prediction, whole or not at all.
-
-    Args:
-        prediction: A prediction without error.
-        model_name: The name for the caption.
-        path: The file to write.
-        orientation: Whether the photo is turned as its EXIF orientation says, as it was for the prediction.
-
-    Raises:
-        InputError: If the photo cannot be read, or the picture cannot be written.
-    """
-    figure = Figure(figsize=(11, 4.6), dpi=120, facecolor=SURFACE, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    photo, bars = figure.subplots(1, 2, width_ratios=(1, 1))
-    photo.imshow(open_image(prediction.path, orientation=orientation))
-    photo.set_axis_off()
-    labels = [_shortened(printable(guess.label)) for guess in prediction.guesses]
-    shares = [guess.probability for guess in prediction.guesses]
-    places = range(len(shares))
-    bars.barh(places, shares, height=0.55, color=BAR)
-    for place, share, label in zip(places, shares, labels, strict=True):
-        bars.text(0, place - 0.36, label, ha="left", va="bottom", color=INK, fontsize=10, parse_math=False)
-        bars.text(share + 0.012, place, f"{share:.1%}", ha="left", va="center", color=INK, fontsize=10)
-    bars.set_xlim(0, 1.12)
-    bars.set_ylim(len(shares) - 0.4, -0.8)
-    bars.set_axis_off()
-    title = printable(f"{prediction.path.name}  ·  {model_name}")
-    bars.set_title(title, loc="left", color=MUTED, fontsize=9, parse_math=False)
-    with written_whole(path) as beside:
-        canvas.print_figure(beside, format="png")
+_LONGEST_NAME = 255
+"""Largest number of bytes in a file name on the usual file systems."""
 
 
 class Pictures:
     """A folder of pictures, one for each prediction. Files that are there are not replaced: names are numbered.
 
-    Args:
-        folder: The folder, which is made with the first picture.
-        model_name: The name for the caption.
-        orientation: Whether photos are turned as their EXIF orientation says.
-
-    Raises:
-        FileError: If the folder cannot be made, or written to.
+    The folder is made with the first picture. Photos are turned as for the predictions.
     """
 
     def __init__(self, folder: Path, model_name: str, *, orientation: bool = True) -> None:
@@ -71,22 +33,36 @@ class Pictures:
         self.folder, self.model_name, self.orientation = folder, model_name, orientation
 
     def save(self, prediction: Prediction) -> Path:
-        """Write the next picture, and return its path."""
-        path = next(path for path in self._names(prediction.path) if not os.path.lexists(path))
-        save_picture(prediction, self.model_name, path, orientation=self.orientation)
+        """Write a PNG of a prediction without error, whole or not at all, and return its path."""
+        path = self._free_path(prediction.path.stem)
+        figure = Figure(figsize=(11, 4.6), dpi=120, facecolor=SURFACE, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        photo, bars = figure.subplots(1, 2, width_ratios=(1, 1))
+        photo.imshow(open_image(prediction.path, orientation=self.orientation))
+        photo.set_axis_off()
+        for place, guess in enumerate(prediction.guesses):
+            label, share = _shortened(printable(guess.label)), guess.probability
+            bars.barh(place, share, height=0.55, color=BAR)
+            bars.text(0, place - 0.36, label, ha="left", va="bottom", color=INK, fontsize=10, parse_math=False)
+            bars.text(share + 0.012, place, f"{share:.1%}", ha="left", va="center", color=INK, fontsize=10)
+        bars.set_xlim(0, 1.12)
+        bars.set_ylim(len(prediction.guesses) - 0.4, -0.8)
+        bars.set_axis_off()
+        title = printable(f"{prediction.path.name}  ·  {self.model_name}")
+        bars.set_title(title, loc="left", color=MUTED, fontsize=9, parse_math=False)
+        with written_whole(path) as beside:
+            canvas.print_figure(beside, format="png")
         return path
 
-    def _names(self, path: Path) -> Iterator[Path]:
-        for number in itertools.count(1):
-            end = ".png" if number == 1 else f"-{number}.png"
-            stem = path.stem
+    def _free_path(self, stem: str) -> Path:
+        path, end, number = None, ".png", 1
+        while path is None or os.path.lexists(path):
             while len(os.fsencode(stem + end)) > _LONGEST_NAME:
                 stem = stem[:-1]
-            yield self.folder / (stem + end)
-
-
-_LONGEST_NAME = 255
-"""Bytes of a file name at most, on the usual file systems."""
+            path = self.folder / (stem + end)
+            number += 1
+            end = f"-{number}.png"
+        return path
 
 
 def _shortened(label: str, limit: int = 48) -> str:

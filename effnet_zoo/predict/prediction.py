@@ -4,30 +4,40 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy
+from numpy.typing import NDArray
 
 from effnet_zoo.errors import ArgumentError, InputError, quoted
 from effnet_zoo.images.reader import read_ahead
 from effnet_zoo.images.transform import Pixels
-from effnet_zoo.predict.runnable import Outputs, Runnable
 from effnet_zoo.zoo.class_names import class_names
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from effnet_zoo.network.model import EfficientNet
-    from effnet_zoo.predict.runnable import Run
+    from effnet_zoo.predict.torch_model import TorchModel
+    from effnet_zoo.runtime.exported import Exported
+
+Runnable: TypeAlias = "TorchModel | Exported"
+"""What reads image files and computes logits or features of them."""
+
+Run = Callable[["Tensor"], "Tensor"]
+"""A function of float32 images (n, channels, height, width), on the model's device, that gives outputs (n, outputs)."""
+
+Outputs = NDArray[numpy.float32]
+"""Outputs of one image (outputs,), or of several (n, outputs)."""
 
 LARGEST_BATCH = 1 << 16
-"""Images a batch at most: the pixels of two batches wait in memory."""
+"""Largest number of images in a batch: the pixels of two batches wait in memory."""
 
 MOST_WORKERS = 1 << 10
-"""Threads that read, at most."""
+"""Largest number of threads that read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +51,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """A file's classes, most likely first, or the error that left it without any."""
+    """A file's classes, most likely first, or the error instead."""
 
     path: Path
     guesses: tuple[Guess, ...] = ()
@@ -50,7 +60,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
-    """A file's pooled features, or the error that left it without any.
+    """A file's pooled features, or the error instead.
 
     Attributes:
         path: The image file.
@@ -114,13 +124,8 @@ def predict(
         exponentials = numpy.exp(logits - logits.max())
         probabilities = exponentials / exponentials.sum()
         top = numpy.argsort(-probabilities, kind="stable")[:topk]
-        return Prediction(
-            path=path,
-            guesses=tuple(
-                Guess(index=index, label=labels[index], probability=probability)
-                for index, probability in zip(top.tolist(), probabilities[top].tolist(), strict=True)
-            ),
-        )
+        guesses = (Guess(index=i, label=labels[i], probability=float(probabilities[i])) for i in top.tolist())
+        return Prediction(path=path, guesses=tuple(guesses))
 
     return itertools.starmap(prediction, _outputs(runnable, paths, batch_size, workers, orientation))
 
@@ -156,12 +161,9 @@ def embed(
 def _outputs(
     runnable: Runnable, paths: Iterable[Path | str], batch_size: int, workers: int | None, orientation: bool
 ) -> Iterator[tuple[Path, Outputs | InputError]]:
-    """Yield each path with the model's outputs for it, or with the error that left it without. Check arguments at once.
-
-    Raises:
-        ArgumentError: If an argument has another type, or is out of its range.
-    """
-    workers = _default_workers() if workers is None else workers
+    """Yield each path with its outputs, or with the error instead. Check the arguments at once."""
+    torch = sys.modules.get("torch")  # only ONNX Runtime and OpenVINO run without it
+    workers = (torch.get_num_threads() if torch else os.cpu_count() or 1) if workers is None else workers
     _check_whole("batch_size", batch_size, LARGEST_BATCH)
     _check_whole("workers", workers, MOST_WORKERS)
     if not isinstance(orientation, bool):
@@ -174,13 +176,8 @@ def _outputs(
     return _in_batches(runnable, images, batch_size)
 
 
-def _default_workers() -> int:
-    torch = sys.modules.get("torch")  # only ONNX Runtime and OpenVINO run without it
-    return torch.get_num_threads() if torch else os.cpu_count() or 1
-
-
 def _check_whole(name: str, value: object, most: int | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+    if type(value) is not int or value < 1 or (most is not None and value > most):
         bound = "of at least 1" if most is None else f"from 1 to {most}"
         raise ArgumentError(f"{name}={quoted(value)}: expected a whole number {bound}")
 
@@ -203,29 +200,22 @@ def _in_batches(
             )
         rows = iter(outputs)
         for path, image in batch:
-            if isinstance(image, InputError):
-                yield path, image
-                continue
-            row = next(rows)
-            infinite = len(row) - int(numpy.isfinite(row).sum())
-            yield path, _not_finite(path, infinite, len(row), runnable.dtype) if infinite else row
+            yield path, image if isinstance(image, InputError) else _finite(path, next(rows), runnable.dtype)
 
 
-def _not_finite(path: Path, count: int, outputs: int, dtype: str) -> InputError:
+def _finite(path: Path, outputs: Outputs, dtype: str) -> Outputs | InputError:
+    """Return outputs, or an error if numbers among them are not finite."""
+    count = len(outputs) - int(numpy.isfinite(outputs).sum())
+    if not count:
+        return outputs
     advice = "check the weights and the preprocessing" if dtype in ("float32", "float64") else "compute in float32"
-    return InputError(f"{path}: {count} of {outputs} outputs are not finite in {dtype}: expected numbers: {advice}")
+    return InputError(
+        f"{path}: {count} of {len(outputs)} outputs are not finite in {dtype}: expected numbers: {advice}"
+    )
 
 
-def _as_runnable(model: "EfficientNet | Runnable", run: "Run | None" = None) -> Runnable:
-    """Return an exported model as it is, and an `EfficientNet` with what computes it.
-
-    Args:
-        model: The model.
-        run: What computes the outputs of an `EfficientNet`; itself by default.
-
-    Raises:
-        ArgumentError: If the model is neither of both, its preprocessing does not fit it, or `run` is not a function.
-    """
+def _as_runnable(model: "EfficientNet | Runnable", run: "Run | None") -> Runnable:
+    """Return an exported model as it is, and an `EfficientNet` with what computes it, itself by default."""
     if callable(getattr(model, "read", None)):
         return cast("Runnable", model)
     from effnet_zoo.predict.torch_model import TorchModel

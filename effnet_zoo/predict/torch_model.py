@@ -1,4 +1,4 @@
-"""An `EfficientNet` as a `Runnable`, computed by torch or by an engine."""
+"""Run an `EfficientNet` on image files, by torch or by an engine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,24 +7,18 @@ import torch
 
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.reader import read_image
 from effnet_zoo.images.transform import Pixels, normalised_tensor
 from effnet_zoo.network.folding import in_eval
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.predict.runnable import Outputs, Run
+from effnet_zoo.predict.prediction import Outputs, Run
 from effnet_zoo.zoo.preprocessing import preprocessing_of
 
 
 class TorchModel:
-    """Runs an `EfficientNet` on image files.
+    """Runs an `EfficientNet`, of any device and dtype, on image files.
 
-    Args:
-        model: The model, on any device and in any dtype. It is run in eval mode, whatever mode it is in.
-        run: What computes its outputs instead, for instance an engine.
-
-    Raises:
-        ArgumentError: If the model is not an `EfficientNet`, its preprocessing is of another number of channels, or
-            `run` is not a function.
+    It is run in eval mode, whatever mode it is in. An engine or another function `run` may compute its outputs instead.
     """
 
     def __init__(self, model: EfficientNet, run: Run | None) -> None:
@@ -55,7 +49,7 @@ class TorchModel:
 
     def read(self, path: Path, *, orientation: bool = True) -> Pixels:
         """Return an image file as uint8 (height, width, channels), resized and cropped."""
-        return Reader(self.preprocessing, orientation)(path)
+        return read_image(path, self.preprocessing, orientation=orientation)
 
     @torch.inference_mode()
     def __call__(self, pixels: Sequence[Pixels]) -> Outputs:

@@ -1,4 +1,4 @@
-"""Work in a process of its own, which would change something for all threads of this one.
+"""Run a function in a child process, because it would change something for all threads of this one.
 
 torch.export and torch's compiler trace by torch.fx, which replaces methods of `nn.Module` while it works: models that
 other threads run meanwhile fail, or are traced too.
@@ -53,18 +53,18 @@ def run_in_child(
 
     Raise EngineError if an argument cannot be pickled, the function raises, or it takes more than `seconds`.
     """
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as printed:
         child = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", "-c", _CHILD],
             stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
+            stdout=printed,
+            stderr=printed,
             env={**os.environ, **(environment or {})},
             start_new_session=True,
         )
         assert child.stdin is not None
         try:
-            with suppress(BrokenPipeError):  # it died at once: its status says why
+            with suppress(BrokenPipeError):  # the child died at once: its status says why
                 # A user's own modules import the public names of this package, so only the command goes without.
                 pickle.dump((_path(), "_effnet_zoo_command" in sys.modules), child.stdin)
                 pickle.dump((function, arguments), child.stdin)
@@ -84,12 +84,12 @@ def run_in_child(
         if status < 0:
             raise EngineError(f"the process was ended by signal {-status}: is there enough memory?")
         if status:
-            said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
+            printed.seek(0)
+            lines = printed.read().decode(errors="replace").strip().splitlines()
             raise EngineError(lines[-1] if lines else f"the process ended with status {quoted(status)}")
 
 
 def _path() -> list[str]:
-    """Return where the child looks for modules: torch.hub takes its checkout off the path after loading it."""
+    """Return where the child looks for modules. After loading a checkout, torch.hub takes it off the path."""
     root = str(Path(__file__).parents[2])
     return sys.path if root in sys.path else [root, *sys.path]

@@ -1,4 +1,4 @@
-"""The PyTorch definition that other runtimes are compared with, the comparison, and what is known of a model."""
+"""Define in PyTorch what other runtimes compute, compare outputs with it, and collect what is known of a model."""
 
 import dataclasses
 import math
@@ -23,18 +23,12 @@ TORCH_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in C
 
 
 class Deployed(nn.Module):
-    """A model behind an `Interface`.
+    """A model behind an `Interface`. Only uint8 images need the preprocessing, which has the interface's size.
 
-    Args:
-        model: A classifier.
-        interface: What goes in and comes out.
-        preprocessing: The checkpoint's, with the interface's size; only needed for uint8 images.
-
-    Raises:
-        ArgumentError: If the model's preprocessing is not known, or cannot be done inside.
+    Raise ArgumentError if the preprocessing is not known, or cannot be done inside.
     """
 
-    def __init__(self, model: EfficientNet, interface: Interface, preprocessing: Preprocessing | None) -> None:
+    def __init__(self, model: EfficientNet, interface: Interface, how: Preprocessing | None) -> None:
         super().__init__()
         self.model = model
         self.dtype = TORCH_DTYPES[interface.dtype]
@@ -42,13 +36,13 @@ class Deployed(nn.Module):
         self.resize, self.softmax = interface.resize, interface.softmax
         self.mode, self.keeps_aspect = "bilinear", True
         self.cover, self.size = (0, 0), (0, 0)
-        scale, shift = scale_and_shift(preprocessing, model.in_chans) if self.pixels else ([1.0], [0.0])
+        scale, shift = scale_and_shift(how, model.in_chans) if self.pixels else ([1.0], [0.0])
         self.scale = nn.Buffer(torch.tensor(scale, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.shift = nn.Buffer(torch.tensor(shift, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         if interface.resize:
-            assert preprocessing is not None
-            self.mode, self.keeps_aspect = preprocessing.interpolation, preprocessing.crop_mode != "squash"
-            self.cover, self.size = covered_size(preprocessing), preprocessing.size
+            assert how is not None
+            self.mode, self.keeps_aspect = how.interpolation, how.crop_mode != "squash"
+            self.cover, self.size = covered_size(how), how.size
 
     def forward(self, images: Tensor) -> Tensor:
         if self.pixels:
@@ -78,32 +72,31 @@ def _middle(spare: int) -> int:
     return spare // 2 + spare % 4 // 3
 
 
-def covered_size(preprocessing: Preprocessing) -> Size:
-    """Return the height and width that images inside a graph are resized to, or cover if their aspect ratio is kept.
+def covered_size(how: Preprocessing) -> Size:
+    """Return the height and width that a graph resizes images to, or that they cover if their aspect ratio is kept.
 
     Raise ArgumentError if a graph cannot do it.
     """
-    (height, width), mode = preprocessing.size, preprocessing.interpolation
-    if mode not in ("bicubic", "bilinear") or (preprocessing.crop_mode != "squash" and height != width):
+    height, width = how.size
+    if how.interpolation == "nearest" or (how.crop_mode != "squash" and height != width):
         raise ArgumentError(
-            f"resizing inside: {mode} to {height}x{width}, {preprocessing.crop_mode}: expected bicubic or "
+            f"resizing inside: {how.interpolation} to {height}x{width}, {how.crop_mode}: expected bicubic or "
             "bilinear, and a square size unless images are squashed; resize before the model instead"
         )
-    return math.floor(height / preprocessing.crop_pct), math.floor(width / preprocessing.crop_pct)
+    return math.floor(height / how.crop_pct), math.floor(width / how.crop_pct)
 
 
-def scale_and_shift(preprocessing: Preprocessing | None, channels: int) -> tuple[list[float], list[float]]:
+def scale_and_shift(how: Preprocessing | None, channels: int) -> tuple[list[float], list[float]]:
     """Return two numbers a channel: the network sees ``pixel * scale + shift`` of a pixel from 0 to 255.
 
     Raise ArgumentError if mean and std of these channels are not known.
     """
-    if preprocessing is None or len(preprocessing.mean) != channels:
+    if how is None or len(how.mean) != channels:
         raise ArgumentError(
             f"normalising inside: this model's mean and std for {channels} channels are not known: "
             "expected them in its pretrained_cfg"
         )
-    pairs = list(zip(preprocessing.mean, preprocessing.std, strict=True))
-    return [1 / (255 * std) for _, std in pairs], [-mean / std for mean, std in pairs]
+    return [1 / (255 * std) for std in how.std], [-mean / std for mean, std in zip(how.mean, how.std, strict=True)]
 
 
 def model_outputs(model: Callable[[Tensor], Tensor], batches: Iterable[Tensor], caller: str) -> list[Tensor]:
@@ -134,19 +127,18 @@ def check_error(error: float, tolerance: float, who: str, hint: str) -> None:
 
 def own_size(model: EfficientNet) -> Size:
     """Return the size of the checkpoint's images, or the architecture's if there is no checkpoint."""
-    if model.pretrained_cfg:
-        return preprocessing_of(model.pretrained_cfg).size
-    return (model.arch.image_size, model.arch.image_size)
+    side = model.arch.image_size
+    return preprocessing_of(model.pretrained_cfg).size if model.pretrained_cfg else (side, side)
 
 
-def checked_size(size: int | Size | list[int], name: str = "size") -> Size:
-    """Return height and width of a side, or of height and width. Raise ArgumentError if one is out of its range."""
+def checked_size(size: int | Size | list[int]) -> Size:
+    """Return height and width of a side, or of height and width, or raise ArgumentError if one is out of its range."""
     sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
     if len(sides) != 2 or not all(type(side) is int and MIN_SIZE <= side <= LARGEST_SIDE for side in sides):
         raise ArgumentError(
-            f"{name}={quoted(size)}: expected a side, or height and width, of {MIN_SIZE} to {LARGEST_SIDE} pixels"
+            f"size={quoted(size)}: expected a side, or height and width, of {MIN_SIZE} to {LARGEST_SIDE} pixels"
         )
-    return sides[0], sides[1]
+    return sides
 
 
 def check_has_weights(model: EfficientNet, caller: str) -> None:
@@ -158,8 +150,13 @@ def check_has_weights(model: EfficientNet, caller: str) -> None:
 def metadata_of(model: EfficientNet, interface: Interface) -> Metadata:
     """Return what is known of a model, as it will be read back from a file.
 
-    Raise WeightsError if the model's ``pretrained_cfg`` has values that metadata cannot hold.
+    Raise ArgumentError if the model does not give one row an image, and WeightsError if its ``pretrained_cfg`` has
+    values that metadata cannot hold.
     """
+    if interface.softmax and not model.num_classes:
+        raise ArgumentError("softmax: this model gives features: expected a classifier")
+    if not model.num_classes and not model.global_pool.pool_type:
+        raise ArgumentError("export: this model pools nothing: expected logits or pooled features")
     known, cfg = known_of(model), model.pretrained_cfg
     names = class_names(model.num_classes, known.labels or cfg.get("label_names")) if model.num_classes else []
     numbered = bool(names) and names[0] == "class 0"

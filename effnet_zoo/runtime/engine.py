@@ -1,11 +1,12 @@
-"""The engine: a model run by the target that was asked for, or the fastest one here, and compared with the model."""
+"""Make an engine: a model that a chosen target runs, or the fastest one here. It is compared with the model."""
 
 import dataclasses
+import json
 import os
 import statistics
 import threading
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,55 +14,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from effnet_zoo.arch.checks import is_whole
 from effnet_zoo.arch.spec import MIN_SIZE
+from effnet_zoo.atomic_io import file_errors
 from effnet_zoo.checkpoints.creation import create_classifier
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError, EffnetZooError, EngineError, InputError, quoted
 from effnet_zoo.network.folding import copied
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.network.options import check_whole_option, chosen
-from effnet_zoo.runtime import engine_cache
-from effnet_zoo.runtime.deployed import (
-    check_error,
-    check_has_weights,
-    checked_size,
-    error_of,
-    model_outputs,
-    own_size,
-)
+from effnet_zoo.network.options import chosen
+from effnet_zoo.runtime import deployed, engine_cache
 from effnet_zoo.runtime.metadata import COMPUTE_DTYPES, Interface, Size
-from effnet_zoo.runtime.targets import ENGINES
-from effnet_zoo.runtime.targets.target import MOST_IMAGES, Streams, Target, TensorFunction, runtime_errors
+from effnet_zoo.runtime.targets.onnx import MOST_IMAGES, Streams
+from effnet_zoo.runtime.targets.table import ENGINES
+from effnet_zoo.runtime.targets.target import Target, TensorFunction, runtime_errors
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
+TOLERANCE: dict[str, float] = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """Largest relative error, ||outputs - model's|| / ||model's||, by dtype.
 
-Trained weights lose 1e-5, 5e-2 and 6e-3 (Lite0 on photos); another epsilon, another padding or another image change
-the logits by 0.5 and more.
+Trained weights have errors of 1e-5, 5e-2 and 6e-3 (Lite0 on photos). A wrong epsilon, padding or image changes the
+logits by 0.5 and more.
 """
 
 DRAWN = 2
-"""Different images that an engine is compared with the model on; a larger batch repeats them."""
+"""Number of different images on which an engine is compared with the model; a larger batch repeats them."""
 
 TRIALS, REST = 5, 0.05
-"""Calls of each candidate that ``auto`` times, and seconds before each: threads of other runtimes spin for a while."""
+"""Calls of each candidate that ``auto`` times, and seconds before each, while threads of other runtimes still spin."""
 
 BATCH = 8
-"""Images a call that ``auto`` measures with by default."""
+"""Images in a call that ``auto`` times, by default."""
 
 _first_process: int | None = None
 """The process in which the first engine was made: this one, or the one that this one was forked from."""
 
 _inherited: list[Any] = []
-"""What a forked process has of its parent's runtimes: to free it, they would wait for threads that are not there."""
+"""What a forked process has of its parent's runtimes. Freeing it would wait for threads that the fork does not have."""
 
 
 class Engine:
     """A model as a function: images float32 (n, channels, height, width) to outputs float32 (n, outputs), n free.
 
-    It computes with the weights that the model had when the engine was made, whatever becomes of the model. Its outputs
-    carry no gradient. Any number of threads may call it. It can be pickled and copied: the copy is made anew, from the
-    weights and the cache. A forked process makes its own at the first call.
+    It computes with the weights that the model had when the engine was made; later changes of the model do not matter.
+    Its outputs carry no gradient. Any number of threads may call it. It can be pickled and copied: the copy is made
+    again from the weights and the cache. A forked process makes its own engine at the first call.
 
     Attributes:
         model: What it computes: a copy in eval mode.
@@ -73,8 +69,7 @@ class Engine:
 
     def __init__(self, model: EfficientNet, backend: str, dtype: str, size: Size | None) -> None:
         global _first_process
-        if _first_process is None:
-            _first_process = os.getpid()
+        _first_process = _first_process or os.getpid()
         _check_fork(_first_process)
         self._target = ENGINES[backend]
         self._target.check_engine(model.conv_stem.weight.device.type, dtype)
@@ -120,52 +115,45 @@ class Engine:
             with self._lock:
                 function = self._function_for(size)
                 if (size, streams) not in self._checked:
-                    if self._target.suffix:
-                        self._file(size)  # a runtime opens it once more for another number of threads
+                    self._file(size)  # a runtime opens it once more for another number of threads
                     self._check_outputs(function, size, min(len(images), MOST_IMAGES * self._threads))
                     self._checked.add((size, streams))
         return self._computed(function, images).to(images.device)
 
     def _computed(self, function: TensorFunction, images: Tensor) -> Tensor:
-        with self._errors("failed"), torch.inference_mode():
+        with runtime_errors(f"engine {self.backend} failed", "try another backend"), torch.inference_mode():
             outputs = function(images.detach())
         return outputs.clone()  # what is made in inference mode may not be changed outside of it
-
-    def _errors(self, what: str) -> AbstractContextManager[None]:
-        return runtime_errors(f"engine {self.backend} {what}", "try another backend")
 
     def _check_images(self, images: Tensor) -> Size:
         if not isinstance(images, Tensor):
             raise InputError(f"engine: expected images as a torch.Tensor, found {type(images).__name__}")
-        channels = self.model.in_chans
-        if images.dim() != 4 or images.shape[1] != channels or images.dtype != torch.float32:
+        count, *shape = images.shape or (0,)
+        if images.dtype != torch.float32 or not count or len(shape) != 3 or shape[0] != self.model.in_chans:
             raise InputError(
                 f"engine: images {images.dtype} of shape {tuple(images.shape)}: expected torch.float32 of "
-                f"(n, {channels}, height, width)"
+                f"(n, {self.model.in_chans}, height, width), at least one"
             )
-        if not len(images):
-            raise InputError("engine: a batch of no images: expected at least one")
-        size = (images.shape[2], images.shape[3])
-        if min(size) < MIN_SIZE:
-            raise InputError(f"engine: images of {size[0]}x{size[1]} pixels: expected at least {MIN_SIZE}x{MIN_SIZE}")
-        if self.size not in (None, size):
-            raise InputError(
-                f"engine: images of {size[0]}x{size[1]} pixels: this engine is made for {self.size[0]}x{self.size[1]}: "
-                "make one with size=None for any"
-            )
+        size = (shape[1], shape[2])
+        if min(size) < MIN_SIZE or self.size not in (None, size):
+            expected = f"at least {MIN_SIZE}x{MIN_SIZE}"
+            if self.size:
+                expected = f"{self.size[0]}x{self.size[1]}, for which this engine is made; size=None makes one for any"
+            raise InputError(f"engine: images of {size[0]}x{size[1]} pixels: expected {expected}")
         return size
 
     def _function_for(self, size: Size) -> TensorFunction:
         if size not in self._functions:
-            with self._errors("cannot run this model"):
-                path = self._file(size) if self._target.suffix else Path()
+            with runtime_errors(f"engine {self.backend} cannot run this model", "try another backend"):
                 self._functions[size] = self._target.load_engine(
-                    self.model, path, threads=self._threads, dtype=self.dtype
+                    self.model, self._file(size), threads=self._threads, dtype=self.dtype
                 )
         return self._functions[size]
 
     def _file(self, size: Size) -> Path:
-        """Return the engine's file for a size. It is as its hash says, or is made anew."""
+        """Return the file for a size. It has its hash, or is made again. A target without files has an empty path."""
+        if not self._target.suffix:
+            return Path()
         name, interface = f"model{self._target.suffix}", Interface(size=size, dtype=self.dtype)
 
         def write(folder: Path) -> None:
@@ -175,31 +163,31 @@ class Engine:
 
     def _key(self, size: Size) -> str:
         backend = [self.backend, self._target.build_settings(self.model.conv_stem.weight.device)]
-        return engine_cache.cache_key({**self._ingredients, "backend": backend, "dtype": self.dtype, "size": size})
+        return _cache_key(self.model, weights=self._weights, backend=backend, dtype=self.dtype, size=size)
 
     @cached_property
-    def _ingredients(self) -> dict[str, Any]:
-        return {"weights": fingerprint(self.model.state_dict()), **_network_settings(self.model)}
+    def _weights(self) -> str:
+        return fingerprint(self.model.state_dict())
 
     def _check_outputs(self, function: TensorFunction, size: Size, count: int) -> None:
-        """Compare outputs with the model's on images that have nothing to do with the caller's."""
+        """Compare outputs with the model's on drawn images, which do not depend on the caller's."""
         weight = self.model.conv_stem.weight
         if size not in self._expected:
             drawn = torch.randn(DRAWN, self.model.in_chans, *size, generator=torch.Generator().manual_seed(0))
-            (expected,) = model_outputs(self.model, [drawn.to(weight.device, weight.dtype)], "engine")
+            (expected,) = deployed.model_outputs(self.model, [drawn.to(weight.device, weight.dtype)], "engine")
             self._expected[size] = drawn, expected
         drawn, expected = self._expected[size]
         some = torch.arange(count) % DRAWN
-        error = error_of(self._computed(function, drawn[some]), expected[some])
+        error = deployed.error_of(self._computed(function, drawn[some]), expected[some])
         self.error = max(error, self.error or 0.0)
         tolerance = max(TOLERANCE[self.dtype], TOLERANCE.get(str(weight.dtype).removeprefix("torch."), 0))
-        try:
-            check_error(error, tolerance, f"engine {self.backend}, {self.dtype}", "try another backend or dtype")
-        except EngineError:
+        if not error <= tolerance:
+            self._checked.clear()
             del self._functions[size]
             if self._target.suffix:
                 engine_cache.discard_files(self._key(size))
-            raise
+        who = f"engine {self.backend}, {self.dtype}"
+        deployed.check_error(error, tolerance, who, "try another backend or dtype")
 
 
 def _check_fork(process: int) -> None:
@@ -228,8 +216,8 @@ def engine(
             and dtype, ``auto`` times all of them that are installed and quick to make, and remembers the fastest.
         dtype: What to compute in: ``float32``, ``bfloat16``, ``float16``. Images and outputs are always float32.
         batch: Images a call that ``auto`` measures with, by default 8. Any number can be run.
-        size: Side, or height and width, of the images: others are refused. None takes any, and makes the engine anew
-            for each size when it first comes.
+        size: Side, or height and width, of the images: others are refused. None takes any, and makes a function for
+            each size when it first comes.
 
     Raises:
         UnknownNameError: If there is no such model or backend.
@@ -240,14 +228,13 @@ def engine(
         EngineError: If the backend cannot run the model.
         WeightsError: If a name's weights are not available.
     """
-    if _first_process is not None:
-        _check_fork(_first_process)
+    _check_fork(_first_process or os.getpid())
     chosen(backend, ("auto", *ENGINES), "engine")
     if dtype not in COMPUTE_DTYPES:
-        raise ArgumentError(f"engine: dtype={quoted(dtype)}: expected {', '.join(COMPUTE_DTYPES)}")
-    if batch is not None:
-        check_whole_option("engine: batch", batch, least=1)
-    sides = None if size is None else checked_size(size, "engine: size")
+        raise ArgumentError(f"dtype={quoted(dtype)}: expected {', '.join(COMPUTE_DTYPES)}")
+    if batch is not None and not is_whole(batch, least=1):
+        raise ArgumentError(f"batch={quoted(batch)}: expected a whole number of at least 1, or None")
+    sides = None if size is None else deployed.checked_size(size)
     if isinstance(model_or_name, str):
         model = create_classifier(model_or_name, pretrained=True)
     elif not isinstance(model_or_name, EfficientNet):
@@ -255,12 +242,12 @@ def engine(
             f"engine: expected a classifier of this package or its name, found {type(model_or_name).__name__}"
         )
     else:
-        check_has_weights(model_or_name, "engine")
+        deployed.check_has_weights(model_or_name, "engine")
         model = copied(model_or_name)
     model.eval().requires_grad_(False)
     if backend != "auto":
         return Engine(model, backend, dtype, sides)
-    return _fastest(model, _candidates(model.conv_stem.weight.device.type, dtype), dtype, batch or BATCH, sides)
+    return _fastest(model, dtype, batch or BATCH, sides)
 
 
 def _candidates(device: str, dtype: str) -> dict[str, Target]:
@@ -274,52 +261,46 @@ def _candidates(device: str, dtype: str) -> dict[str, Target]:
     return found
 
 
-def _fastest(model: EfficientNet, candidates: dict[str, Target], dtype: str, batch: int, sides: Size | None) -> Engine:
-    size, device = sides or own_size(model), model.conv_stem.weight.device
+def _fastest(model: EfficientNet, dtype: str, batch: int, sides: Size | None) -> Engine:
+    size, device = sides or deployed.own_size(model), model.conv_stem.weight.device
+    candidates = _candidates(device.type, dtype)
     if len(candidates) == 1:
         return Engine(model, next(iter(candidates)), dtype, sides)
-    key = engine_cache.cache_key(
-        {
-            **_network_settings(model),
-            "backends": {name: target.build_settings(device) for name, target in candidates.items()},
-            "threads": torch.get_num_threads(),
-            "dtype": dtype,
-            "size": size,
-            "batch": batch,
-        }
-    )
-    known = engine_cache.recall_fastest(key)
-    if known is not None and known in candidates:
-        return Engine(model, known, dtype, sides)
-    images = torch.randn(batch, model.in_chans, *size, generator=torch.Generator().manual_seed(0))
     engines: dict[str, Engine] = {}
-    failures = []
-    for name in candidates:
-        try:
-            made = Engine(model, name, dtype, sides)
-            made(images)
-            engines[name] = made
-        except EngineError as error:
-            failures.append(str(error))
-    if not engines:
-        raise EngineError("; ".join(failures))
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(TRIALS):
-        for name, run in engines.items():
-            time.sleep(REST)
-            run(images)
-            start = time.perf_counter()
-            run(images)
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+
+    def measure(folder: Path) -> None:
+        images = torch.randn(batch, model.in_chans, *size, generator=torch.Generator().manual_seed(0))
+        failures = []
+        for name in candidates:
+            try:
+                made = Engine(model, name, dtype, sides)
+                made(images)
+                engines[name] = made
+            except EngineError as error:
+                failures.append(str(error))
+        if not engines:
+            raise EngineError("; ".join(failures))
+        seconds: dict[str, list[float]] = {name: [] for name in engines}
+        for _ in range(TRIALS):
+            for name, run in engines.items():
+                time.sleep(REST)
+                run(images)
+                start = time.perf_counter()
+                run(images)
+                seconds[name].append(time.perf_counter() - start)
+        medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+        with file_errors(folder):
+            (folder / "seconds.json").write_text(json.dumps(medians, indent=1) + "\n")
+
+    backends, threads = {name: one.build_settings(device) for name, one in candidates.items()}, torch.get_num_threads()
+    key = _cache_key(model, backends=backends, threads=threads, dtype=dtype, size=size, batch=batch)
+    measured = engine_cache.cached_files(key, measure) / "seconds.json"
+    medians: dict[str, float] = json.loads(measured.read_text())
     fastest = min(medians, key=medians.__getitem__)
-    engine_cache.remember_fastest(key, fastest, medians)
-    return engines[fastest]
+    return engines.get(fastest) or Engine(model, fastest, dtype, sides)
 
 
-def _network_settings(model: EfficientNet) -> dict[str, Any]:
-    """Return what an engine's file and speed depend on besides the weights."""
-    return {
-        "network": [str(model), dataclasses.asdict(model.arch)],
-        "device": str(model.conv_stem.weight.device),
-    }
+def _cache_key(model: EfficientNet, **settings: Any) -> str:
+    """Return a hash of a model's network and device, and of what else an engine's file or speed depends on."""
+    network, device = [str(model), dataclasses.asdict(model.arch)], str(model.conv_stem.weight.device)
+    return engine_cache.cache_key({"network": network, "device": device, **settings})

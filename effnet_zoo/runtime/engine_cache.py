@@ -1,7 +1,7 @@
-"""Where engines keep what took time: files by the hash of everything they were made of, and which engine was fastest.
+"""Keep the files of engines in a cache, by the hash of everything that they were made of.
 
-What lies here is run. The cache is its owner's alone. Each folder in it has the SHA-256 of its files, compared before
-anything reads them. A folder appears whole and never changes; a wrong one is made again.
+These files are run. Only their owner can write to the cache. Each folder has the SHA-256 of its files, which are
+compared before anything reads the files. A folder appears whole and never changes; a wrong one is made again.
 """
 
 import functools
@@ -25,6 +25,8 @@ from effnet_zoo.errors import EffnetZooError, FileError
 HASHES = "record.json"
 """The file that has the hashes of the other files in its folder."""
 
+ADVICE = f"{HOME} names another folder, and engine(backend='eager') needs none"
+
 WAIT = 3600.0
 """Seconds to wait for another process that makes the same files: as long as the slowest may take, see `child`."""
 
@@ -40,19 +42,15 @@ class _Hashes(msgspec.Struct, forbid_unknown_fields=True):
     files: dict[str, str]
 
 
-class _Fastest(msgspec.Struct):
-    backend: str
-
-
 def cache_key(ingredients: Mapping[str, Any]) -> str:
-    """Return a name for what is made of JSON values, and of this package, torch and the processor."""
+    """Return a hash of JSON values, and of the versions of this package and torch, and of the processor."""
     everything = {**ingredients, "effnet_zoo": __version__, "torch": torch.__version__, "processor": processor()}
     return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @functools.cache
 def processor() -> list[str]:
-    """Return what names this machine's processor: its model and what it can do."""
+    """Return the texts that name this machine's processor, its model and what it can do."""
     lines = []
     with suppress(OSError, UnicodeDecodeError):  # only Linux has the file
         first, _, _ = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")
@@ -61,10 +59,10 @@ def processor() -> list[str]:
 
 
 def cached_files(key: str, write: Callable[[Path], None]) -> Path:
-    """Return the folder of a key. Its files are written if they are not there, or are not as their hashes say.
+    """Return the folder of a key, and first make it if it is not there or its files do not have their hashes.
 
-    Of several processes one writes them, and the others wait. `write` writes files into the empty folder that it is
-    given, and no folders. Raise FileError if others can write to the cache, or the system refuses to write there.
+    One of several processes makes it, and the others wait. `write` gets an empty folder, and writes files into it.
+    Raise FileError if other users can write to the cache, or the system refuses to write there.
     """
     with _place_of(key) as place:
         if _is_sound(place):
@@ -75,31 +73,15 @@ def cached_files(key: str, write: Callable[[Path], None]) -> Path:
                 with atomic_io.folder_written_whole(place) as draft:
                     write(draft)
                     hashes = {path.name: atomic_io.sha256(path) for path in draft.iterdir()}
-                    (draft / HASHES).write_bytes(msgspec.json.encode(_Hashes(hashes)))
+                    with atomic_io.file_errors(place):
+                        (draft / HASHES).write_bytes(msgspec.json.encode(_Hashes(hashes)))
         return place
 
 
 def discard_files(key: str) -> None:
-    """Remove the folder of a key, if it is there. A process that has mapped its files keeps them."""
+    """Remove the folder of a key, if it exists. A process that has mapped its files keeps them."""
     with _place_of(key) as place:
         _discard(place)
-
-
-def recall_fastest(key: str) -> str | None:
-    """Return the engine that was remembered for a key; None if there is none. Raise FileError if none could be."""
-    with _place_of(f"{key}.json") as place:
-        if not place.exists():
-            atomic_io.check_destination(place)
-            return None
-        with suppress(EffnetZooError):  # damaged: it is measured again
-            return from_json(atomic_io.read_text(place), _Fastest, str(place), FileError).backend
-    return None
-
-
-def remember_fastest(key: str, engine: str, seconds: Mapping[str, float]) -> None:
-    """Note which engine was fastest, and how many seconds a batch took in each."""
-    with _place_of(f"{key}.json") as place:
-        atomic_io.write_text(place, json.dumps({"backend": engine, "seconds": dict(seconds)}, indent=1) + "\n")
 
 
 @contextmanager
@@ -113,9 +95,9 @@ def _place_of(name: str) -> Iterator[Path]:
             folder = atomic_io.user_path(cache, "XDG_CACHE_HOME") / "effnet-zoo"
         yield atomic_io.private_folder(folder / "engines") / name
     except FileError as error:
-        raise FileError(
-            f"the cache of engines: {error}; {HOME} names another folder, and engine(backend='eager') needs none"
-        ) from error
+        if ADVICE in str(error):  # an engine was made while its folder was
+            raise
+        raise FileError(f"the cache of engines: {error}; {ADVICE}") from error
 
 
 def _discard(place: Path) -> None:

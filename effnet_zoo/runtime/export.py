@@ -1,7 +1,7 @@
-"""A model into a file for another runtime, which is run and compared with the model before it takes its place.
+"""Write a model into a file for another runtime. The file is run and compared with the model before it takes its place.
 
 What is published is what was proven. A file is saved without its proof, run, and compared with the model. It is saved
-again with the proof, run again, and must give the same outputs to the bit. That second file is the one that is moved
+again with the proof, run again, and must give the same outputs to the bit. This second file is the one that is moved
 into place: nothing is saved after it was run.
 """
 
@@ -27,7 +27,7 @@ from effnet_zoo.network.options import check_flags, chosen
 from effnet_zoo.runtime import deployed, engine
 from effnet_zoo.runtime.exported import graph_input, read_pixels
 from effnet_zoo.runtime.metadata import Interface, Metadata, Size
-from effnet_zoo.runtime.targets import FORMATS
+from effnet_zoo.runtime.targets.table import FORMATS
 from effnet_zoo.runtime.targets.target import Target, runtime_errors
 
 TOLERANCE = {**engine.TOLERANCE, "float32": 1e-4}
@@ -91,12 +91,14 @@ def export(
     if not isinstance(model, EfficientNet):
         raise ArgumentError(f"export: expected a classifier of this package, found {type(model).__name__}")
     check_flags(dynamic=dynamic, resize=resize, softmax=softmax, force=force)
-    interface = interface_of(model, size, dynamic=dynamic, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
+    if size is not None and dynamic:
+        raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
+    sides = None if dynamic else deployed.own_size(model) if size is None else deployed.checked_size(size)
+    interface = Interface(size=sides, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
     place = checked_path(path, target, force=force)
     target.check_file(interface)
     deployed.check_has_weights(model, "export")
     model, metadata = in_eval(model), deployed.metadata_of(model, interface)
-    on_processor = model.conv_stem.weight.device.type == "cpu"
     with (
         runtime_errors(f"export to {format} failed", "nothing was written"),
         destination(place, target, force=force) as scratch,
@@ -112,42 +114,14 @@ def export(
         target.save(built, final, metadata)
         again = _outputs(target, final, model, drawn)
         # On a GPU, PyTorch may be set to choose algorithms by their time, so that two runs round differently.
-        check_same_outputs(again, outputs[: len(drawn)], format, 0.0 if on_processor else TOLERANCE[dtype])
+        tolerance = 0.0 if model.conv_stem.weight.is_cpu else TOLERANCE[dtype]
+        check_same_outputs(again, outputs[: len(drawn)], format, tolerance)
         size_in_bytes = move_into_place(final, place, target)
     return Export(path=place, format=format, bytes=size_in_bytes, metadata=metadata)
 
 
-def interface_of(
-    model: EfficientNet,
-    size: int | Size | None,
-    *,
-    dynamic: bool = False,
-    pixels: str | None,
-    resize: bool = False,
-    softmax: bool,
-    dtype: str = "float32",
-) -> Interface:
-    """Return what goes in and comes out, from the arguments of `export`.
-
-    Raise ArgumentError if a value is of another type, or options do not fit together or the model.
-    """
-    if size is not None and dynamic:
-        raise ArgumentError("size is for one height and width, dynamic for any: expected at most one of them")
-    if softmax and not model.num_classes:
-        raise ArgumentError("softmax: this model gives features: expected a classifier")
-    if not model.num_classes and not model.global_pool.pool_type:
-        raise ArgumentError("export: this model pools nothing: expected logits or pooled features")
-    sides = None if dynamic else deployed.own_size(model) if size is None else deployed.checked_size(size)
-    return Interface(size=sides, pixels=pixels, resize=resize, softmax=softmax, dtype=dtype)
-
-
 def checked_path(path: str | Path, target: Target, *, force: bool) -> Path:
-    """Check that a file of a target can be written at a path, and return the path.
-
-    Raises:
-        ArgumentError: If it is no path.
-        InputError: If there is a file already and `force` is false, the suffix is another, or nothing can be written.
-    """
+    """Return a path, after a check that a file of a target can be written there, over another only with `force`."""
     if not isinstance(path, str | os.PathLike):
         raise ArgumentError(f"path={quoted(path)}: expected a path")
     place = Path(path)
@@ -169,7 +143,7 @@ def checked_path(path: str | Path, target: Target, *, force: bool) -> Path:
 def destination(path: Path, target: Target, *, force: bool) -> Iterator[Path]:
     """Hold a path for this process alone, and yield an empty folder beside it.
 
-    Raise InputError if another process writes it, or has written it meanwhile, or the system refuses.
+    Raise InputError if another process writes to the path, or has written to it since `checked_path`.
     """
     with exclusive(path), scratch_beside(path) as scratch, file_errors(path):
         checked_path(path, target, force=force)
@@ -182,7 +156,7 @@ def move_into_place(draft: Path, path: Path, target: Target) -> int:
     total = 0
     for file in files:
         with file.open("rb") as content:
-            os.fsync(content.fileno())  # else a crash of the machine could leave an empty file of the right name
+            os.fsync(content.fileno())  # otherwise a crash of the machine could leave an empty file of the right name
             total += os.fstat(content.fileno()).st_size
     if target.companions:
         path.unlink(missing_ok=True)  # an old graph must not be found beside new weights
@@ -201,7 +175,7 @@ def check_same_outputs(outputs: Sequence[Tensor], proven: Sequence[Tensor], what
 
 
 def _outputs(target: Target, path: Path, model: EfficientNet, batches: Sequence[Tensor]) -> list[Tensor]:
-    """Return what a file computes. Nothing has the file open, or mapped, after that."""
+    """Return the outputs of a file. When this returns, no runtime has the file open or mapped."""
     function = target.load(path, model.conv_stem.weight.device, torch.get_num_threads())
     with torch.inference_mode():
         return [function(batch).cpu().clone() for batch in batches]
@@ -282,12 +256,7 @@ def _photos(model: EfficientNet, metadata: Metadata) -> dict[str, Tensor]:
 
 
 def file_input(path: Path, metadata: Metadata) -> Tensor:
-    """Return an image file as an exported file takes it, without batch.
-
-    Raises:
-        ArgumentError: If it is not known how images are prepared.
-        InputError: If the image is missing, unreadable, too large, or not an image.
-    """
+    """Return an image file as an exported file takes it, without batch."""
     if metadata.images is None:
         raise ArgumentError("how this model's images are prepared is not known: expected it in its pretrained_cfg")
     pixels = read_pixels(path, metadata.interface, metadata.images)

@@ -1,4 +1,4 @@
-"""An exported file as a function of image files. An ONNX file or an OpenVINO IR is run without torch."""
+"""An exported file as a function of image files. ONNX files and OpenVINO IRs run without torch."""
 
 import functools
 import os
@@ -12,34 +12,25 @@ from numpy.typing import NDArray
 
 from effnet_zoo.atomic_io import open_regular, sha256
 from effnet_zoo.errors import EngineError, InputError, WeightsError
-from effnet_zoo.images.reader import Reader, Resizer, read_whole
+from effnet_zoo.images.reader import Resizer, read_image, read_whole
 from effnet_zoo.images.transform import Pixels, normalised
 from effnet_zoo.runtime.metadata import Interface, Metadata
-from effnet_zoo.runtime.targets import READABLE
-from effnet_zoo.runtime.targets.target import Shape, runtime_errors
+from effnet_zoo.runtime.targets.onnx import READABLE, Shape
+from effnet_zoo.runtime.targets.target import runtime_errors
 from effnet_zoo.zoo.preprocessing import Preprocessing, image_fields
 
 
 class Exported:
-    """An exported classifier, for `predict` and `embed`.
+    """An exported classifier, for `predict` and `embed`: a `Runnable` of an ``.onnx`` file or an OpenVINO ``.xml``.
 
     Args:
-        path: An ``.onnx`` file or an OpenVINO ``.xml``, written by `export` or `quantize`.
+        path: A file that `export` or `quantize` wrote.
         threads: How many threads to compute with. The default is torch's number where torch is imported, else
             ``OMP_NUM_THREADS``, else the number of processors.
-        resize: What resizes images, unless the file does: see `Reader`. ``pillow`` needs no torch.
-
-    Attributes:
-        metadata: What the file says of itself.
-        fingerprint: SHA-256, in hex, of the file, followed by those of the files that belong to it.
-
-    The other attributes are those of `Runnable`.
+        resize: What resizes images, unless the file does: see `read_image`. ``pillow`` needs no torch.
 
     Raises:
-        WeightsError: If the file is damaged, has no metadata or metadata that are not true of its graph, or does not
-            say how its images are prepared.
-        InputError: If there is no such file, or it is of another kind, or no regular file.
-        MissingExtraError: If its runtime is not installed.
+        WeightsError: If the file is damaged, or its metadata are missing, incomplete, or not true of its graph.
     """
 
     def __init__(self, path: Path, *, threads: int | None = None, resize: Resizer = "torch") -> None:
@@ -48,14 +39,12 @@ class Exported:
         target = READABLE[path.suffix]
         files = [path.with_suffix(suffix) for suffix in (target.suffix, *target.companions)]
         for file in files:
-            open_regular(file).close()  # a runtime would wait for a FIFO's writer for ever
+            open_regular(file).close()  # a runtime would wait for the writer of a FIFO for ever
         target.check_installed()
         text, images, outputs = target.declaration(path)
         self.path, self.metadata = path, Metadata.from_json(text, str(path))
         if self.metadata.images is None:
-            raise WeightsError(
-                f"{path}: how its images are to be prepared is not in the file: export it with that known"
-            )
+            raise WeightsError(f"{path}: it does not say how its images are prepared: export it with a pretrained_cfg")
         _check_declaration(path, self.metadata, images, outputs)
         self.preprocessing = self.metadata.images
         self.fingerprint = "".join(sha256(file) for file in files)
@@ -78,17 +67,13 @@ class Exported:
         return f"Exported({self.path})"
 
     def read(self, path: Path, *, orientation: bool = True) -> Pixels:
-        """Return an image file as the uint8 pixels (height, width, 3) that the file is to be called with.
-
-        With `orientation`, the image is turned as its EXIF orientation says.
-        """
+        """Return an image file as the uint8 pixels (height, width, 3) that the file is to be called with."""
         return read_pixels(path, self.metadata.interface, self.preprocessing, orientation, self._resize)
 
     def __call__(self, pixels: Sequence[Pixels]) -> NDArray[numpy.float32]:
         """Return float32 (n, outputs) of what `read` gives; the logarithm of probabilities, which serves as logits.
 
-        Raises:
-            EngineError: If the runtime fails, or this process was forked from the one that opened the file.
+        Raise EngineError if the runtime fails, or this process was forked from the one that opened the file.
         """
         if self._process != os.getpid():
             raise EngineError(
@@ -96,7 +81,7 @@ class Exported:
                 "threads: open it here, or start processes by 'spawn'"
             )
         interface = self.metadata.interface
-        # Images of several sizes cannot be given together.
+        # A graph takes images of one size at a time.
         groups = [[image] for image in pixels] if interface.resize else [list(pixels)]
         with runtime_errors(f"{self.path}: its runtime failed", "export it again"):
             outputs = [self._session(graph_input(group, interface, self.preprocessing)) for group in groups]
@@ -108,13 +93,10 @@ class Exported:
 def read_pixels(
     path: Path, interface: Interface, how: Preprocessing, orientation: bool = True, resize: Resizer = "torch"
 ) -> Pixels:
-    """Return an image file as pixels, resized and cropped unless the graph does that.
-
-    Raise InputError if the file is missing, unreadable, too large, or not an image.
-    """
+    """Return an image file as pixels, resized and cropped unless the graph does that."""
     if interface.resize:
         return read_whole(path, how, orientation=orientation)
-    return Reader(how, orientation, resize)(path)
+    return read_image(path, how, orientation=orientation, resize=resize)
 
 
 def graph_input(pixels: Sequence[Pixels], interface: Interface, how: Preprocessing) -> NDArray[Any]:
@@ -127,21 +109,17 @@ def graph_input(pixels: Sequence[Pixels], interface: Interface, how: Preprocessi
 
 def _default_threads() -> int:
     if torch := sys.modules.get("torch"):
-        threads: int = torch.get_num_threads()
-        return threads
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdecimal() and int(said) else os.cpu_count() or 1
+        return torch.get_num_threads()
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else os.cpu_count() or 1
 
 
 def _check_declaration(path: Path, metadata: Metadata, images: Shape, outputs: Shape) -> None:
-    """Raise WeightsError unless a graph takes and gives what its metadata say.
-
-    Nothing is made of a size in the metadata before that.
-    """
+    """Raise WeightsError unless a graph takes and gives what its metadata say. Before this, no size of them is used."""
     interface = metadata.interface
     sides: Shape = interface.size if interface.size and not interface.any_size else (None, None)
-    said: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)
-    for what, expected, found in (("images", said, images[1:]), ("outputs", (metadata.outputs,), outputs[1:])):
+    taken: Shape = (*sides, 3) if interface.pixels == "nhwc" else (3, *sides)
+    for what, expected, found in (("images", taken, images[1:]), ("outputs", (metadata.outputs,), outputs[1:])):
         if expected != found:
             raise WeightsError(
                 f"{path}: its metadata say {what} of shape {_shown(expected)}, its graph {_shown(found)}: export it "

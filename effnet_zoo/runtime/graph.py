@@ -1,9 +1,9 @@
-"""The network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv, one node a layer.
+"""Write a network as an ONNX graph of a dozen operators: batch norm folded, padding inside each Conv.
 
-Each block is a row of named layers (`Block`); here is only what each kind of layer is in ONNX. Nothing is traced:
-torch.fx, and PyTorch's exporter with it, replaces methods of `nn.Module` while it works, which breaks models that other
-threads run meanwhile. The exporter also takes eight seconds for a B0, and it has no way to say SAME padding, so that a
-graph for any size computes it from shapes at every layer.
+A table says what each kind of layer is in ONNX. Nothing is traced: torch.fx, which PyTorch's exporter uses, replaces
+methods of `nn.Module` while it works. This breaks models that other threads run at the same time. The exporter also
+takes eight seconds for a B0, and it does not know SAME padding: its graphs for any size compute the padding of every
+layer from shapes.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,9 +17,8 @@ from torch import nn
 
 import effnet_zoo
 from effnet_zoo.errors import ArgumentError, EngineError
-from effnet_zoo.network.blocks import Block, Stage
 from effnet_zoo.network.folding import optimize
-from effnet_zoo.network.layers import GlobalPool, PooledConv2d, SameConv2d, SqueezeExcite
+from effnet_zoo.network.layers import Block, GlobalPool, PooledConv2d, SameConv2d, SqueezeExcite, Stage
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.runtime.deployed import covered_size, scale_and_shift
 from effnet_zoo.runtime.metadata import Interface
@@ -35,23 +34,17 @@ LIMIT = (1 << 31) - (1 << 20)
 
 STEM, HEAD = ("conv_stem", "bn1", "act1"), ("conv_head", "bn2", "act2", "global_pool", "head_drop", "classifier")
 
-TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
-
-def onnx_model(
-    model: EfficientNet, interface: Interface, preprocessing: Preprocessing | None = None
-) -> onnx.ModelProto:
+def onnx_model(model: EfficientNet, interface: Interface, how: Preprocessing | None = None) -> onnx.ModelProto:
     """Return a model's graph, from ``images`` to ``logits``, ``probabilities`` or ``features``, with any batch.
 
     Nodes are called after the modules they stand for. In float16, weights and maps are float16, but means over height
-    and width are computed in float32. `preprocessing` has the interface's size; only uint8 images need it.
+    and width are computed in float32. `how` has the interface's size; only uint8 images need it.
 
     Raises:
-        ArgumentError: If ONNX has no such dtype, the file would be too large, or pixels cannot be normalised.
+        ArgumentError: If the file would be too large, or pixels cannot be normalised.
         EngineError: If a module, such as a block of your own, computes what has no translation here.
     """
-    if interface.dtype not in TYPES:
-        raise ArgumentError(f"onnx has no {interface.dtype} that runtimes compute in: expected {' or '.join(TYPES)}")
     folded = optimize(model).cpu().float()
     size = sum(weight.numel() for weight in folded.parameters()) * (4 if interface.dtype == "float32" else 2)
     if size > LIMIT:
@@ -59,7 +52,7 @@ def onnx_model(
             f"onnx: {size / 1e9:.2f} GB of weights: expected at most {LIMIT / 1e9:.2f}, which is what an ONNX file "
             "holds: export in float16, or to another format"
         )
-    return _Writer(folded, interface, preprocessing).model()
+    return _Writer(folded, interface, how).model()
 
 
 class _Writer:
@@ -70,8 +63,8 @@ class _Writer:
         size: Height and width of the map that is written now; None if it is not known.
     """
 
-    def __init__(self, network: EfficientNet, interface: Interface, preprocessing: Preprocessing | None) -> None:
-        self.network, self.interface, self.preprocessing = network, interface, preprocessing
+    def __init__(self, network: EfficientNet, interface: Interface, how: Preprocessing | None) -> None:
+        self.network, self.interface, self.how = network, interface, how
         self.half = False
         self.size = interface.size
         self.nodes: list[onnx.NodeProto] = []
@@ -92,17 +85,14 @@ class _Writer:
         self.nodes[-1].output[0] = output
         sides: Any = ("height", "width") if interface.any_size else interface.size
         images = ["batch", *interface.image_shape(network.in_chans, sides)]
+        kind = TensorProto.UINT8 if interface.pixels else TensorProto.FLOAT
         outputs: list[str | int] = ["batch", network.num_classes or network.head_hidden_size]
         if not network.num_classes and not network.global_pool.pool_type:
             outputs += self.size or ("rows", "columns")
         graph = helper.make_graph(
             self.nodes,
             "EfficientNet",
-            [
-                helper.make_tensor_value_info(
-                    INPUT, TensorProto.UINT8 if interface.pixels else TensorProto.FLOAT, images
-                )
-            ],
+            [helper.make_tensor_value_info(INPUT, kind, images)],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, outputs)],
             list(self.tensors.values()),
         )
@@ -123,7 +113,7 @@ class _Writer:
         if self.interface.pixels == "nhwc":
             x = self.node("Transpose", [x], "pixels.nchw", perm=[0, 3, 1, 2])
         x = self.cast(x, "pixels.float", TensorProto.FLOAT)
-        scale, shift = scale_and_shift(self.preprocessing, self.network.in_chans)
+        scale, shift = scale_and_shift(self.how, self.network.in_chans)
         if self.interface.resize:
             x = self.resized(x)
         for op, name, values in (("Mul", "pixels.scale", scale), ("Add", "pixels.shift", shift)):
@@ -132,7 +122,7 @@ class _Writer:
         return x
 
     def resized(self, x: str) -> str:
-        how = self.preprocessing
+        how = self.how
         assert how is not None
 
         def whole(values: Iterable[int], name: str) -> str:
@@ -182,7 +172,7 @@ class _Writer:
         write = _LAYERS.get(type(module).forward)
         if write is None or (isinstance(module, Block) and type(module).add_skip is not Block.add_skip):
             raise EngineError(f"onnx: {name} is {type(module).__name__}, which has no translation here")
-        return self.node(write, [x], name) if isinstance(write, str) else write(self, module, name, x)
+        return write(self, module, name, x)
 
     def sequence(self, layers: nn.Module, name: str, x: str) -> str:
         for child, module in layers.named_children():
@@ -209,12 +199,6 @@ class _Writer:
         shape = {"kernel_shape": kernel, "strides": stride, "dilations": dilation}
         return self.weighted("Conv", conv, name, x, group=conv.groups, **shape, **pads)
 
-    def pooled_conv(self, conv: PooledConv2d, name: str, x: str) -> str:
-        return self.weighted("Conv", conv, name, x, kernel_shape=[1, 1])
-
-    def linear(self, linear: nn.Linear, name: str, x: str) -> str:
-        return self.weighted("Gemm", linear, name, x, transB=1)
-
     def weighted(self, op: str, layer: nn.Conv2d | nn.Linear, name: str, x: str, **attributes: Any) -> str:
         inputs = [x]
         for key, tensor in (("weight", layer.weight), ("bias", layer.bias)):
@@ -239,9 +223,7 @@ class _Writer:
     def global_pool(self, pool: GlobalPool, name: str, x: str) -> str:
         if not pool.pool_type:
             return self.node("Identity", [x], name)
-        parts = []
-        if pool.pool_type != "max":
-            parts.append(self.pooled(x, f"{name}.avg"))
+        parts = [self.pooled(x, f"{name}.avg")] if pool.pool_type != "max" else []
         if pool.pool_type != "avg":
             parts.append(self.node("GlobalMaxPool", [x], f"{name}.max"))
         if pool.pool_type == "catavgmax":
@@ -250,15 +232,6 @@ class _Writer:
             both = self.node("Add", parts, f"{name}.sum")
             parts = [self.node("Mul", [both, self.number(0.5)], f"{name}.mean")]
         return self.node("Flatten", parts, name, axis=1)
-
-    def silu(self, silu: nn.SiLU, name: str, x: str) -> str:
-        return self.node("Mul", [x, self.node("Sigmoid", [x], f"{name}.sigmoid")], name)
-
-    def hardtanh(self, act: nn.Hardtanh, name: str, x: str) -> str:
-        return self.clip(x, name, act.min_val, act.max_val)
-
-    def nothing(self, identity: nn.Identity, name: str, x: str) -> str:
-        return x
 
     # the pieces
 
@@ -288,20 +261,21 @@ def _check_plain(module: nn.Module, name: str) -> None:
         raise EngineError(f"onnx: {name} has a hook, or a forward of its own, which has no translation here")
 
 
-_LAYERS: dict[Callable[..., Any], str | Callable[[_Writer, Any, str, str], str]] = {
+_LAYERS: dict[Callable[..., Any], Callable[[_Writer, Any, str, str], str]] = {
     nn.Sequential.forward: _Writer.sequence,
     Stage.forward: _Writer.sequence,
     Block.forward: _Writer.block,
     SqueezeExcite.forward: _Writer.squeeze_excite,
-    SameConv2d.forward: _Writer.conv,
-    PooledConv2d.forward: _Writer.pooled_conv,
-    nn.Conv2d.forward: _Writer.conv,
-    nn.Linear.forward: _Writer.linear,
-    nn.SiLU.forward: _Writer.silu,
-    nn.Sigmoid.forward: "Sigmoid",
-    nn.Hardtanh.forward: _Writer.hardtanh,  # which nn.ReLU6 is
-    nn.ReLU.forward: "Relu",
-    nn.Identity.forward: _Writer.nothing,
     GlobalPool.forward: _Writer.global_pool,
+    nn.Conv2d.forward: _Writer.conv,
+    SameConv2d.forward: _Writer.conv,
+    PooledConv2d.forward: lambda to, conv, name, x: to.weighted("Conv", conv, name, x, kernel_shape=[1, 1]),
+    nn.Linear.forward: lambda to, linear, name, x: to.weighted("Gemm", linear, name, x, transB=1),
+    nn.SiLU.forward: lambda to, _, name, x: to.node("Mul", [x, to.node("Sigmoid", [x], f"{name}.sigmoid")], name),
+    nn.Sigmoid.forward: lambda to, _, name, x: to.node("Sigmoid", [x], name),
+    nn.ReLU.forward: lambda to, _, name, x: to.node("Relu", [x], name),
+    nn.Hardtanh.forward: lambda to, act, name, x: to.clip(x, name, act.min_val, act.max_val),  # nn.ReLU6 is one
+    nn.Identity.forward: lambda to, _, name, x: x,
 }
-"""What writes each kind of layer, by its forward: an operator, or a method. A subclass may share its kind's forward."""
+"""What writes each kind of layer, by its forward, which a subclass may share. It gets a writer, the layer, the layer's
+name and its input's name, and returns the name of its output."""

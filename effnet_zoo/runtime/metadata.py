@@ -1,4 +1,4 @@
-"""What an exported file says of itself: what it takes and gives, where it comes from, and what was proven of it.
+"""Describe an exported file inside the file: what it takes and gives, where it comes from, and what was proven of it.
 
 This module imports no torch: a program that only runs an exported file reads these metadata too.
 """
@@ -35,7 +35,7 @@ million classes would be larger than the 2 GB that an ONNX file can hold."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """What goes in and what comes out. Outputs are float32 (n, outputs), whatever dtype the model computes in.
+    """What goes in and what comes out. Outputs are float32 (n, outputs), also if the model computes in another dtype.
 
     Attributes:
         size: Height and width of the images that the network sees; None for any.
@@ -44,9 +44,6 @@ class Interface:
         resize: Whether uint8 images may have any size, and are resized and cropped inside.
         softmax: Whether probabilities come out instead of logits.
         dtype: One of `COMPUTE_DTYPES`.
-
-    Raises:
-        ArgumentError: If the fields do not fit together, or have other values.
     """
 
     size: Size | None = None
@@ -56,9 +53,10 @@ class Interface:
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, value, known in (("pixels", self.pixels, ("nhwc", "nchw")), ("dtype", self.dtype, COMPUTE_DTYPES)):
-            if value not in known and (name, value) != ("pixels", None):
-                raise ArgumentError(f"{name}={quoted(value)}: expected {', '.join(known)}")
+        if self.pixels not in (None, "nhwc", "nchw"):
+            raise ArgumentError(f"pixels={quoted(self.pixels)}: expected nhwc, nchw or None")
+        if self.dtype not in COMPUTE_DTYPES:
+            raise ArgumentError(f"dtype={quoted(self.dtype)}: expected {', '.join(COMPUTE_DTYPES)}")
         if self.size is not None and min(self.size) < MIN_SIZE:
             raise ArgumentError(f"size {self.size[0]}x{self.size[1]}: expected at least {MIN_SIZE}x{MIN_SIZE} pixels")
         if self.resize and (self.pixels is None or self.size is None):
@@ -98,9 +96,6 @@ class Metadata:
         proof: How far outputs are from the model's, and on which images; empty before they were compared.
         quantization: How the file was quantized, and what that cost; empty for float files.
         made_by: The version of this package.
-
-    Raises:
-        ArgumentError: If the fields do not fit together.
     """
 
     model: str

@@ -1,16 +1,17 @@
-"""A branch of a repository on the Hub: the files that it has, and one commit to it that loses nobody's work."""
+"""A branch of a repository on the Hub: the files that it has, and one commit to it that overwrites no other's."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HFValidationError, HTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.utils.sha import git_hash
 
 from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints.hub import explain, retrying
@@ -21,38 +22,33 @@ Answer = TypeVar("Answer")
 STALE = re.compile(r".+\.(safetensors|bin|pth|pt|ckpt|tar|pkl|h5|keras|msgpack|index\.json)")
 """Weight files of earlier pushes. A loader could take one instead of the new file. Git keeps what a commit deletes."""
 
+SHA1_DIGITS = 40
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``. The size is in bytes."""
+    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``; and the new one's bytes and SHA-256."""
 
     path: str
     what: str
-    size: int
+    size: int = 0
+    sha256: str = ""
 
 
 def changes_between(folder: Path, hashes: Mapping[str, str], stale: re.Pattern[str] | None) -> tuple[Change, ...]:
-    """Return what it takes to bring the files of a folder to a place.
+    """Return what it takes to bring the files of a folder to a place, and to delete the stale files at its top.
 
-    Args:
-        folder: The new files.
-        hashes: The files that the place has, each with its SHA-256, or git's SHA-1 of a small file.
-        stale: Names of files to delete from the top of the place.
+    The hash of each file that the place has is a SHA-256. The Hub has git's SHA-1 instead of files that are small.
     """
     changes = []
     for path in sorted(folder.iterdir()):
-        there = hashes.get(path.name)
-        what = "add" if there is None else "keep" if there in (atomic_io.sha256(path), _git_sha1(path)) else "update"
-        changes.append(Change(path=path.name, what=what, size=path.stat().st_size))
+        there, sha256 = hashes.get(path.name), atomic_io.sha256(path)
+        same = there == (git_hash(path.read_bytes()) if there and len(there) == SHA1_DIGITS else sha256)
+        what = "keep" if same else "add" if there is None else "update"
+        changes.append(Change(path=path.name, what=what, size=path.stat().st_size, sha256=sha256))
     new = {change.path for change in changes}
     gone = [name for name in sorted(hashes) if name not in new and "/" not in name and stale and stale.fullmatch(name)]
-    return (*changes, *(Change(path=name, what="delete", size=0) for name in gone))
-
-
-def _git_sha1(path: Path) -> str:
-    # The Hub has no SHA-256 of a file that is not in large file storage. Large files are compared by SHA-256 alone.
-    content = path.read_bytes() if path.stat().st_size < 1 << 24 else b""
-    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+    return (*changes, *(Change(path=name, what="delete") for name in gone))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,34 +72,29 @@ class Branch:
     Every method raises `HubError` if the Hub refuses, fails or cannot be reached. A fault that may pass is tried again.
     """
 
-    def __init__(self, repo_id: str, revision: str | None, token: str | None) -> None:
+    def __init__(self, repo_id: str, revision: str | None, token: str | None = None) -> None:
         self.api, self.repo_id, self.revision = HfApi(token=token), repo_id, revision
 
-    def state(self) -> BranchState:
-        """Return the branch as it is now."""
-        return self._ask(self._state)
+    def state(self, commit: str | None = None) -> BranchState:
+        """Return the branch as it is now, or as it was at a commit."""
 
-    def _state(self) -> BranchState:
-        try:
-            return self._state_of(self.revision)
-        except RepositoryNotFoundError:
-            return BranchState(commit=None, hashes={}, missing=True)
-        except RevisionNotFoundError:
-            return self._state_of(None, missing=True)
+        def state_now() -> BranchState:
+            missing, revision = False, commit or self.revision
+            try:
+                info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=30)
+            except RepositoryNotFoundError:
+                return BranchState(commit=None, hashes={}, missing=True)
+            except RevisionNotFoundError:
+                info, missing = self.api.model_info(self.repo_id, files_metadata=True, timeout=30), True
+            files = info.siblings or []
+            hashes = {file.rfilename: str(file.lfs.sha256 if file.lfs else file.blob_id) for file in files}
+            return BranchState(commit=info.sha, hashes=hashes, missing=missing)
 
-    def _state_of(self, revision: str | None, *, missing: bool = False) -> BranchState:
-        info = self.api.model_info(self.repo_id, revision=revision, files_metadata=True, timeout=30)
-        hashes = {file.rfilename: _hash_of(file) for file in info.siblings or []}
-        return BranchState(commit=info.sha, hashes=hashes, missing=missing)
+        return self._ask(state_now)
 
     def download(self, name: str, commit: str, folder: str | Path) -> Path:
         """Download a file into an empty folder."""
         return Path(self._ask(lambda: self.api.hf_hub_download(self.repo_id, name, revision=commit, cache_dir=folder)))
-
-    def hash_of(self, name: str, commit: str) -> str:
-        """Return the hash that the Hub states for a file."""
-        (info,) = self._ask(lambda: self.api.get_paths_info(self.repo_id, [name], revision=commit))
-        return _hash_of(info)
 
     def create(self, *, private: bool) -> None:
         """Create the repository and the branch, if they do not exist."""
@@ -114,11 +105,7 @@ class Branch:
     def commit(
         self, folder: Path, changes: Sequence[Change], before: BranchState, message: str, *, create_pr: bool
     ) -> tuple[str, str | None]:
-        """Make one commit, and return it with the address of its pull request.
-
-        Raises:
-            ConflictError: If somebody else changed the branch since `before`.
-        """
+        """Make one commit, and return it with its pull request's address. Raise ConflictError if `before` is over."""
         added = [change.path for change in changes if change.what in ("add", "update")]
         removals = [CommitOperationDelete(change.path) for change in changes if change.what == "delete"]
 
@@ -145,11 +132,8 @@ class Branch:
         if not create_pr:
             return self._ask(lambda: attempt(additions()))
         request = additions()
-        self._ask(
-            lambda: self.api.preupload_lfs_files(
-                self.repo_id, request, revision=self.revision, create_pr=True, free_memory=False
-            )
-        )
+        upload = partial(self.api.preupload_lfs_files, self.repo_id, request, revision=self.revision)
+        self._ask(lambda: upload(create_pr=True, free_memory=False))
         try:  # only once: a lost answer leaves no trace on the branch, so that a second attempt could open a second one
             with self._errors():
                 return attempt(request)
@@ -161,7 +145,7 @@ class Branch:
 
     def _made(self, folder: Path, before: BranchState, error: Exception) -> str | None:
         """Return the commit, if the branch has all the changes. Return None if the branch is as it was before."""
-        now = self._state()
+        now = self.state()
         if now.commit == before.commit:
             return None
         if all(change.what == "keep" for change in changes_between(folder, now.hashes, STALE)):
@@ -203,9 +187,3 @@ def _reason(error: Exception) -> str:
         return f"{constants.ENDPOINT} refuses it: {line}: correct it and push again"
     answer = " ".join((getattr(error, "server_message", None) or "").split())
     return explain(error, constants.ENDPOINT) + (f"; it says: {answer}" if answer else "")
-
-
-def _hash_of(file: Any) -> str:
-    if file.lfs is None:
-        return str(file.blob_id)
-    return str(file.lfs["sha256"] if isinstance(file.lfs, dict) else file.lfs.sha256)

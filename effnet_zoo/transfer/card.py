@@ -1,24 +1,26 @@
-"""Write the model card, ``README.md``: metadata that the Hub reads, and a generated section between two marks.
+"""Describe published weights for people, in the model card and in the ledger's entry.
 
-Text outside of the marks and other metadata are the author's. They stay.
+The card, ``README.md``, has metadata that the Hub reads, and a generated section between two marks. Text outside of the
+marks and other metadata are the author's. They stay.
 """
 
+import dataclasses
+import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-import msgspec
 from huggingface_hub import CardData, RepoCard
 
 from effnet_zoo import __version__, documents
 from effnet_zoo.arch.checks import is_number
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import variant_of
-from effnet_zoo.errors import ArgumentError, quoted
-from effnet_zoo.zoo import catalogue
-from effnet_zoo.zoo.ledger import REPORTED_SOURCE, check_licence
+from effnet_zoo.errors import ArgumentError, LedgerError, quoted
+from effnet_zoo.zoo import catalogue, ledger
 
 FILENAME = "README.md"
 BEGIN = "<!-- effnet-zoo: generated, text outside of these marks is kept -->"
@@ -31,7 +33,22 @@ WHOSE = {True: "(measured)", False: "(reported)"}
 UNFIT = f"the metadata of the {FILENAME} there is not valid for a model card: correct it first"
 TASK = "image-classification"
 TAGS = (TASK, "timm", "transformers", "efficientnet")
+CODE = """```python
+import {imports}
+
+model = timm.create_model("{address}", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+```"""
+NOT_STATED = "not stated"
 METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+
+
+class _Model(TypedDict, total=False):
+    results: list[dict[str, Any]] | None
+
+
+_Metadata = TypedDict("_Metadata", {"tags": str | list[str] | None, "model-index": list[_Model] | None}, total=False)
+"""The part of a card's metadata that is read. Other fields are kept as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,81 +87,46 @@ class Metric:
         return self.dataset or (IMAGENET if bundle.num_classes == 1000 else UNNAMED)
 
 
-class _NamedMetric(msgspec.Struct):
-    name: str | None = None
-
-
-class _Result(msgspec.Struct):
-    metrics: list[_NamedMetric] | None = None
-
-
-class _Results(msgspec.Struct):
-    results: list[_Result] | None = None
-
-
-class _Metadata(msgspec.Struct, rename={"index": "model-index"}):
-    """The part of a card's metadata that is read. Other fields are kept as they are."""
-
-    tags: str | list[str] | None = None
-    index: list[_Results] | None = None
-
-
-def parse_metric(text: str, *, measured: bool, source: str = "") -> Metric:
-    """Parse ``top1=78.3`` or ``top1=78.3@DATASET``.
-
-    Raises:
-        ArgumentError: If the text is not a name and a percentage.
-    """
+def parse_metric(text: str, *, measured: bool) -> Metric:
+    """Parse ``top1=78.3`` or ``top1=78.3@DATASET``."""
     name, _, figure = text.partition("=")
     value, _, dataset = figure.partition("@")
-    try:
+    number: Any = value  # which `Metric` refuses
+    with suppress(ValueError):
         number = float(value)
-    except ValueError:
-        raise ArgumentError(f"metric {quoted(text)}: expected a name and a percentage, such as top1=78.3") from None
-    name = METRIC_NAMES.get(name, name)
-    return Metric(name=name, value=number, measured=measured, source=source, dataset=dataset.strip())
+    return Metric(name=METRIC_NAMES.get(name, name), value=number, measured=measured, dataset=dataset.strip())
 
 
-def reported_metrics(bundle: Bundle) -> tuple[Metric, ...]:
+def reported_metrics(bundle: Bundle) -> list[Metric]:
     """Return what the ledger reports for a checkpoint, if its network and preprocessing are the ledger's."""
     for model, checkpoint in catalogue.checkpoints():
-        if (
-            checkpoint.name == bundle.source
-            and (bundle.arch, bundle.images) == (model.spec, checkpoint.preprocessing)
-            and (reported := checkpoint.reported_at_eval_size)
-        ):
-            values = {"top-1 accuracy": reported.top1, "top-5 accuracy": reported.top5}
-            return tuple(
-                Metric(name=name, value=value, measured=False, source=REPORTED_SOURCE) for name, value in values.items()
-            )
-    return ()
+        is_ours = (checkpoint.name, model.spec, checkpoint.preprocessing) == (bundle.source, bundle.arch, bundle.images)
+        if is_ours and (reported := checkpoint.reported_at_eval_size):
+            return [
+                Metric(name=name, value=getattr(reported, field), measured=False, source=ledger.REPORTED_SOURCE)
+                for field, name in METRIC_NAMES.items()
+            ]
+    return []
 
 
-def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None = None) -> str:
-    """Return the text of ``README.md``.
+def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str = "") -> str:
+    """Return the text of ``README.md``, with what is not generated in the existing one.
 
-    Args:
-        bundle: The weights to describe. Their licence must be known.
-        address: What a loader takes: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
-        metrics: Figures.
-        existing: The present README. The part that is not generated stays.
-
-    Raises:
-        ArgumentError: If the licence is not known, or the metadata of the present README cannot be read.
+    A loader takes the address: ``hf-hub:owner/name`` or ``local-dir:FOLDER``.
     """
     if not isinstance(metrics, Sequence) or not all(isinstance(metric, Metric) for metric in metrics):
         raise ArgumentError(f"metrics={quoted(metrics)}: expected a list of effnet_zoo.transfer.card.Metric")
     section, title = _section(bundle, address, metrics), re.split("[:/]", address.rstrip("/"))[-1]
     try:
-        metadata, text = _split(existing or "")
+        metadata, text = _split(existing.replace("\r\n", "\n"))
         known = documents.from_plain(metadata, _Metadata, UNFIT, ArgumentError)
         results = [*(_result(metric, bundle) for metric in metrics), *_foreign(metadata.get("model-index"))]
         metadata |= {"license": licence_of(bundle), "library_name": "timm", "pipeline_tag": TASK}
         metadata["model-index"] = [{"name": title, "results": results}]  # in its place: equal cards are equal texts
         if not results:
             del metadata["model-index"]
-        tags = [known.tags] if isinstance(known.tags, str) else known.tags or []
-        metadata["tags"] = list(dict.fromkeys([*tags, *TAGS]))
+        tags = known.get("tags") or []
+        metadata["tags"] = list(dict.fromkeys([*([tags] if isinstance(tags, str) else tags), *TAGS]))
         head = CardData(**metadata).to_yaml()
     except ArgumentError:
         raise
@@ -155,20 +137,6 @@ def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing:
     else:
         text = f"{text.rstrip()}\n\n{section}\n" if text.strip() else f"# {title}\n\n{section}\n"
     return f"---\n{head}\n---\n{text}"
-
-
-def decode_card(content: bytes, where: str) -> str:
-    """Return the text of a present ``README.md``.
-
-    Raises:
-        ArgumentError: If it is not UTF-8.
-    """
-    try:
-        return content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        raise ArgumentError(
-            f"{where}: expected UTF-8 text: save the file as UTF-8, so that its text can be kept"
-        ) from None
 
 
 def _split(readme: str) -> tuple[dict[str, Any], str]:
@@ -200,17 +168,13 @@ def _foreign(index: Any) -> list[dict[str, Any]]:
 
 
 def licence_of(bundle: Bundle) -> str:
-    """Return the licence of the weights.
-
-    Raises:
-        ArgumentError: If it is not known, or is not an SPDX identifier.
-    """
+    """Return the licence of the weights. Raise ArgumentError if it is not known, or is not an SPDX identifier."""
     licence = bundle.record.get("license")
     if not licence:
         raise ArgumentError(
             f"{bundle.source}: no licence is known: expected --license with an identifier, such as apache-2.0"
         )
-    check_licence(licence)
+    ledger.check_licence(licence)
     return str(licence)
 
 
@@ -234,33 +198,74 @@ def _section(bundle: Bundle, address: str, metrics: Sequence[Metric]) -> str:
         "source": source,
         **({"training data": record["description"]} if record.get("description") else {}),
     }
-    lines = [BEGIN, "", "| | |", "|---|---|", *(_row(*row) for row in rows.items()), ""]
-    if metrics:
-        lines += ["| metric | value | whose |", "|---|---|---|"]
-        for metric in metrics:
-            whose = "measured by the publisher" if metric.measured else f"reported: {metric.source or source}"
-            lines.append(_row(f"{metric.name}, {metric.dataset_of(bundle)}", f"{metric.value:g} %", whose))
-        lines.append("")
-    proofs = dict.fromkeys([*([str(bundle.proof)] if bundle.proof else []), *(record.get("notes") or ())])
-    if proofs:
-        lines += [f"Converted weights, compared with where they came from: {'; '.join(proofs)}.", ""]
-    if bundle.labels:
-        some = ", ".join(bundle.labels[:5]) + (", ..." if len(bundle.labels) > 5 else "")
-        lines += [f"Class names ({len(bundle.labels)}, in config.json): {some}.", ""]
-    lines += [
-        "```python",
-        "import timm" if model else "import timm, effnet_zoo  # registers the architecture",
-        "",
-        f'model = timm.create_model("{address}", pretrained=True).eval()',
-        "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))",
-        "```",
-        "",
-        f"Written by effnet-zoo {__version__}.",
-        END,
+    figures = [
+        (
+            f"{metric.name}, {metric.dataset_of(bundle)}",
+            f"{metric.value:g} %",
+            "measured by the publisher" if metric.measured else f"reported: {metric.source or source}",
+        )
+        for metric in metrics
     ]
-    return "\n".join(lines)
+    proofs = record.get("notes") or ()
+    labels = bundle.labels or ()
+    some = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
+    imports = "timm" if model else "timm, effnet_zoo  # registers the architecture"
+    parts = (
+        BEGIN,
+        _table(("", ""), *rows.items()),
+        _table(("metric", "value", "whose"), *figures) if figures else "",
+        f"Converted weights, compared with where they came from: {'; '.join(proofs)}." if proofs else "",
+        f"Class names ({len(labels)}, in config.json): {some}." if labels else "",
+        CODE.format(imports=imports, address=address),
+        f"Written by effnet-zoo {__version__}.\n{END}",
+    )
+    return "\n\n".join(part for part in parts if part)
 
 
-def _row(*cells: object) -> str:
-    texts = (" ".join(str(cell).split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(texts)} |"
+def _table(header: Sequence[object], *rows: Sequence[object]) -> str:
+    texts = ([" ".join(str(cell).split()).replace("|", "\\|") for cell in row] for row in (header, *rows))
+    head, *rest = (f"| {' | '.join(cells)} |" for cells in texts)
+    return "\n".join([head, "|---" * len(header) + "|", *rest])
+
+
+def ledger_entry(bundle: Bundle, repo_id: str, commit: str, sha256: str) -> str | None:
+    """Return the entry for published weights, ready to paste. Return None if the ledger cannot describe the weights.
+
+    The ledger describes RGB classifiers of square images, whose architecture is a variant with its own numerics.
+    """
+    model, images = variant_of(bundle.arch), bundle.images
+    if model is None or images is None or images.size[0] != images.size[1]:
+        return None
+    options, ours, declared = bundle.options, bundle.arch, model.spec
+    if (
+        (ours.padding, ours.bn_eps, ours.activation) != (declared.padding, declared.bn_eps, declared.activation)
+        or options["in_chans"] != 3
+        or options.get("global_pool", "avg") != "avg"
+        or options.get("output_stride")
+    ):
+        return None
+    tag = str(bundle.record.get("tag") or re.sub(r"\W", "_", repo_id.split("/")[-1]))
+    data, _, recipe = str(bundle.record.get("description") or NOT_STATED).partition("; ")
+    how = dataclasses.asdict(images)
+    size, _ = how.pop("size")
+    fields: dict[str, Any] = {
+        "hub_id": repo_id,
+        "revision": commit,
+        "sha256": sha256,
+        "num_classes": bundle.num_classes,
+        "train_size": size,
+        "eval_size": size,
+        **how,
+        "license": licence_of(bundle),
+        "source": bundle.record.get("origin_url") or f"https://huggingface.co/{repo_id}",
+        "training_data": data,
+        "recipe": recipe or NOT_STATED,
+    }
+    # JSON of a text, a number or a list of numbers is TOML too.
+    lines = (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items())
+    entry = "\n".join((f"[{model.name}.{tag}]", *lines, ""))
+    try:
+        ledger.parse(f"{entry}default = true\n", repo_id)
+    except LedgerError:
+        return None
+    return entry

@@ -10,31 +10,23 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from effnet_zoo.checkpoints import config_json
 from effnet_zoo.checkpoints.bundle import Bundle, Proof
+from effnet_zoo.checkpoints.keras.writing import write_keras_file
 from effnet_zoo.checkpoints.statefile import read_weights
 from effnet_zoo.errors import WeightsError
 from effnet_zoo.layouts import LAYOUTS, Layout
-from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, SIZE, NetworkDescription, run_in_float64
+from effnet_zoo.layouts.layout import FLOAT32_TOLERANCE, SIZE, run_in_float64
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.transfer.writing import write_weight_file
+from effnet_zoo.transfer.opening import description_of
 
 
 def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: Path | None = None) -> Proof | None:
-    """Compare a model's logits with those of other implementations, and with a golden output.
+    """Compare a model's logits with those of the layouts' libraries that are installed, and with a golden output.
 
-    Args:
-        bundle: The weights.
-        model: The network with these weights. It is left in float64.
-        layouts: Names of the layouts whose libraries compute with the same weights, each where it is installed.
-        golden: A safetensors file with ``image`` (n, channels, height, width), normalised, and its ``logits``.
-
-    Returns:
-        The proof, with the largest error; None if there was nothing to compare with.
-
-    Raises:
-        WeightsError: If the logits differ, or the golden file is not as described.
+    Return the proof with the largest error, or None if there was nothing to compare with. The model has the bundle's
+    weights and is left in float64. The golden file has ``image`` (n, channels, height, width), normalised, and its
+    ``logits``.
     """
     proofs = [
         proof for layout in dict.fromkeys(layouts) if (proof := _by_implementation(bundle, model, LAYOUTS[layout]))
@@ -50,21 +42,6 @@ def prove(bundle: Bundle, model: EfficientNet, layouts: Iterable[str], golden: P
     )
 
 
-def description_of(bundle: Bundle) -> NetworkDescription | None:
-    """Return the network of a bundle as other libraries can be asked for it; None if the network is not a variant."""
-    variant = config_json.variant_of(bundle.arch)
-    if variant is None:
-        return None
-    return NetworkDescription(
-        variant=variant,
-        arch=bundle.arch,
-        num_classes=bundle.num_classes,
-        in_chans=bundle.options["in_chans"],
-        global_pool=bundle.options.get("global_pool", "avg"),
-        output_stride=bundle.options.get("output_stride"),
-    )
-
-
 def random_image(in_chans: int, size: tuple[int, int] = SIZE) -> Tensor:
     """Return one image (1, channels, height, width) of standard normal float64 values, always the same ones."""
     return torch.randn((1, in_chans, *size), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -74,8 +51,7 @@ def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> P
     network = description_of(bundle)
     if network is None or layout.missing_feature(network.global_pool, network.output_stride):
         return None
-    reference = layout.reference(network)
-    if reference is None:
+    if (reference := layout.reference(network)) is None:
         return None
     image = random_image(network.in_chans, reference.size)
     if reference.module is not None:
@@ -83,11 +59,11 @@ def _by_implementation(bundle: Bundle, model: EfficientNet, layout: Layout) -> P
         theirs = run_in_float64(reference.module, image)
     else:
         assert reference.logits_of_file is not None
-        with TemporaryDirectory(prefix="effnet-zoo-") as folder:
+        with TemporaryDirectory() as folder:
             path = Path(folder, layout.filename)
-            write_weight_file(path, layout, bundle.state, bundle.arch)
+            write_keras_file(path, bundle.state, bundle.arch)
             theirs = reference.logits_of_file(path, image)
-    return _compare(bundle, model, theirs, image, str(reference), reference.tolerance)
+    return compare(bundle, model, theirs, image, str(reference), reference.tolerance)
 
 
 def _by_golden(bundle: Bundle, model: EfficientNet, path: Path) -> Proof:
@@ -102,16 +78,17 @@ def _by_golden(bundle: Bundle, model: EfficientNet, path: Path) -> Proof:
             f"{path}: image is {tuple(image.shape)} and logits {tuple(logits.shape)}: expected (n, {in_chans}, height, "
             f"width) and (n, {outputs})"
         )
-    return _compare(bundle, model, logits, image, path.name, FLOAT32_TOLERANCE)
+    return compare(bundle, model, logits, image, path.name, FLOAT32_TOLERANCE)
 
 
-def _compare(
+def compare(
     bundle: Bundle, model: EfficientNet, theirs: Tensor, image: Tensor, against: str, tolerance: float
 ) -> Proof:
+    """Return the proof that a model computes the same logits as another. Raise WeightsError if it does not."""
     error = relative_error(run_in_float64(model, image), theirs)
     if not error <= tolerance:
         raise WeightsError(
-            f"{bundle.source}: the logits differ from those of {against} by a relative {error:.1e}, more than "
-            f"{tolerance:.0e}: nothing was written"
+            f"{bundle.source}: the logits differ from those of {against} by a relative {error:.1e}: expected at most "
+            f"{tolerance:.0e}"
         )
     return Proof(against=against, error=error, size=(image.shape[2], image.shape[3]))

@@ -4,30 +4,27 @@ import dataclasses
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 
 from effnet_zoo import atomic_io
 from effnet_zoo import registry as _registers_with_timm  # noqa: F401  # timm loads what is published
 from effnet_zoo.checkpoints import config_json, creation, locate
 from effnet_zoo.checkpoints.bundle import Bundle, of_model
-from effnet_zoo.errors import HubError, InputError, WeightsError
+from effnet_zoo.errors import HubError, WeightsError
+from effnet_zoo.layouts.layout import run_in_float64
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_path
-from effnet_zoo.numerics import relative_error
 from effnet_zoo.transfer import card
 from effnet_zoo.transfer.branch import STALE, Branch, Change, changes_between
 from effnet_zoo.transfer.card import Metric
-from effnet_zoo.transfer.conversion import Images, with_overrides
-from effnet_zoo.transfer.ledger_text import ledger_entry
-from effnet_zoo.transfer.proof import random_image
-from effnet_zoo.transfer.writing import with_proof_noted
+from effnet_zoo.transfer.conversion import Images, with_overrides, write_folder
+from effnet_zoo.transfer.proof import compare, random_image
 from effnet_zoo.zoo.class_names import checked_labels
 
 STALE_IN_FOLDER = re.compile(r"(pytorch_|tf_|flax_|open_clip_(pytorch_)?)?model([-.].*)?" + STALE.pattern[2:])
@@ -96,21 +93,18 @@ def save(
     """
     check_path("folder", folder)
     folder = Path(folder)
-    with atomic_io.file_errors(folder):
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: expected a folder, but this is a file")
     if not dry_run:
         atomic_io.check_destination(folder)
+        atomic_io.check_destination(folder / locate.FILENAME)
     bundle = _bundle_of(what, license, classes, images)
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with atomic_io.file_errors(folder):
         there = {path.name: path for path in folder.glob("*") if path.is_file()}
-        readme = there.get(card.FILENAME)
-        existing = card.decode_card(atomic_io.read_bytes(readme), str(readme)) if readme else None
-        with _prepared(bundle, address, metrics, existing) as new:
+        existing = atomic_io.read_text(there[card.FILENAME]) if card.FILENAME in there else ""
+        with _prepared(bundle, address, metrics, existing) as (new, readme):
             hashes = {name: atomic_io.sha256(path) if (new / name).exists() else "" for name, path in there.items()}
             own = Path(bundle.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
-            done = _outcome(new, str(folder), changes_between(new, hashes, None if own else STALE_IN_FOLDER))
+            done = _outcome(str(folder), changes_between(new, hashes, None if own else STALE_IN_FOLDER), readme)
             if dry_run:
                 return done
             with ExitStack() as drafts:  # the first file is replaced when all new files are complete
@@ -166,10 +160,12 @@ def push(
     """
     bundle = _bundle_of(what, license, classes, images)
     branch = Branch(repo_id, revision, token)
-    before = branch.state()
-    existing = _existing_card(branch, str(before.commit)) if card.FILENAME in before.hashes else None
-    with _prepared(bundle, f"hf-hub:{repo_id}", metrics, existing) as folder:
-        done = _outcome(folder, repo_id, changes_between(folder, before.hashes, STALE))
+    before, existing = branch.state(), ""
+    if card.FILENAME in before.hashes:
+        with tempfile.TemporaryDirectory() as folder:
+            existing = atomic_io.read_text(branch.download(card.FILENAME, str(before.commit), folder))
+    with _prepared(bundle, f"hf-hub:{repo_id}", metrics, existing) as (new, readme):
+        done = _outcome(repo_id, changes_between(new, before.hashes, STALE), readme)
         if dry_run:
             return done
         if before.missing:
@@ -178,14 +174,14 @@ def push(
         commit, request = str(before.commit), None
         if done.changed:
             message = message or f"Upload {bundle.variant} with effnet-zoo"
-            commit, request = branch.commit(folder, done.changes, before, message, create_pr=create_pr)
+            commit, request = branch.commit(new, done.changes, before, message, create_pr=create_pr)
         try:
             _verify(branch, commit, done.sha256, bundle)
         except WeightsError as error:
             raise HubError(
                 f"{repo_id}@{commit} is committed, but the check afterwards fails: {error}; push again to check again"
             ) from error
-    entry = ledger_entry(bundle, repo_id, commit, done.sha256)
+    entry = card.ledger_entry(bundle, repo_id, commit, done.sha256)
     return dataclasses.replace(done, commit=commit, pull_request=request, ledger=entry)
 
 
@@ -199,56 +195,39 @@ def _bundle_of(
     return bundle
 
 
-def _existing_card(branch: Branch, commit: str) -> str:
-    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as folder:
-        path = branch.download(card.FILENAME, commit, folder)
-        return card.decode_card(atomic_io.read_bytes(path), f"{branch.repo_id}/{card.FILENAME}")
-
-
 @contextmanager
-def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str | None) -> Iterator[Path]:
-    """Yield a folder with the files to publish, from which timm alone has computed the same logits."""
-    bundle = with_proof_noted(bundle)
-    text = card.card_text(bundle, address, metrics, existing)
-    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as name:
+def _prepared(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str) -> Iterator[tuple[Path, str]]:
+    """Yield a folder with the files to publish, from which timm has computed the same logits, and the card."""
+    readme = card.card_text(bundle, address, metrics, existing)
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bundle.write(folder)
-        (folder / card.FILENAME).write_text(text, encoding="utf-8")
-        _compare(bundle, folder, timm.create_model, "timm")
-        yield folder
+        write_folder(bundle, folder)
+        (folder / card.FILENAME).write_text(readme, encoding="utf-8")
+        _check_loads(bundle, folder, timm.create_model, "timm")
+        yield folder, readme
 
 
-def _outcome(folder: Path, repo_id: str, changes: tuple[Change, ...]) -> Push:
-    readme = (folder / card.FILENAME).read_text(encoding="utf-8")
-    return Push(repo_id=repo_id, changes=changes, readme=readme, sha256=atomic_io.sha256(folder / locate.FILENAME))
+def _outcome(repo_id: str, changes: tuple[Change, ...], readme: str) -> Push:
+    sha256 = next(change.sha256 for change in changes if change.path == locate.FILENAME)
+    return Push(repo_id=repo_id, changes=changes, readme=readme, sha256=sha256)
 
 
-def _compare(bundle: Bundle, folder: Path, create_model: Any, who: str) -> None:
-    loaded = create_model(f"local-dir:{folder}", pretrained=True).eval().double()
+def _check_loads(bundle: Bundle, folder: Path, create_model: Callable[..., Any], who: str) -> None:
+    """Check that a loader computes the same logits with the files in a folder."""
     image = random_image(bundle.options["in_chans"])
-    with torch.inference_mode():
-        error = relative_error(loaded(image), bundle.model().double()(image))
-    if not error <= LOADERS_TOLERANCE:
-        raise WeightsError(
-            f"{who} computes other logits than the weights to publish: relative error {error:.1e}, expected at most "
-            f"{LOADERS_TOLERANCE:g}"
-        )
+    theirs = run_in_float64(create_model(f"local-dir:{folder}", pretrained=True), image)
+    compare(bundle, bundle.model(), theirs, image, who, LOADERS_TOLERANCE)
 
 
 def _verify(branch: Branch, commit: str, sha256: str, bundle: Bundle) -> None:
-    """Compare the hash that the Hub states, and the hash and the logits of what it sends.
-
-    Raises:
-        HubError: If a hash differs.
-        WeightsError: If the logits differ.
-    """
-    if (stated := branch.hash_of(locate.FILENAME, commit)) != sha256:
+    """Compare the hash that the Hub states, and the hash and the logits of what it sends."""
+    if (stated := branch.state(commit).hashes.get(locate.FILENAME)) != sha256:
         raise HubError(f"the Hub has another {locate.FILENAME}: expected sha256 {sha256}, got {stated}")
-    with tempfile.TemporaryDirectory(prefix="effnet-zoo-") as cache:
+    with tempfile.TemporaryDirectory() as cache:
         weights = branch.download(locate.FILENAME, commit, cache)
         if (sent := atomic_io.sha256(weights)) != sha256:
             raise HubError(
                 f"the Hub has the right {locate.FILENAME}, but sends another: expected sha256 {sha256}, got {sent}"
             )
         branch.download(config_json.FILENAME, commit, cache)
-        _compare(bundle, weights.parent, creation.create_model, "effnet_zoo")
+        _check_loads(bundle, weights.parent, creation.create_model, "effnet_zoo")

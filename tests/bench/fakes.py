@@ -1,13 +1,12 @@
 """Measurements that were never made, for tests of what is kept and shown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from effnet_zoo.bench import forward, loading
-from effnet_zoo.bench.referee import Outcome
-from effnet_zoo.bench.results import Measurement
+from effnet_zoo.bench import forward, processes, referee
+from effnet_zoo.bench.machine import Step
+from effnet_zoo.bench.results import Data, Measurement
 from effnet_zoo.bench.settings import Settings
-from effnet_zoo.bench.suite import Step
 from effnet_zoo.zoo import catalogue
 
 MACHINE = {
@@ -20,7 +19,7 @@ MACHINE = {
 }
 
 
-def measurement(measure: str, data: dict[str, Any], subject: str = "something", **changes: Any) -> Measurement:
+def measurement(measure: str, data: Mapping[str, Any], subject: str = "something", **changes: Any) -> Measurement:
     """A measurement with data."""
     values: dict[str, Any] = {
         "measure": measure,
@@ -29,7 +28,7 @@ def measurement(measure: str, data: dict[str, Any], subject: str = "something", 
         "date": "2026-01-02",
         "machine": MACHINE,
         "versions": {"torch": "2.9.9", "timm": "1.0.99"},
-        "data": data,
+        "data": dict(data),
     }
     return Measurement(**{**values, **changes})
 
@@ -41,7 +40,7 @@ def forward_measurement(
     timings = {
         name: {"seconds": value, "p10": value * 0.9, "p90": value * 1.2, "calls": 9} for name, value in seconds.items()
     }
-    outcome = Outcome(rounds=3, results=timings)
+    timed = Data(results=timings)
     data = {
         "case": {
             "variant": variant,
@@ -61,7 +60,7 @@ def forward_measurement(
             }
             for name, one in timings.items()
         },
-        "ratios": outcome.ratios(outcome.rivals()),
+        "ratios": referee.with_ratios(timed, referee.rivals(timed))["ratios"],
         "absent": {"geffnet": "No module named 'geffnet'"},
         "refused": {},
         "notes": {"timm": "as create_model gives it"},
@@ -110,7 +109,7 @@ def everything() -> list[Measurement]:
                 },
                 place,
             )
-            for place in loading.PLACES
+            for place in processes.PLACES
         ),
         measurement(
             "starting",
@@ -153,19 +152,22 @@ def everything() -> list[Measurement]:
             forward_measurement(
                 "variant-curve", name, SECONDS, size=catalogue.find_variant(name).default.preprocessing.size[0]
             )
-            for name in forward.CURVE_VARIANTS
+            for name in forward.VARIANT_CURVE.variants
         ),
-        *(forward_measurement("batch-curve", "effnet_zoo_b0", SECONDS, batch=batch) for batch in forward.CURVE_BATCHES),
-        *(forward_measurement("size-curve", "effnet_zoo_b0", SECONDS, size=size) for size in forward.CURVE_SIZES),
+        *(
+            forward_measurement("batch-curve", "effnet_zoo_b0", SECONDS, batch=batch)
+            for batch in forward.BATCH_CURVE.batches
+        ),
+        *(forward_measurement("size-curve", "effnet_zoo_b0", SECONDS, size=size) for size in forward.SIZE_CURVE.sizes),
     ]
 
 
-def imports_data() -> dict[str, Any]:
+def imports_data() -> Data:
     """Data of a measurement that was made at once."""
     timed = {"seconds": 1.0, "p10": 0.9, "p90": 1.1, "calls": 3}
     return {"case": {}, "results": {"timm": timed, "timm and effnet_zoo": timed}, "absent": {"ghost": "not installed"}}
 
 
-def steps_of(*made: tuple[str, Callable[[], dict[str, Any]]]) -> Callable[[Settings], list[Step]]:
+def steps_of(*made: tuple[str, Callable[[], Data]]) -> Callable[[Settings], list[Step]]:
     """Steps of which each gives its data, whatever the settings are."""
     return lambda settings: [Step(measure="imports", subject=subject, run=make) for subject, make in made]

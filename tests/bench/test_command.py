@@ -6,15 +6,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from effnet_zoo.bench import files, forward, report, suite, training
-from effnet_zoo.bench.results import Measurement, merge_results, read_results
+from effnet_zoo.bench import forward, machine, photos, report, training
+from effnet_zoo.bench.machine import Step
+from effnet_zoo.bench.results import Data, Measurement, merge_results, read_results
 from effnet_zoo.bench.settings import MEASURES, Settings
-from effnet_zoo.bench.suite import Step
 from effnet_zoo.errors import MissingExtraError
 from tests.bench.fakes import everything, imports_data, steps_of
 from tests.shell import Run
@@ -23,7 +22,7 @@ from tests.shell import Run
 def test_the_command_prints_a_table_and_keeps_the_measurements(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", imports_data)))
     out = tmp_path / "results.json"
     code, printed, err = run("bench", "--out", out)
     assert (code, err) == (0, "")
@@ -33,16 +32,16 @@ def test_the_command_prints_a_table_and_keeps_the_measurements(
     assert kept.command == f"effnet-zoo bench --out {out}"
     code, printed, err = run("bench", "--json", "--out", out)
     assert (code, err) == (0, "")
-    assert json.loads(printed) == [one.as_plain() for one in read_results(out)]
+    assert json.loads(printed) == [dataclasses.asdict(one) for one in read_results(out)]
 
 
 def test_what_was_measured_before_an_interruption_stays(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted() -> dict[str, Any]:
+    def interrupted() -> Data:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data), ("b", interrupted), ("c", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", imports_data), ("b", interrupted), ("c", imports_data)))
     out = tmp_path / "results.json"
     code, _, _ = run("bench", "--out", out)
     assert code != 0
@@ -52,10 +51,10 @@ def test_what_was_measured_before_an_interruption_stays(
 def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing() -> dict[str, Any]:
+    def missing() -> Data:
         raise MissingExtraError("pip install it")
 
-    monkeypatch.setattr(suite, "steps", steps_of(("a", missing), ("b", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", missing), ("b", imports_data)))
     code, printed, err = run("bench", "--json", "--out", tmp_path / "results.json")
     assert code == 1
     assert [one["subject"] for one in json.loads(printed)] == ["b"]
@@ -65,17 +64,17 @@ def test_what_cannot_be_measured_is_said_and_the_rest_goes_on(
 def test_whatever_a_measurement_raises_the_rest_goes_on(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> dict[str, Any]:
+    def broken() -> Data:
         raise OSError("no hard links here")
 
-    def not_a_number() -> dict[str, Any]:
+    def not_a_number() -> Data:
         return {"case": {}, "results": {"timm": {"error": float("nan")}}}
 
-    def nobody() -> dict[str, Any]:
+    def nobody() -> Data:
         return {"case": {}, "results": {}, "refused": {"timm": "died"}}
 
     steps = steps_of(("a", broken), ("b", not_a_number), ("c", nobody), ("d", imports_data))
-    monkeypatch.setattr(suite, "steps", steps)
+    monkeypatch.setattr(machine, "steps", steps)
     code, printed, err = run("bench", "--json", "--out", tmp_path / "results.json")
     assert code == 1
     assert [one["subject"] for one in json.loads(printed)] == ["d"]
@@ -92,12 +91,12 @@ def test_engines_of_the_benchmark_leave_the_cache_alone(
 ) -> None:
     seen: list[str] = []
 
-    def look() -> dict[str, Any]:
+    def look() -> Data:
         seen.append(os.environ["EFFNET_ZOO_HOME"])
         assert Path(seen[-1]).is_dir()
         return imports_data()
 
-    monkeypatch.setattr(suite, "steps", steps_of(("a", look)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", look)))
     monkeypatch.setenv("EFFNET_ZOO_HOME", str(tmp_path))
     assert run("bench")[0] == 0
     assert os.environ["EFFNET_ZOO_HOME"] == str(tmp_path)
@@ -109,7 +108,7 @@ def test_engines_of_the_benchmark_leave_the_cache_alone(
 
 
 def test_pictures_are_of_this_run_and_of_the_file(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(suite, "steps", steps_of(("a", imports_data)))
+    monkeypatch.setattr(machine, "steps", steps_of(("a", imports_data)))
     out = tmp_path / "results.json"
     merge_results(out, everything())
     code, printed, _ = run("bench", "--out", out, "--plot", tmp_path / "pictures")
@@ -138,7 +137,7 @@ def test_bench_refuses_in_one_line_before_anything_is_measured(
     def never(step: Step, settings: Settings) -> Measurement:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(suite, "make_measurement", never)
+    monkeypatch.setattr(machine, "make_measurement", never)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
@@ -180,11 +179,12 @@ print("heavy:", sorted({{"torch", "timm", "numpy", "matplotlib"}} & sys.modules.
 
 @pytest.mark.slow
 def test_every_measure_runs_for_real(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "CURVE_BATCHES", (3,))
-    monkeypatch.setattr(forward, "CURVE_SIZES", (32,))
-    monkeypatch.setattr(forward, "CURVE_VARIANTS", ("effnet_zoo_lite0",))
+    monkeypatch.setattr(forward, "BATCH_CURVE", dataclasses.replace(forward.BATCH_CURVE, batches=(3,)))
+    monkeypatch.setattr(forward, "SIZE_CURVE", dataclasses.replace(forward.SIZE_CURVE, sizes=(32,)))
+    curve = dataclasses.replace(forward.VARIANT_CURVE, variants=("effnet_zoo_lite0",))
+    monkeypatch.setattr(forward, "VARIANT_CURVE", curve)
     monkeypatch.setattr(training, "BATCH", 2)
-    monkeypatch.setattr(files, "SETS", {"web": dataclasses.replace(files.SETS["web"], count=4)})
+    monkeypatch.setattr(photos, "SETS", {"web": (500, 375, 4)})
     out = tmp_path / "results.json"
     code, _, err = run(
         *("bench", "effnet_zoo_lite0", "--measure", "all", "--size", "64", "--batch", "2", "--rounds", "1"),

@@ -1,21 +1,22 @@
 """What each measure compares, and the figures it gives."""
 
 import dataclasses
+import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from effnet_zoo.bench import agreement, deployment, files, forward, machine, profile, report, training
-from effnet_zoo.bench.forward import Logits, forward_contestant, forward_contestants, time_forward
+from effnet_zoo.bench import forward, machine, photos, report, training
+from effnet_zoo.bench.forward import Logits, forward_contestants, prepare_forward, time_forward
 from effnet_zoo.bench.networks import Task, library_network, plain_network
-from effnet_zoo.bench.referee import Contestant, Pace, clocked
+from effnet_zoo.bench.referee import Contestants, Pace, clocked
 from effnet_zoo.bench.report import full_table
+from effnet_zoo.bench.results import Data
 from effnet_zoo.bench.training import Training, saved_bytes
 from effnet_zoo.errors import InputError, MissingExtraError, UnknownNameError
 from effnet_zoo.images.photos import CHECKPOINT, find_photos, write_jpegs
@@ -23,6 +24,7 @@ from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.numerics import shallow
 from effnet_zoo.zoo import catalogue
 from tests.bench.fakes import measurement
+from tools import speed
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +34,39 @@ def task() -> Task:
     return Task(model=dataclasses.replace(model, spec=shallow(model.spec)), size=48, batch=3)
 
 
-def fake(task: Task, name: str, change: Callable[[Tensor], Tensor] = lambda logits: logits) -> Contestant:
-    def build(task: Task) -> Logits:
+def right(logits: Tensor) -> Tensor:
+    return logits
+
+
+def wrong(logits: Tensor) -> Tensor:
+    return -logits
+
+
+def fakes(task: Task, changes: Mapping[str, Callable[[Tensor], Tensor]]) -> Contestants:
+    """Contestants that change the right logits, by name."""
+
+    def build(change: Callable[[Tensor], Tensor], task: Task) -> Logits:
         model = plain_network(task.model.spec, task.state).eval()
         return lambda images: change(model(images))
 
-    return forward_contestant(task, name, build, f"note of {name}")
+    return {
+        name: functools.partial(prepare_forward, task, functools.partial(build, change), f"note of {name}")
+        for name, change in changes.items()
+    }
 
 
-def compared(task: Task, everyone: Sequence[Contestant]) -> dict[str, Any]:
-    return forward.compare_forward(task, everyone, rounds=0, sample=clocked).as_data({})
+def compared(task: Task, everyone: Contestants) -> Data:
+    return forward.compare_forward(task, everyone, rounds=0, sample=clocked)
 
 
 def test_only_who_computes_the_same_logits_is_timed(task: Task) -> None:
-    everyone = [
-        fake(task, "timm same"),
-        fake(task, "timm other", lambda logits: logits * 1.01),
-        fake(task, "timm short", lambda logits: logits[:, :10]),
-        fake(task, "timm broken", lambda logits: logits * float("nan")),
-    ]
+    changes: dict[str, Callable[[Tensor], Tensor]] = {
+        "timm same": right,
+        "timm other": lambda logits: logits * 1.01,
+        "timm short": lambda logits: logits[:, :10],
+        "timm broken": lambda logits: logits * float("nan"),
+    }
+    everyone = fakes(task, changes)
     found = compared(task, everyone)
     assert set(found["results"]) == {"timm same"}
     assert found["results"]["timm same"]["error"] < 1e-5
@@ -67,23 +83,23 @@ def test_every_library_here_computes_the_same() -> None:
     everyone = forward_contestants(task)
     found = compared(task, everyone)
     assert found["refused"] == {}
-    assert set(found["results"]) | set(found["absent"]) == {one.name for one in everyone}
+    assert set(found["results"]) | set(found["absent"]) == set(everyone)
     assert {"effnet_zoo", "effnet_zoo optimized", "timm", "timm channels_last", "torchvision"} <= set(found["results"])
 
 
 def test_a_library_without_the_variant_is_absent() -> None:
     model = catalogue.find_variant("effnet_zoo_lite0")
     task = Task(model=model, size=64, batch=2)
-    torchvision = next(one for one in forward_contestants(task) if one.name == "torchvision")
-    assert compared(task, [torchvision])["absent"] == {"torchvision": "torchvision has no efficientnet_lite0"}
+    torchvision = {"torchvision": forward_contestants(task)["torchvision"]}
+    assert compared(task, torchvision)["absent"] == {"torchvision": "torchvision has no efficientnet_lite0"}
     with pytest.raises(UnknownNameError, match="torchvision has no efficientnet_lite0"):
         library_network("torchvision", task)
 
 
 def test_a_forward_is_a_share_of_the_ceiling(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "ceiling", lambda device: {"float32": 2e9, "copy": 1e9})
-    everyone = [fake(task, name) for name in ("timm", "timm peer", "effnet_zoo")]
-    found = time_forward(task, [*everyone, fake(task, "timm wrong", lambda logits: -logits)], rounds=2)
+    changes = {"timm": right, "timm peer": right, "effnet_zoo": right, "timm wrong": wrong}
+    found = time_forward(task, fakes(task, changes), rounds=2)
     assert set(found["results"]) == {"timm", "timm peer", "effnet_zoo"}
     for result in found["results"].values():
         assert 2 <= result["calls"] <= 6  # one a turn at least
@@ -109,24 +125,26 @@ def test_the_ceiling_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_profile_sorts_operations_by_kind(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {name: profile.kind_of(f"aten::{name}") for name in ("mkldnn_convolution", "silu_", "mul", "empty")}
+    kinds = {name: forward.kind_of(f"aten::{name}") for name in ("mkldnn_convolution", "silu_", "mul", "empty")}
     assert kinds == {
         "mkldnn_convolution": "convolution",
         "silu_": "activation",
         "mul": "gate and skip",
         "empty": "others",
     }
-    monkeypatch.setattr(profile, "PASSES", 1)
-    everyone = [fake(task, "timm"), fake(task, "timm wrong", lambda logits: -logits)]
-    found = profile.profile_forward(task, everyone)
+    monkeypatch.setattr(forward, "PASSES", 1)
+    found = forward.profile_forward(task, fakes(task, {"timm": right, "timm wrong": wrong}))
     assert set(found["results"]) == {"timm"}
     assert set(found["refused"]) == {"timm wrong"}
     spent = found["results"]["timm"]["kinds"]
-    assert list(spent) == [*profile.KINDS, "others"]
+    assert list(spent) == list(forward.KINDS)
     assert spent["convolution"] > 0 < spent["batch norm"]
     table = full_table(measurement("profile", found))
-    assert table.headings == ("ms a batch", "B0, 48 px, batch 3: timm")
-    assert [row[0] for row in table.rows] == [*profile.KINDS, "others", "all"]
+    assert table.headings == ("contestant", *forward.KINDS, "all", "notes")
+    assert [row[0] for row in table.rows] == ["timm"]
+    in_readme = speed.profile_table([speed.Row(measurement("profile", found), "timm")])
+    assert in_readme.headings == ("ms a batch", "B0, 48 px, batch 3: timm")
+    assert [row[0] for row in in_readme.rows] == [*forward.KINDS, "all"]
 
 
 def test_saved_bytes_are_exact() -> None:
@@ -151,7 +169,7 @@ def test_only_who_has_the_same_gradient_is_trained(task: Task, monkeypatch: pyte
 
     monkeypatch.setattr(training, "library_network", build)
     monkeypatch.setattr(training, "arch_of", lambda library, model: model.spec)
-    everyone = {
+    trainings = {
         "timm": Training(),
         "effnet_zoo": Training(),
         "effnet_zoo checkpointed": Training(checkpointed=True),
@@ -159,7 +177,8 @@ def test_only_who_has_the_same_gradient_is_trained(task: Task, monkeypatch: pyte
         "off": Training(),
         "absent": Training(),
     }
-    found = training.time_training(dataclasses.replace(task, batch=2), rounds=1, trainings=everyone)
+    monkeypatch.setattr(training, "TRAININGS", trainings)
+    found = training.time_training(dataclasses.replace(task, batch=2), rounds=1)
     assert set(found["results"]) == {"timm", "effnet_zoo", "effnet_zoo checkpointed", "timm channels_last"}
     saved = {name: result["saved_bytes"] for name, result in found["results"].items()}
     assert saved["effnet_zoo checkpointed"] < saved["effnet_zoo"] == saved["timm"]
@@ -185,8 +204,8 @@ def test_photos_need_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "PACE", Pace(rest=0.0, warm=False, calls=1))
-    monkeypatch.setitem(files.SETS, "web", dataclasses.replace(files.SETS["web"], count=2))
+    monkeypatch.setattr(photos, "FILES_PACE", Pace(rest=0.0, warm=False, calls=1))
+    monkeypatch.setitem(photos.SETS, "web", (500, 375, 2))
     calls: list[str] = []
 
     def passes(name: str, labels: Sequence[int]) -> Callable[[], Callable[[], list[int]]]:
@@ -199,17 +218,14 @@ def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatc
     def absent() -> Callable[[], list[int]]:
         raise MissingExtraError("not installed")
 
-    found = files.time_files(
-        "web",
-        rounds=3,
-        workers=1,
-        builders={
-            "timm": passes("timm", [1, 2]),
-            "effnet_zoo": passes("effnet_zoo", [1, 2]),
-            "effnet_zoo engine x": passes("x", [1, 3]),
-            "effnet_zoo engine y": absent,
-        },
-    )
+    builders = {
+        "timm": passes("timm", [1, 2]),
+        "effnet_zoo": passes("effnet_zoo", [1, 2]),
+        "effnet_zoo engine x": passes("x", [1, 3]),
+        "effnet_zoo engine y": absent,
+    }
+    monkeypatch.setattr(photos, "pass_builders", lambda folder, paths, workers: builders)
+    found = photos.time_files("web", rounds=3, workers=1)
     assert found["case"]["files"] == 2
     assert set(found["results"]) == {"timm", "effnet_zoo"}
     assert found["refused"] == {
@@ -221,45 +237,52 @@ def test_who_labels_a_file_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatc
 
 def test_timm_and_this_package_label_real_files_alike(tmp_path: Path) -> None:
     paths = write_jpegs(tmp_path, width=300, height=240, count=6)
-    builders = files.pass_builders(tmp_path, paths, 1)
+    builders = photos.pass_builders(tmp_path, paths, 1)
     assert next(iter(builders)) == "timm"
     assert "effnet_zoo engine openvino" in builders
     labels = builders["timm"]()()
     assert len(labels) == 6
     assert builders["timm channels_last"]()() == builders["effnet_zoo"]()() == labels
     with pytest.raises(InputError, match="nosuch.jpg"):
-        files.predict_pass(EfficientNet.from_pretrained(CHECKPOINT), [tmp_path / "nosuch.jpg"], 1, run=None)
+        photos.pass_builders(tmp_path, [tmp_path / "nosuch.jpg"], 1)["effnet_zoo"]()()
 
 
 def test_deployment_compares_files_on_photos_that_none_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "CALIBRATION", 4)
-    monkeypatch.setattr(deployment, "COMPARISON", 8)
+    monkeypatch.setattr(photos, "CALIBRATION", 4)
+    monkeypatch.setattr(photos, "COMPARISON", 8)
     given: list[int] = []
 
-    def kind(change: float, size: int, name: str = "torch") -> deployment.DeployedKind:
-        def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
-            given.append(len(list(calibration.iterdir())))
-            return folder, size
+    class Runtime:
+        """It opens files that hold a factor."""
 
-        def open_file(path: Path) -> Logits:
-            assert path.is_dir()
+        def load(self, path: Path, device: torch.device, threads: int) -> Logits:
+            change = float((path / "factor").read_text())
             model = EfficientNet.from_pretrained(CHECKPOINT).eval()
             return lambda images: model(images) * change
 
-        return deployment.DeployedKind(write=write, runtimes={name: open_file, "again": open_file})
+    def writer(change: float, size: int) -> photos.Write:
+        def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
+            given.append(len(list(calibration.iterdir())))
+            (folder / "factor").write_text(str(change))
+            return folder, size
 
-    def failing(error: Exception) -> deployment.DeployedKind:
+        return write
+
+    def failing(error: Exception) -> photos.Write:
         def write(model: EfficientNet, folder: Path, calibration: Path) -> tuple[Path, int]:
             raise error
 
-        return deployment.DeployedKind(write=write, runtimes={"torch": lambda path: lambda images: images})
+        return write
 
-    found = deployment.time_deployed(
+    monkeypatch.setattr(
+        photos, "RUNTIMES", {"two": {"torch": Runtime(), "again": Runtime()}, "one": {"torch": Runtime()}}
+    )
+    found = photos.time_deployed(
         {
-            "a, float32": kind(1, 10),
-            "b, int8": kind(-1, 3),
-            "openvino": failing(MissingExtraError("pip install 'effnet-zoo[openvino]'")),
-            "float8": failing(InputError("no such dtype")),
+            "a, float32": ("two", writer(1, 10)),
+            "b, int8": ("two", writer(-1, 3)),
+            "openvino": ("one", failing(MissingExtraError("pip install 'effnet-zoo[openvino]'"))),
+            "float8": ("one", failing(InputError("no such dtype"))),
         },
         rounds=1,
     )
@@ -274,7 +297,7 @@ def test_deployment_compares_files_on_photos_that_none_was_made_with(monkeypatch
 
 
 def test_deployment_has_every_format_and_recipe() -> None:
-    names = set(deployment.deployed_kinds(compiled=False))
+    names = set(photos.file_writers(compiled=False))
     assert names == {
         *(
             f"{name}, {dtype}"
@@ -284,40 +307,40 @@ def test_deployment_has_every_format_and_recipe() -> None:
         "litert, float32",
         *(f"int8, {recipe}" for recipe in ("int8", "front-4", "front-8", "front-8-head")),
     }
-    assert set(deployment.deployed_kinds(compiled=True)) - names == {"aotinductor, float32", "aotinductor, float16"}
+    assert set(photos.file_writers(compiled=True)) - names == {"aotinductor, float32", "aotinductor, float16"}
 
 
 def test_agreement_counts_photos_and_names_those_that_differ() -> None:
-    def build(change: Callable[[Tensor], Tensor]) -> Callable[[EfficientNet], Callable[[Tensor], Tensor]]:
-        return lambda model: lambda images: change(model(images))
+    def build(change: Callable[[Tensor], Tensor]) -> Callable[[EfficientNet, str], Callable[[Tensor], Tensor]]:
+        return lambda model, dtype: lambda images: change(model(images))
 
     def spoil_first(logits: Tensor) -> Tensor:
         logits = logits.clone()
         logits[0] = -logits[0]
         return logits
 
-    def absent(model: EfficientNet) -> Callable[[Tensor], Tensor]:
+    def absent(model: EfficientNet, dtype: str) -> Callable[[Tensor], Tensor]:
         raise MissingExtraError("pip install 'effnet-zoo[openvino]'")
 
-    def refused(model: EfficientNet) -> Callable[[Tensor], Tensor]:
+    def refused(model: EfficientNet, dtype: str) -> Callable[[Tensor], Tensor]:
         raise InputError("no such dtype")
 
-    found = agreement.count_agreement(
+    found = photos.count_agreement(
         {
-            ("same", "float32"): build(lambda logits: logits),
+            ("same", "float32"): build(right),
             ("off", "bfloat16"): build(spoil_first),
             ("openvino", "float32"): absent,
             ("openvino", "float16"): refused,
         }
     )
-    photos = found["case"]["photos"]
-    assert photos == list(find_photos())
+    names = found["case"]["photos"]
+    assert names == list(find_photos())
     same, off = found["results"]["same, float32"], found["results"]["off, bfloat16"]
-    assert (same["same_label"], same["photos"], same["others"], same["error"]) == (len(photos), len(photos), {}, 0.0)
-    assert (off["same_label"], list(off["others"])) == (len(photos) - 1, photos[:1])
-    first, second = off["others"][photos[0]]
+    assert (same["same_label"], same["photos"], same["others"], same["error"]) == (len(names), len(names), {}, 0.0)
+    assert (off["same_label"], list(off["others"])) == (len(names) - 1, names[:1])
+    first, second = off["others"][names[0]]
     assert 1 > first >= second > 0
     assert off["error"] > 0.1
     assert found["absent"] == {"openvino, float32": "pip install 'effnet-zoo[openvino]'"}
     assert found["refused"] == {"openvino, float16": "no such dtype"}
-    assert f"not {photos[0]} ({first:.1%} to {second:.1%})" in str(full_table(measurement("agreement", found)).rows)
+    assert f"not {names[0]} ({first:.1%} to {second:.1%})" in str(full_table(measurement("agreement", found)).rows)

@@ -4,13 +4,12 @@ import functools
 import itertools
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
-from effnet_zoo.bench import imports, loading, report, starting
+from effnet_zoo.bench import processes, report
 from effnet_zoo.bench.processes import Answer, answer_of, python
 from effnet_zoo.bench.results import read_results
 from effnet_zoo.errors import EngineError, MissingExtraError
@@ -21,15 +20,15 @@ DIED = "the process ended with status -9"
 
 
 def printed(text: str, seconds: float = 1.0) -> Answer:
-    return Answer(text=text, first_line=seconds, seconds=seconds)
+    return Answer(text=text, start=5.0, seconds=seconds)
 
 
 def test_starts_are_cold_and_then_warm_in_the_same_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     homes: list[tuple[str, str]] = []
 
     def answer(command: Sequence[str], environment: Mapping[str, str]) -> Answer:
-        name, weights, size, backend = command[-4:]
-        assert (size, Path(weights).is_file()) == ("32", True)
+        name, where, weights, size, backend = command[-5:]
+        assert (where, size, Path(weights).is_file()) == ("file", "32", True)
         home = environment["EFFNET_ZOO_HOME"]
         homes.append((backend or name, home))
         if backend == "onnxruntime":
@@ -39,11 +38,11 @@ def test_starts_are_cold_and_then_warm_in_the_same_folder(monkeypatch: pytest.Mo
         cold = [one for _, one in homes].count(home) == 1
         logits = [1.0, 2.0] if backend != "eager" else [1.0, 2.1]
         seconds = (2.0 if cold else 1.0) * (10 if len(homes) <= 8 else 1)  # the first processes do not count
-        return printed(json.dumps({"imports": 0.5, "logits": logits}), seconds)
+        return printed(json.dumps({"imports": 0.5, "logits": logits, "end": 5.0 + seconds}), seconds + 7.0)
 
-    monkeypatch.setattr(starting, "answer_of", answer)
+    monkeypatch.setattr(processes, "answer_of", answer)
     backends = ("eager", "onnxruntime", "openvino")
-    found = starting.time_starting("effnet_zoo_b0", size=32, rounds=2, backends=backends)
+    found = processes.time_starting("effnet_zoo_b0", size=32, rounds=2, backends=backends)
     assert set(found["results"]) == {"timm", "effnet_zoo"}
     for result in found["results"].values():
         assert (result["cold"]["calls"], result["warm"]["calls"], result["imports"]) == (2, 2, 0.5)
@@ -67,31 +66,23 @@ def test_the_command_is_compared_with_the_import_of_torch(monkeypatch: pytest.Mo
             return printed("", 2.0)
         assert environment is not None
         assert (environment["HF_HUB_OFFLINE"], Path(environment["HF_HUB_CACHE"]).is_dir()) == ("1", True)
-        assert command[: len(starting.command())] == starting.command()
-        _, photo, _, model, *_ = command[len(starting.command()) :]
+        _, photo, _, model, *_ = command[len(python(processes.COMMAND)) :]
         assert Path(photo).is_file()
         seen.append(Path(model).name)
         return printed(json.dumps([{"classes": [{"index": classes[seen[-1].split(".in1k")[0]]}]}]), 3.0)
 
-    monkeypatch.setattr(starting, "answer_of", answer)
-    monkeypatch.setattr(starting, "export", lambda model, path: Answer)  # it writes none
+    monkeypatch.setattr(processes, "answer_of", answer)
+    monkeypatch.setattr(processes, "export", lambda model, path: Answer)  # it writes none
     monkeypatch.setattr(Answer, "path", Path("model.onnx"), raising=False)
-    found = starting.time_command("effnet_zoo_lite0", rounds=2)
+    found = processes.time_command("effnet_zoo_lite0", rounds=2)
     assert found["refused"] == {}
     shares = {name: result["of_import_torch"] for name, result in found["results"].items()}
     assert shares == {"effnet_zoo predict": 1.5, "effnet_zoo predict, ONNX": 1.5, "import torch": 1.0}
     assert len(seen) == 2 * (1 + 2)
     assert set(report.full_table(measurement("starting", found)).headings) >= {"contestant", "of import torch"}
     classes["model.onnx"] = 8
-    refused = starting.time_command("effnet_zoo_lite0", rounds=1)["refused"]
+    refused = processes.time_command("effnet_zoo_lite0", rounds=1)["refused"]
     assert refused == {"effnet_zoo predict, ONNX": "another class than the first contestant's: not timed"}
-
-
-def test_the_command_is_the_script_or_the_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert starting.command() == [sys.executable, "-c", "import _effnet_zoo_command as c; c.main()"]
-    (tmp_path / "effnet-zoo").touch()
-    assert starting.command() == [str(tmp_path / "effnet-zoo")]
 
 
 def test_a_process_that_ends_early_says_why() -> None:
@@ -103,7 +94,7 @@ def test_a_process_that_ends_early_says_why() -> None:
         answer_of(python("raise SystemExit(3)"))
     answer = answer_of(python("import os, sys; print(os.environ['X']); print(sys.argv[1])", "5"), {"X": "4"})
     assert answer.text == "4\n5\n"
-    assert 0 < answer.first_line <= answer.seconds
+    assert 0 < answer.seconds < processes.LIMIT
     assert answer_of(python("pass")).text == ""
 
 
@@ -116,16 +107,15 @@ def test_a_process_that_dies_is_a_refusal_and_the_others_are_timed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def answer(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Answer:
-        if "effnet_zoo" in command or "timm, effnet_zoo" in command[-1]:
+        if command[-5].startswith("effnet_zoo") or "timm, effnet_zoo" in command[-1]:
             raise EngineError(DIED)
-        return printed('[{"seconds": 1.0}, 2.0]' if "timm" in command else "1.5")
+        return printed("1.5" if "import timm" in command[-1] else '{"loading": 1.0, "weights": 2.0}')
 
-    monkeypatch.setattr(imports, "answer_of", answer)
-    monkeypatch.setattr(loading, "answer_of", answer)
-    monkeypatch.setattr(loading, "write_checkpoint", lambda model, state, folder: tmp_path)
+    monkeypatch.setattr(processes, "answer_of", answer)
+    monkeypatch.setattr(processes, "write_checkpoint", lambda model, state, folder: tmp_path)
     for found, died in (
-        (imports.time_imports(rounds=2), "timm and effnet_zoo"),
-        (loading.time_loading("effnet_zoo_b0", "file", rounds=2), "effnet_zoo"),
+        (processes.time_imports(rounds=2), "timm and effnet_zoo"),
+        (processes.time_loading("effnet_zoo_b0", "file", rounds=2), "effnet_zoo"),
     ):
         assert list(found["results"]) == ["timm"]
         assert found["refused"] == {died: DIED}
@@ -144,21 +134,24 @@ def test_where_the_system_tells_no_memory_loading_is_still_timed(place: str) -> 
 import sys, types
 model = types.SimpleNamespace(classifier=types.SimpleNamespace(bias=types.SimpleNamespace(sum=lambda: 2)))
 sys.modules["torch"] = sys.modules["timm"] = types.SimpleNamespace(create_model=lambda *_, **__: model)
-{loading.CHILD.replace("/proc/self/status", place)}"""
-    figures, weights = json.loads(answer_of(python(program, "timm", "file", "name", "place", "8")).text)
-    assert weights == 2.0
-    assert set(figures) == {"seconds", *(["peak_over_weights"] if os.path.exists(place) else [])}
+{processes.CHILD.replace("/proc/self/status", place)}"""
+    found = json.loads(answer_of(python(program, "name", "file", "place", "0", "")).text)
+    assert found["weights"] == 2.0
+    assert set(found) - {"kilobytes"} == {"imports", "loading", "end", "weights"}
+    assert ("kilobytes" in found) == os.path.exists(place)
 
 
 def test_who_loads_other_weights_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     sums = {"timm": 1.0, "effnet_zoo": 1.0}
 
-    def load(who: str, *_: str) -> tuple[dict[str, float], float]:
-        return {"seconds": 4.0 if who == "timm" else 1.0, "peak_over_weights": 2.0}, sums[who]
+    def answer(command: Sequence[str], environment: Mapping[str, str]) -> Answer:
+        ours = command[-5].startswith("effnet_zoo")
+        figures = {"loading": 1.0 if ours else 4.0, "kilobytes": 2 * tmp_path.stat().st_size / 1024}
+        return printed(json.dumps({**figures, "weights": sums["effnet_zoo" if ours else "timm"]}))
 
-    monkeypatch.setattr(loading, "write_checkpoint", lambda model, state, folder: tmp_path)
-    monkeypatch.setattr(loading, "_load", load)
-    time_loading = functools.partial(loading.time_loading, "effnet_zoo_b0", "file", rounds=2)
+    monkeypatch.setattr(processes, "write_checkpoint", lambda model, state, folder: tmp_path)
+    monkeypatch.setattr(processes, "answer_of", answer)
+    time_loading = functools.partial(processes.time_loading, "effnet_zoo_b0", "file", rounds=2)
     found = time_loading()
     assert found["ratios"]["timm"] == {"timm": 1.0, "effnet_zoo": 4.0}
     assert found["results"]["timm"]["peak_over_weights"] == 2.0

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from effnet_zoo.bench import forward, suite
+from effnet_zoo.bench import forward, machine
 from effnet_zoo.bench.forward import forward_contestants
+from effnet_zoo.bench.machine import Step
 from effnet_zoo.bench.networks import Task
-from effnet_zoo.bench.plot import STYLES
+from effnet_zoo.bench.report import CURVE_STYLES
 from effnet_zoo.bench.results import merge_results, read_results
-from effnet_zoo.bench.settings import DEVICES, MEASURES, QUICK, Settings, all_measures, processors
-from effnet_zoo.bench.suite import Step
+from effnet_zoo.bench.settings import DTYPES, MEASURES, QUICK, Settings, all_measures, processors
 from effnet_zoo.errors import ArgumentError, InputError, UnknownNameError
 from effnet_zoo.zoo import catalogue
 from tests.bench.fakes import imports_data, measurement
@@ -66,22 +66,22 @@ def test_results_that_cannot_be_written_leave_the_file_alone(tmp_path: Path) -> 
 
 def test_a_measurement_says_what_was_run_where() -> None:
     settings = Settings(variants=("effnet_zoo_b0",), measures=("imports",), command="effnet-zoo bench -x")
-    made = suite.make_measurement(Step(measure="imports", subject="timm", run=imports_data), settings)
+    made = machine.make_measurement(Step(measure="imports", subject="timm", run=imports_data), settings)
     assert made.key == "imports: timm"
     assert made.command == "effnet-zoo bench -x"
     assert {"processor", "processors", "threads", "instructions", "device"} <= set(made.machine)
     assert {"python", "effnet-zoo", "torch", "timm"} <= set(made.versions)
     assert made.versions["torch"] == torch.__version__
     assert made.machine["processors"] == processors() >= 1
-    json.dumps(made.as_plain())
+    json.dumps(dataclasses.asdict(made))
 
 
 def test_every_measure_has_steps_with_names_of_their_own() -> None:
     settings = Settings(variants=("effnet_zoo_b0", "effnet_zoo_v2_s"), measures=all_measures("cpu"), batches=(1, 8, 32))
-    steps = suite.steps(settings)
+    steps = machine.steps(settings)
     keys = [(step.measure, step.subject) for step in steps]
     assert len(set(keys)) == len(keys)
-    assert {measure for measure, _ in keys} == set(MEASURES) == set(suite.CASES)
+    assert {measure for measure, _ in keys} == set(MEASURES)
     assert ("starting", "effnet_zoo_b0, one photo") in keys
     assert ("latency", "effnet_zoo_v2_s, 384 px, batch 1, float32, cpu") in keys
     assert [subject for measure, subject in keys if measure == "throughput"] == [
@@ -92,15 +92,16 @@ def test_every_measure_has_steps_with_names_of_their_own() -> None:
     assert set(QUICK) <= set(MEASURES)
     assert "files" not in all_measures("cuda")
     alone = Settings(variants=("effnet_zoo_b0",), measures=("throughput",), batches=(1,), size=64)
-    assert [step.subject for step in suite.steps(alone)] == ["effnet_zoo_b0, 64 px, batch 1, float32, cpu"]
+    assert [step.subject for step in machine.steps(alone)] == ["effnet_zoo_b0, 64 px, batch 1, float32, cpu"]
 
 
 def test_the_curves_contestants_are_real() -> None:
     model = catalogue.find_variant("effnet_zoo_b0")
-    tasks = [Task(model=model, size=64, batch=1, device=device) for device in DEVICES]
-    known = {one.name for task in tasks for one in forward_contestants(task)}
-    assert set(forward.CURVE_CONTESTANTS) <= known
-    assert set(forward.CURVE_CONTESTANTS) == set(STYLES)
+    tasks = [Task(model=model, size=64, batch=1, device=device) for device in DTYPES]
+    known = {name for task in tasks for name in forward_contestants(task)}
+    assert set(CURVE_STYLES) <= known
+    for curve in (forward.BATCH_CURVE, forward.SIZE_CURVE, forward.VARIANT_CURVE):
+        assert set(curve.contestants) == set(CURVE_STYLES)
 
 
 @pytest.mark.parametrize(

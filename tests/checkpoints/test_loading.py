@@ -303,10 +303,10 @@ def _counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("layout", "name"), [(layout.name, name) for layout in LAYOUTS.values() for name in layout.archs()]
+    ("layout", "name"), [(layout.name, name) for layout in LAYOUTS.values() for name in layout.archs]
 )
 def test_key_tables_are_one_to_one_and_go_both_ways(layout: str, name: str) -> None:
-    arch, table = LAYOUTS[layout].archs()[name], LAYOUTS[layout].table
+    arch, table = LAYOUTS[layout].archs[name], LAYOUTS[layout].table
     state = EfficientNet(arch, device="meta").state_dict()
     theirs = table.to_theirs(state, arch)
     counters = {} if "num_batches_tracked" in table.forms["norm"] else _counters(state)

@@ -141,7 +141,7 @@ def test_predict_as_json_with_an_unreadable_file_among_good_ones(run: Run, tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nosuch.jpg"], "nosuch.jpg: there is no such file or folder, and as a glob it matches none"),
+        (["nosuch.jpg"], "nosuch.jpg: there is no such file or folder"),
         (["empty"], "empty: no image in this folder"),
         (["*.gif"], "*.gif: there is no such file"),
         (["photo.png", "--out", "photo.png"], "photo.png/picture.png: "),

@@ -7,7 +7,7 @@ import tomllib
 from effnet_zoo.layouts import LAYOUTS
 from effnet_zoo.network.options import ModelOptions
 from effnet_zoo.runtime.int8.recipes import RECIPES
-from effnet_zoo.runtime.targets import ENGINES, FORMATS
+from effnet_zoo.runtime.targets.table import ENGINES, FORMATS
 from tests.docs.pages import PAGES, ROOT
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from effnet_zoo.arch.notation import decode_block, decode_blocks, decode_rows
 from effnet_zoo.checkpoints import config_json, statefile
 from effnet_zoo.errors import EffnetZooError
-from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.reader import read_image
 from effnet_zoo.runtime.metadata import Metadata
 from effnet_zoo.zoo import ledger
 from effnet_zoo.zoo.class_names import read_labels
@@ -48,7 +48,7 @@ def cases() -> dict[str, Case]:
     tensors = mutants.safetensors()
     header = int.from_bytes(tensors[:8], "little")
     labels = json.dumps({"0": "cat", "1": "dog"})
-    reader = Reader(ledger.load()["effnet_zoo_lite0"]["in1k"].preprocessing)
+    how = ledger.load()["effnet_zoo_lite0"]["in1k"].preprocessing
 
     def safetensors(draw: random.Random, path: Path) -> Any:
         if draw.random() < 0.5:
@@ -77,7 +77,7 @@ def cases() -> dict[str, Case]:
         "pickle": lambda draw, path: statefile.read_weights(
             mutants.write(path, mutants.binary(draw.choice(pickles), draw))
         ),
-        "image": lambda draw, path: reader(mutants.write(path, mutants.binary(draw.choice(images), draw))),
+        "image": lambda draw, path: read_image(mutants.write(path, mutants.binary(draw.choice(images), draw)), how),
     }
 
 

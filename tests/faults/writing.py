@@ -101,8 +101,7 @@ def _write(path: str, pause: float, options: dict[str, bool]) -> None:
     """Writes rows as the command does, in a pace of so many seconds a batch."""
     from effnet_zoo.errors import EffnetZooError
     from effnet_zoo.images.finding import digest
-    from effnet_zoo.predict import formats
-    from effnet_zoo.predict.results import reserved
+    from effnet_zoo.predict import parquet, results
     from tests.predict.test_results import FACTS, row
 
     def in_pieces(lines: Any, text: str) -> None:
@@ -111,20 +110,20 @@ def _write(path: str, pause: float, options: dict[str, bool]) -> None:
             lines._file.write(data[start : start + 16])
             time.sleep(pause / 20)
 
-    def joined_slowly(parquet: Any, join: Any = formats._Parquet._join) -> None:
-        join(parquet)
+    def joined_slowly(output: Any, join: Any = parquet.Parquet._join) -> None:
+        join(output)
         time.sleep(30 * pause)
 
     # A kill between two of the system's calls is rare: here it meets half a line, and parts that are joined already.
-    vars(formats).update(_PART_ROWS=PART_ROWS)
-    formats._Lines._put = in_pieces  # type: ignore[assignment, method-assign]
-    formats._Parquet._join = joined_slowly  # type: ignore[assignment, method-assign]
+    vars(parquet).update(PART_ROWS=PART_ROWS)
+    results._Lines._put = in_pieces  # type: ignore[assignment, method-assign]
+    parquet.Parquet._join = joined_slowly  # type: ignore[assignment, method-assign]
     try:
-        with reserved(Path(path), **options) as output, output.rows(FACTS) as results:
-            left = [name for name in names() if digest(name) not in results.done]
+        with results.reserved(Path(path), **options) as output, output.opened(FACTS):
+            left = [name for name in names() if digest(name) not in output.done]
             for start in range(0, len(left), 5):
                 time.sleep(pause)
-                results.write([row(name) for name in left[start : start + 5]])
+                output.write([row(name) for name in left[start : start + 5]])
     except EffnetZooError as error:
         sys.stderr.write(f"effnet-zoo: {error}\n")
         sys.exit(REFUSED)
@@ -132,8 +131,8 @@ def _write(path: str, pause: float, options: dict[str, bool]) -> None:
 
 def _command(arguments: list[str]) -> None:
     from effnet_zoo.cli import main as command
-    from effnet_zoo.predict import formats
+    from effnet_zoo.predict import parquet
 
-    formats._PART_ROWS = PART_ROWS
+    vars(parquet).update(PART_ROWS=PART_ROWS)
     sys.argv = ["effnet-zoo", *arguments]
     command()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from effnet_zoo import eval_transform
 from effnet_zoo.images.decoding import open_image
-from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.reader import read_image
 from effnet_zoo.images.transform import Pixels
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.preprocessing import Preprocessing
@@ -48,7 +48,7 @@ def as_tensor(pixels: Pixels) -> Tensor:
 
 def difference(how: Preprocessing, path: Path) -> Tensor:
     """Grey levels between the fast pixels and the reference's."""
-    ours = Reader(how)(path)
+    ours = read_image(path, how)
     assert ours.dtype == numpy.uint8
     assert ours.shape == (*how.size, 3)
     return (as_tensor(ours).int() - reference(how, path).int()).abs()

@@ -18,7 +18,7 @@ from effnet_zoo import eval_transform
 from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.errors import InputError
 from effnet_zoo.images.decoding import LARGEST_FILE, as_rgb, open_image, suffixes
-from effnet_zoo.images.reader import Reader, read_ahead, read_whole
+from effnet_zoo.images.reader import read_ahead, read_image, read_whole
 from tests.images.common import RAW, SMALL, UNUSUAL, as_tensor, difference, exif_of, png_chunk
 from tests.parity.photos import PHOTOS
 
@@ -103,7 +103,7 @@ def test_a_cut_jpeg_is_refused_as_pillow_refuses_it(missing: int, progressive: b
     with pytest.raises(InputError, match="cut.jpg: cannot be read: image file is truncated"):
         open_image(path)
     with pytest.raises(InputError, match="cut.jpg: cannot be read: image file is truncated"):
-        Reader(SMALL)(path)
+        read_image(path, SMALL)
 
 
 def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path) -> None:
         "": "expected a file, found a folder",
     }.items():
         with pytest.raises(InputError, match=message) as raised:
-            Reader(SMALL)(tmp_path / file)
+            read_image(tmp_path / file, SMALL)
         assert str(raised.value).startswith(str(tmp_path / file))
 
 
@@ -142,9 +142,9 @@ def test_images_are_turned_as_they_say(exif: int, tmp_path: Path) -> None:
             assert torch.equal(turned, eval_transform(RAW, orientation=False)(expected))
             # What is turned already is not turned again.
             assert torch.equal(turned, eval_transform(RAW)(open_image(path, orientation=orientation)))
-            ours = Reader(RAW, orientation=orientation)(path)
+            ours = read_image(path, RAW, orientation=orientation)
             assert (as_tensor(ours).int() - (turned * 255).round().int()).abs().max() <= 1
-            by_pillow = Reader(RAW, orientation, "pillow")(path)
+            by_pillow = read_image(path, RAW, orientation=orientation, resize="pillow")
             assert torch.equal(as_tensor(by_pillow), (turned * 255).round().byte())
             assert numpy.array_equal(read_whole(path, RAW, orientation=orientation), numpy.asarray(expected))
 
@@ -257,7 +257,7 @@ def test_numbers_without_a_known_range_are_refused(content: bytes, message: str,
     path = tmp_path / "deep.tif"
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"deep.tif: {message}"):
-        Reader(SMALL)(path)
+        read_image(path, SMALL)
     with pytest.raises(InputError, match=message), Image.open(path) as image:
         eval_transform(SMALL)(image)
 
@@ -274,13 +274,13 @@ def test_large_images_are_refused_before_they_are_decoded_and_nobody_is_warned(t
             b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
         )
         with pytest.raises(InputError, match=message):
-            Reader(SMALL)(path)
+            read_image(path, SMALL)
 
 
 def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(InputError, match="expected a regular file, found a FIFO"):
-        Reader(SMALL)(tmp_path / "pipe.jpg")
+        read_image(tmp_path / "pipe.jpg", SMALL)
     with pytest.raises(InputError, match="expected a regular file, found a device"):
         open_image(Path("/dev/zero"))
 
@@ -318,7 +318,7 @@ def test_whatever_a_decoder_raises_is_about_its_file(
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", broken)
-    ((path, error),) = read_ahead([tmp_path / "a.png"], Reader(SMALL), workers=1, ahead=1)
+    ((path, error),) = read_ahead([tmp_path / "a.png"], lambda path: read_image(path, SMALL), workers=1, ahead=1)
     assert isinstance(error, InputError)
     assert str(error).startswith(f"{path}: cannot be read: ")
     assert len(str(error)) > len(f"{path}: cannot be read: ")

@@ -15,11 +15,10 @@ from PIL import Image
 
 from effnet_zoo import eval_transform
 from effnet_zoo.errors import ArgumentError, InputError
-from effnet_zoo.images import reader, resizing
+from effnet_zoo.images import reader, transform
 from effnet_zoo.images.decoding import open_image
-from effnet_zoo.images.reader import Reader, read_whole
-from effnet_zoo.images.resizing import resized
-from effnet_zoo.images.transform import normalised, normalised_tensor
+from effnet_zoo.images.reader import read_image, read_whole
+from effnet_zoo.images.transform import normalised, normalised_tensor, resized
 from effnet_zoo.zoo.preprocessing import Preprocessing
 from tests.images.common import LEDGER, RAW, SMALL, UNUSUAL, as_tensor, difference, name, reference
 from tests.parity.photos import PHOTOS
@@ -53,10 +52,10 @@ def test_torch_resizes_large_images_if_wanted_and_pillow_the_rest(
     large = [path for path in photos if path.suffix == ".jpg" and min(open_image(path).size) >= 1000]
     assert large
     for path in large:
-        Reader(SMALL)(path)
+        read_image(path, SMALL)
     assert not by_pillow
-    Reader(SMALL)(PHOTOS["coffee.png"])
-    Reader(SMALL, resize="pillow")(large[0])
+    read_image(PHOTOS["coffee.png"], SMALL)
+    read_image(large[0], SMALL, resize="pillow")
     assert len(by_pillow) == 2
 
 
@@ -70,16 +69,16 @@ def _noting(function: Callable[..., Any], calls: list[str]) -> Callable[..., Any
 
 def test_pillow_gives_the_references_very_pixels_and_torch_is_not_imported(photos: list[Path]) -> None:
     for path in photos[-3:]:
-        assert torch.equal(as_tensor(Reader(SMALL, resize="pillow")(path)), reference(SMALL, path))
+        assert torch.equal(as_tensor(read_image(path, SMALL, resize="pillow")), reference(SMALL, path))
     code = f"""
 import sys
 sys.modules["_effnet_zoo_command"] = None
 from pathlib import Path
-from effnet_zoo.images.reader import Reader
+from effnet_zoo.images.reader import read_image
 from effnet_zoo.images.transform import normalised
 from effnet_zoo.zoo import catalogue
 how = catalogue.find("effnet_zoo_lite0")[1].preprocessing
-normalised([Reader(how, resize="pillow")(Path({str(photos[-1])!r}))], how)
+normalised([read_image(Path({str(photos[-1])!r}), how, resize="pillow")], how)
 print(sorted({{"torch", "torchvision", "timm"}} & sys.modules.keys()))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -88,7 +87,7 @@ print(sorted({{"torch", "torchvision", "timm"}} & sys.modules.keys()))
 
 def test_batches_are_normalised_as_the_reference_does() -> None:
     for how in LEDGER[:3]:
-        pixels = Reader(how)(PHOTOS["coffee.png"])
+        pixels = read_image(PHOTOS["coffee.png"], how)
         expected = eval_transform(how)(open_image(PHOTOS["coffee.png"]))
         batch = normalised([pixels, pixels[:, ::-1]], how)
         assert batch.flags.c_contiguous
@@ -105,7 +104,7 @@ def _only_small(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
     def noted(image: Image.Image, size: tuple[int, int], *arguments: Any, **options: Any) -> Image.Image:
         # Pillow goes across first.
-        assert size[0] * max(size[1], 1 if arguments[1:] else image.height) <= resizing.LARGEST_RESIZED
+        assert size[0] * max(size[1], 1 if arguments[1:] else image.height) <= transform.LARGEST_RESIZED
         sizes.append(size)
         return resize(image, size, *arguments, **options)
 
@@ -123,7 +122,7 @@ def test_long_images_take_no_memory(
     image.save(tmp_path / "long.png")
     how = dataclasses.replace(RAW, crop_mode=crop_mode)
     sizes = _only_small(monkeypatch)
-    pixels = Reader(how)(tmp_path / "long.png")
+    pixels = read_image(tmp_path / "long.png", how)
     assert sizes
     if crop_mode == "center":  # what is far from the middle makes no difference
         left, top = (max(0, place - 30) for place in middle)
@@ -139,10 +138,10 @@ def test_what_is_cut_from_a_long_image_is_what_would_be_cropped(
 ) -> None:
     rocket = open_image(PHOTOS["rocket.jpg"])
     for strip in (rocket.crop((300, 0, 304, 420)), rocket.crop((0, 300, 600, 307)), rocket.crop((0, 300, 640, 301))):
-        monkeypatch.setattr(resizing, "LARGEST_RESIZED", 1 << 25)
+        monkeypatch.setattr(transform, "LARGEST_RESIZED", 1 << 25)
         expected = numpy.asarray(resized(strip, how)).astype(int)
         # Pillow would not be asked for a part that is as large as this.
-        monkeypatch.setattr(resizing, "LARGEST_RESIZED", how.size[1] * max(strip.height, *how.size))
+        monkeypatch.setattr(transform, "LARGEST_RESIZED", how.size[1] * max(strip.height, *how.size))
         found = numpy.asarray(resized(strip, how)).astype(int)
         assert found.shape == expected.shape
         apart = numpy.abs(found - expected)
@@ -163,7 +162,7 @@ def test_a_grey_model_is_given_grey() -> None:
     grey = dataclasses.replace(SMALL, mean=(0.0,), std=(1.0,))
     seen = eval_transform(grey)(open_image(PHOTOS["coffee.png"]))
     assert seen.shape == (1, *SMALL.size)
-    ours = Reader(grey)(PHOTOS["coffee.png"])
+    ours = read_image(PHOTOS["coffee.png"], grey)
     assert ours.shape == (*SMALL.size, 1)
     assert numpy.abs(normalised([ours], grey)[0] - seen.numpy()).max() < 1.1 / 255
 
@@ -183,12 +182,11 @@ def test_a_transform_is_of_a_preprocessing() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        ([torch.zeros(8, 8, 3).byte()], "Tensor: expected arrays uint8"),
-        ([numpy.zeros((8, 8, 3), numpy.float32)], r"float32 \(8, 8, 3\): expected arrays uint8"),
-        ([numpy.zeros((8, 8, 3), numpy.float64)], "float64"),
-        ([numpy.zeros((8, 8, 3), numpy.uint8), numpy.zeros((8, 9, 3), numpy.uint8)], r"\(8, 9, 3\): .* of one size"),
-        ([numpy.zeros((8, 8, 1), numpy.uint8)], r"\(8, 8, 1\): expected at least one image \(height, width, 3\)"),
-        ([], "no images: expected at least one image"),
+        ([torch.zeros(8, 8, 3).byte()], r"tensor.*: expected an image as uint8 \(height, width, 3\)"),
+        ([numpy.zeros((8, 8, 3), numpy.float32)], "array.*: expected an image as uint8"),
+        ([numpy.zeros((8, 8), numpy.uint8)], "array.*: expected an image as uint8"),
+        ([numpy.zeros((8, 8, 3), numpy.uint8), numpy.zeros((8, 9, 3), numpy.uint8)], r"\(8, 9, 3\): .* one size"),
+        ([numpy.zeros((8, 8, 1), numpy.uint8)], r"an image \(8, 8, 1\): expected \(height, width, 3\)"),
     ],
 )
 def test_only_pixels_are_normalised(pixels: Any, message: str) -> None:

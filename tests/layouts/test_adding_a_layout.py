@@ -96,7 +96,7 @@ def test_it_is_converted_there_and_back_and_proven_by_its_own_implementation(fil
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_the_stem_is_the_first_key_of_every_network(layout: Layout) -> None:
-    for arch in layout.archs().values():
+    for arch in layout.archs.values():
         assert next(theirs for theirs, _ in layout.table.keys(arch).values()) == layout.stem_key
 
 

@@ -23,8 +23,8 @@ from tests.transfer.states import (
 
 
 def test_every_variant_of_every_layout_is_known() -> None:
-    assert set(TORCH["effnet_zoo"].archs()) == set(catalogue.models())
-    counts = {layout: len(TORCH[layout].archs()) for layout in TORCH}
+    assert set(TORCH["effnet_zoo"].archs) == set(catalogue.models())
+    counts = {layout: len(TORCH[layout].archs) for layout in TORCH}
     assert counts == {
         "effnet_zoo": len(catalogue.models()),
         "efficientnet_pytorch": 15,
@@ -54,7 +54,7 @@ def test_layout_variant_classes_and_channels_are_told_from_keys_and_shapes(
 
 @pytest.mark.parametrize("layout", TORCH)
 def test_files_from_before_batch_norm_counted_are_known_and_the_count_is_0(layout: str) -> None:
-    name = next(iter(TORCH[layout].archs()))
+    name = next(iter(TORCH[layout].archs))
     whole = meta_state(layout, name)
     old = {key: value for key, value in whole.items() if "num_batches" not in key}
     found = identify(old, "a file")
@@ -116,8 +116,8 @@ def test_a_near_miss_names_the_nearest_network_and_how_it_differs(state: Callabl
 
 
 def test_a_file_that_fits_two_networks_is_asked_about() -> None:
-    b0 = TORCH["effnet_zoo"].archs()["effnet_zoo_b0"]
-    twice = dataclasses.replace(TORCH["effnet_zoo"], archs=lambda: {"one": b0, "other": b0})
+    b0 = TORCH["effnet_zoo"].archs["effnet_zoo_b0"]
+    twice = dataclasses.replace(TORCH["effnet_zoo"], archs={"one": b0, "other": b0})
     with patch.dict("effnet_zoo.layouts.identify.LAYOUTS", {"effnet_zoo": twice}):
         with pytest.raises(WeightsError, match="a file fits one of effnet_zoo and other of effnet_zoo: say which"):
             identify(meta_state("effnet_zoo", "effnet_zoo_b0"), "a file")
@@ -126,11 +126,11 @@ def test_a_file_that_fits_two_networks_is_asked_about() -> None:
 
 @pytest.mark.parametrize(("layout", "name"), NETWORKS)
 def test_every_key_goes_to_every_layout_that_has_the_network_and_back(layout: str, name: str) -> None:
-    arch = TORCH[layout].archs()[name]
+    arch = TORCH[layout].archs[name]
     state = meta_state(layout, name)
     ours = TORCH[layout].table.to_ours(state, arch)
     for other in TORCH.values():
-        if name in other.archs():
+        if name in other.archs:
             theirs = other.table.to_theirs(ours, arch)
             back = TORCH[layout].table.to_theirs(other.table.to_ours(theirs, arch), arch)
             assert len(theirs) == len(state)

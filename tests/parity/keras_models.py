@@ -22,8 +22,7 @@ from torch import Tensor
 
 from effnet_zoo import EfficientNet
 from effnet_zoo.arch.spec import ArchSpec, variant_spec
-from effnet_zoo.checkpoints.keras import KerasFile
-from effnet_zoo.checkpoints.keras.surroundings import Normalisation
+from effnet_zoo.checkpoints.keras.reading import KerasFile, Normalisation
 from effnet_zoo.layouts.keras import KERAS_V1, KERAS_V2, MODELS
 from effnet_zoo.layouts.keytable import KeyTable
 from effnet_zoo.numerics import relative_error

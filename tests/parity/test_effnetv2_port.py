@@ -149,7 +149,7 @@ def reduced(rows: tuple[Row, ...]) -> tuple[Row, ...]:
 
 
 def test_no_network_is_left_out() -> None:
-    assert set(LAYOUT.archs()) == set(MODELS)
+    assert set(LAYOUT.archs) == set(MODELS)
 
 
 @pytest.mark.parametrize("inputs", range(8, 801, 8))
@@ -199,7 +199,7 @@ def test_logits(pair: Pair, size: common.Size) -> None:
 @pytest.fixture(scope="module", params=REDUCED)
 def reduced_pair(request: pytest.FixtureRequest) -> Pair:
     theirs = drawn(reduced(MODELS[request.param]))
-    arch = shallow(LAYOUT.archs()[request.param], common.KEPT)
+    arch = shallow(LAYOUT.archs[request.param], common.KEPT)
     with common.unallocated():
         ours = EfficientNet(arch)
     state = LAYOUT.table.to_ours(theirs.state_dict(), arch)
@@ -214,7 +214,7 @@ def test_reduced_logits(reduced_pair: Pair, size: common.Size) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_ours_run_in_theirs(name: str) -> None:
-    arch = shallow(LAYOUT.archs()[name], common.KEPT)
+    arch = shallow(LAYOUT.archs[name], common.KEPT)
     ours = common.drawn(lambda: EfficientNet(arch), seed=3)
     theirs = Port(reduced(MODELS[name]))
     theirs.load_state_dict(LAYOUT.table.to_theirs(ours.state_dict(), arch), strict=True)

@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from effnet_zoo.checkpoints.keras import hdf5, reading
-from effnet_zoo.checkpoints.keras import read_keras_file as read
-from effnet_zoo.checkpoints.keras import write_keras_file as write
-from effnet_zoo.errors import MissingExtraError, WeightsError
+from effnet_zoo.checkpoints.keras.reading import read_keras_file as read
+from effnet_zoo.checkpoints.keras.writing import write_keras_file as write
+from effnet_zoo.errors import FileError, MissingExtraError, WeightsError
 from effnet_zoo.transfer import opening
 from tests.parity import common
 from tests.parity.keras_models import (
@@ -55,7 +55,6 @@ def test_every_kind_of_file_holds_the_same(theirs: Any, suffix: str, tmp_path: P
     assert_holds(found, of_layers(theirs))
     whole = suffix != ".weights.h5"
     assert (found.normalisation is None) != whole
-    assert found.classifier_activation == ("linear" if whole else None)
     assert found.input_size == (common.TINY if whole else None)
     optimizer = [reason for key, reason in found.dropped.items() if key.startswith("optimizer")]
     assert len(optimizer) == len(theirs.optimizer.variables)
@@ -116,17 +115,19 @@ STEM = {"stem_conv/kernel": np.zeros((3, 3, 3, 4), np.float32)}
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="missing.h5: there is no such file or folder: expected a weight file"):
+    with pytest.raises(FileError, match="missing.h5: there is no such file or folder"):
         read(tmp_path / "missing.h5")
     os.mkfifo(tmp_path / "pipe.h5")
-    with pytest.raises(WeightsError, match="pipe.h5: expected a regular file, found a FIFO"):
+    with pytest.raises(FileError, match="pipe.h5: expected a regular file, found a FIFO"):
         read(tmp_path / "pipe.h5")
-    with pytest.raises(WeightsError, match=r"a folder: expected a file; a SavedModel .*model.save\('model.keras'\)"):
+    with pytest.raises(FileError, match="expected a file, found a folder"):
         read(tmp_path)
     for content in (b"", b"weights", b"\x80\x02}q\x00."):
         (tmp_path / "other.h5").write_bytes(content)
-        with pytest.raises(WeightsError, match="other.h5: neither a zip nor an HDF5 file"):
+        with pytest.raises(WeightsError, match="other.h5 is not a whole file of Keras: .*Expected what model.save"):
             read(tmp_path / "other.h5")
+        with pytest.raises(WeightsError, match="other.h5 is neither a whole safetensors file nor one of plain tensors"):
+            opening.open_package(str(tmp_path / "other.h5"))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -295,7 +296,7 @@ def test_nothing_in_a_file_is_executed(good: Path, tmp_path: Path) -> None:
 
 def test_a_missing_h5py_names_the_extra(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
-    for action in (lambda: read(good), lambda: write(good, {}, spec_of("EfficientNetB0"), normalisation=None)):
+    for action in (lambda: read(good), lambda: write(good, {}, spec_of("EfficientNetB0"))):
         with pytest.raises(MissingExtraError, match=r"pip install 'effnet-zoo\[keras\]'"):
             action()
 
@@ -307,6 +308,17 @@ def test_a_file_that_crashes_hdf5_is_refused_by_the_process_that_survives(
     monkeypatch.setattr(hdf5, "WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(WeightsError, match="model.weights.h5 is not a whole HDF5 file: reading it crashes HDF5"):
         opening.open_package(str(tmp_path / "model.weights.h5"))
+
+
+def test_an_hdf5_file_that_ends_as_an_archive_is_walked_through_too(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "model.weights.h5"
+    with zipfile.ZipFile(good) as archive:
+        place.write_bytes(archive.read("model.weights.h5") + good.read_bytes())
+    monkeypatch.setattr(hdf5, "WALK", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(WeightsError, match="model.weights.h5 is not a whole HDF5 file: reading it crashes HDF5"):
+        opening.open_package(str(place))
 
 
 def test_a_walk_through_hdf5_has_a_limit_of_time_and_of_memory(

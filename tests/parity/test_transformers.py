@@ -37,7 +37,7 @@ from tests.parity import common
 from tests.parity.photos import PHOTOS
 
 LAYOUT = LAYOUTS["transformers"]
-NAMES = tuple(LAYOUT.archs())
+NAMES = tuple(LAYOUT.archs)
 WHOLE = NAMES[:3]
 REDUCED = NAMES[3:]
 Pair = tuple[EfficientNet, Any]

@@ -125,7 +125,7 @@ def test_many_files_get_the_fastest_engine_and_few_the_model_itself(
 
     monkeypatch.setattr("effnet_zoo.runtime.engine.engine", engine)
     monkeypatch.setattr(
-        "effnet_zoo.images.reader.Reader.__call__", lambda self, path: numpy.zeros((32, 32, 3), numpy.uint8)
+        "effnet_zoo.predict.torch_model.read_image", lambda path, how, **options: numpy.zeros((32, 32, 3), numpy.uint8)
     )
     names = tmp_path / "names.txt"
     names.write_text("".join(f"{number}.jpg\n" for number in range(files)))

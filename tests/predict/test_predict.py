@@ -250,10 +250,10 @@ def test_a_probability_of_zero_is_no_fault_of_an_exported_file() -> None:
 
 def test_pictures_show_names_as_they_are(model: EfficientNet, tmp_path: Path) -> None:
     """Matplotlib would take what is between dollars for a formula, and fail at a byte that is not UTF-8."""
-    from effnet_zoo.predict.pictures import save_picture
+    from effnet_zoo.predict.pictures import Pictures
 
     path = tmp_path / os.fsdecode(b"$a^$\xff\n.png")
     shutil.copy(PHOTOS["coffee.png"], path)
     guess = Guess(index=0, label="$x^$ \x1b[2J", probability=0.5)
-    save_picture(Prediction(path=path, guesses=(guess,)), "model", tmp_path / "picture.png")
-    assert open_image(tmp_path / "picture.png").width > 1000
+    picture = Pictures(tmp_path / "pictures", "model").save(Prediction(path=path, guesses=(guess,)))
+    assert open_image(picture).width > 1000

@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 
 from effnet_zoo.errors import EffnetZooError, FileError, InputError
 from effnet_zoo.images.finding import digest, path_text
-from effnet_zoo.predict import formats
-from effnet_zoo.predict.formats import Rows
-from effnet_zoo.predict.results import reserved
-from effnet_zoo.predict.tables import Column, Facts, Row
+from effnet_zoo.predict import results
+from effnet_zoo.predict.results import Column, Facts, Output, Row, reserved
 from effnet_zoo.zoo.preprocessing import Preprocessing
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -44,9 +42,9 @@ NASTY = ["plain.jpg", 'quo"te,s.jpg', "line\nend.jpg", "re\rturn.jpg", "ünï→
 
 
 @contextmanager
-def open_rows(path: Path, facts: Facts = FACTS, *, resume: bool = False, force: bool = False) -> Iterator[Rows]:
-    with reserved(path, resume=resume, force=force) as output, output.rows(facts) as rows:
-        yield rows
+def open_rows(path: Path, facts: Facts = FACTS, *, resume: bool = False, force: bool = False) -> Iterator[Output]:
+    with reserved(path, resume=resume, force=force) as output, output.opened(facts):
+        yield output
 
 
 def refusal(path: Path, message: str, facts: Facts = FACTS, **options: bool) -> str:
@@ -231,7 +229,7 @@ def test_a_run_killed_while_it_replaces_an_output_mixes_nothing(
     other = msgspec.structs.replace(FACTS, model="b1")
     with pytest.raises(KeyboardInterrupt), open_rows(path, other, force=True) as rows, monkeypatch.context() as patch:  # noqa: PT012
         patch.setattr(
-            {"_create": type(rows), "unlink": Path, "rmtree": shutil}.get(killed_in, formats), killed_in, kill
+            {"_create": type(rows), "unlink": Path, "rmtree": shutil}.get(killed_in, results), killed_in, kill
         )
         rows.write([row("new.jpg")])
         raise KeyboardInterrupt  # there may be nothing to remove
@@ -280,7 +278,7 @@ def test_rows_made_otherwise_are_not_continued(suffix: str, tmp_path: Path) -> N
         run_json.write_text(content)
         refused(message)
     run_json.unlink()
-    refused(f"out.{suffix}.run.json is missing, which says how it was made: use --force")
+    refused(f"out.{suffix}.run.json: there is no such file or folder: choose another name or --force")
     with open_rows(path, force=True) as rows:
         assert not rows.done
     assert rows_of(path) == []
@@ -341,7 +339,7 @@ def test_a_record_that_is_no_row_is_named_with_what_was_expected(line: bytes, me
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_a_line_without_end_takes_bounded_memory(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_zoo.predict.formats._LONGEST_ROW", 1000)
+    monkeypatch.setattr("effnet_zoo.predict.results._LONGEST_ROW", 1000)
     path = tmp_path / f"out.{suffix}"
     with open_rows(path):
         pass
@@ -377,7 +375,7 @@ def test_outputs_are_checked_before_any_work(tmp_path: Path, monkeypatch: pytest
     for name, message in (
         ("out.txt", "out.txt: expected a file that ends in .csv, .jsonl, .parquet"),
         ("", "expected a file that ends in"),
-        ("dir.csv", "dir.csv: expected a file to write, found a folder"),
+        ("dir.csv", "dir.csv: expected a file, found a folder"),
         ("file/out.csv", "file is a file: expected a folder"),
         ("fifo.csv", "fifo.csv: expected a regular file, found a FIFO"),
         ("loop.csv", "loop.csv: its symbolic links lead in a circle"),
@@ -413,6 +411,7 @@ def test_a_full_disk_is_an_error_of_the_file_and_loses_no_row(suffix: str, tmp_p
 
 
 def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "effnet_zoo.predict.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     refusal(tmp_path / "o.parquet", r"pip install 'effnet-zoo\[parquet\]'$")

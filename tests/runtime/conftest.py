@@ -11,7 +11,7 @@ from effnet_zoo import EfficientNet
 from effnet_zoo.images.photos import write_jpegs
 from effnet_zoo.runtime import engine as engine_module
 from effnet_zoo.runtime.int8 import quantization
-from effnet_zoo.runtime.targets import ONNX_RUNTIMES
+from effnet_zoo.runtime.targets.onnx import ONNX_RUNTIMES
 from tests.runtime.drawn import LITE0
 from tests.runtime.engines import Fake
 from tests.runtime.int8 import SIZE

@@ -12,7 +12,7 @@ from effnet_zoo import EfficientNet
 from effnet_zoo.errors import ArgumentError, MissingExtraError
 from effnet_zoo.numerics import randomise, shallow
 from effnet_zoo.runtime.metadata import Interface, Size
-from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.table import ENGINES
 from effnet_zoo.runtime.targets.target import Target, TensorFunction
 from effnet_zoo.zoo import catalogue
 

@@ -1,6 +1,7 @@
 """What engines keep on disk: made once, never changed, never run unless it is as it was made; the fastest engine."""
 
 import dataclasses
+import json
 import os
 import shutil
 import stat
@@ -19,7 +20,7 @@ from effnet_zoo import EfficientNet, engine
 from effnet_zoo.errors import EngineError, FileError
 from effnet_zoo.runtime import engine as engine_module
 from effnet_zoo.runtime import engine_cache
-from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.table import ENGINES
 from effnet_zoo.runtime.targets.target import Target
 from tests.runtime.engines import RUNTIMES, SIZE, images, network, runs_here
 
@@ -102,7 +103,7 @@ def test_an_artefact_that_is_not_as_recorded_is_never_loaded(
 
 def test_a_compiled_program_that_somebody_planted_does_not_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def compiled(*given: Any, **more: Any) -> None:
-        Path(given[5]).write_bytes(b"ours")
+        given[4].write_bytes(b"ours")
 
     ran: list[bytes] = []
     monkeypatch.setattr("effnet_zoo.runtime.targets.pytorch.run_in_child", compiled)
@@ -243,14 +244,14 @@ def test_auto_does_not_wait_for_a_compiler() -> None:
     assert "inductor" not in {*engine_module._candidates("cpu", "float32")}
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"backend": 3}', '{"backend": "gone"}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"slow": 0}', '{"gone": 1}'])
 def test_a_damaged_memory_is_measured_anew(content: str, fakes: Callable[..., Any], home: Path) -> None:
     fakes(slow=(3, 1), fast=(1, 1))
     engine(network(), size=SIZE)
-    (path,) = home.glob("*.json")
+    (path,) = home.rglob("seconds.json")
     path.write_text(content)
     assert engine(network(), size=SIZE).backend == "fast"
-    assert engine_cache.recall_fastest(path.stem) == "fast"
+    assert json.loads(path.read_text()) == {"slow": 3, "fast": 1}
 
 
 def test_the_cache_may_be_deleted_while_an_engine_lives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch.nn.utils import prune
 
 from effnet_zoo import EfficientNet, engine, eval_transform, optimize, preprocessing_of
-from effnet_zoo.cli import batch
+from effnet_zoo.cli import files
 from effnet_zoo.errors import ArgumentError, EngineError, InputError, MissingExtraError, UnknownNameError
 from effnet_zoo.images.decoding import open_image
 from effnet_zoo.network.devices import devices
@@ -27,7 +27,7 @@ from effnet_zoo.network.model import EfficientNetFeatures
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.runtime import engine as engine_module
 from effnet_zoo.runtime.metadata import COMPUTE_DTYPES
-from effnet_zoo.runtime.targets import ENGINES
+from effnet_zoo.runtime.targets.table import ENGINES
 from effnet_zoo.runtime.targets.target import package_version
 from effnet_zoo.zoo import catalogue
 from tests.parity.photos import PHOTOS
@@ -113,7 +113,7 @@ def test_another_size_is_refused_if_one_was_given(backend: str) -> None:
     runs_here(backend)
     run = engine(network(), backend, size=SIZE)
     assert run(images(1)).shape == (1, 7)
-    with pytest.raises(InputError, match="images of 64x65 pixels: this engine is made for 65x98"):
+    with pytest.raises(InputError, match="images of 64x65 pixels: expected 65x98, for which this engine is made"):
         run(images(1, (64, 65)))
 
 
@@ -124,7 +124,8 @@ def test_another_size_is_refused_if_one_was_given(backend: str) -> None:
         (images(1)[0], "expected torch.float32"),
         (images(1).to(torch.uint8), "images torch.uint8"),
         (images(1, (31, 64)), "images of 31x64 pixels: expected at least 32x32"),
-        (images(1)[:0], "a batch of no images"),
+        (images(1)[:0], r"shape \(0, 3, 65, 98\): expected .*, at least one"),
+        (torch.zeros(()), r"shape \(\): expected torch.float32"),
         (images(1).double(), "images torch.float64"),
         (images(1).numpy(), "expected images as a torch.Tensor, found ndarray"),
         ([[[[1.0]]]], "found list"),
@@ -379,8 +380,8 @@ def test_a_signal_after_two_engines_are_gone_is_survived() -> None:
 
 
 def test_the_command_names_the_engines_there_are() -> None:
-    assert {"auto", *ENGINES} == set(batch.ENGINES)
-    assert list(COMPUTE_DTYPES) == list(batch.DTYPES)
+    assert {"auto", *ENGINES} == set(files.ENGINES)
+    assert list(COMPUTE_DTYPES) == list(files.DTYPES)
 
 
 def test_a_model_that_torch_cannot_copy_is_refused_with_the_mend() -> None:

@@ -21,7 +21,8 @@ from effnet_zoo.numerics import relative_error
 from effnet_zoo.predict.prediction import predict
 from effnet_zoo.runtime.exported import Exported
 from effnet_zoo.runtime.metadata import KEY, Metadata
-from effnet_zoo.runtime.targets import FORMATS, OPENVINO
+from effnet_zoo.runtime.targets.onnx import OPENVINO
+from effnet_zoo.runtime.targets.table import FORMATS
 from tests.parity.photos import PHOTOS
 from tests.runtime.drawn import LITE0, network, small
 from tests.shell import Run

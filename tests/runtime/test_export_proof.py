@@ -25,8 +25,9 @@ from effnet_zoo.errors import (
 from effnet_zoo.runtime import deployed
 from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.metadata import Interface, Metadata
-from effnet_zoo.runtime.targets import FORMATS, pytorch
+from effnet_zoo.runtime.targets import pytorch
 from effnet_zoo.runtime.targets.onnx import Onnx
+from effnet_zoo.runtime.targets.table import FORMATS
 from effnet_zoo.runtime.targets.target import Target
 from tests.runtime.drawn import network, small
 

@@ -144,7 +144,7 @@ def test_a_record_that_is_not_true_of_its_graph_is_refused(tmp_path: Path) -> No
             Exported(with_record(path, **change))
     grey = small(in_chans=1)
     export(grey, tmp_path / "grey.onnx", size=64)
-    with pytest.raises(WeightsError, match="its images are to be prepared is not in the file"):
+    with pytest.raises(WeightsError, match="it does not say how its images are prepared"):
         Exported(tmp_path / "grey.onnx")
     grey.pretrained_cfg = {**model.pretrained_cfg, "mean": (0.5,), "std": (0.5,)}
     export(grey, tmp_path / "grey.onnx", size=64, force=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from effnet_zoo import EfficientNet
 from effnet_zoo.errors import EngineError
-from effnet_zoo.network.blocks import MBConv
+from effnet_zoo.network.layers import MBConv
 from effnet_zoo.numerics import shallow
 from effnet_zoo.runtime.graph import onnx_model
 from effnet_zoo.runtime.metadata import Interface

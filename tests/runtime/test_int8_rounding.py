@@ -14,8 +14,8 @@ from effnet_zoo.images.transform import eval_transform
 from effnet_zoo.numerics import relative_error
 from effnet_zoo.runtime.deployed import Deployed
 from effnet_zoo.runtime.int8 import rounding
-from effnet_zoo.runtime.int8.calibration import Images
-from effnet_zoo.runtime.int8.recipes import RECIPES, front_layers, gate_layers, groups, layers
+from effnet_zoo.runtime.int8.calibration import Images, batches
+from effnet_zoo.runtime.int8.recipes import RECIPES, front_layers, groups, layers
 from effnet_zoo.runtime.int8.rounding import LEVELS, observe, round_weights, to_uint8
 from effnet_zoo.runtime.metadata import Interface
 from effnet_zoo.zoo.preprocessing import preprocessing_of
@@ -38,7 +38,7 @@ def test_recipes_spare_the_front_and_the_head() -> None:
         "conv_head",
         "classifier",
     }
-    assert len(list(gate_layers(model))) == 2 * 16
+    assert len(groups(model, every)["squeeze-excite"]) == 2 * 16
 
 
 def test_every_layer_is_in_one_group() -> None:
@@ -102,7 +102,6 @@ def test_moments_are_those_of_what_the_convolution_multiplies(
         folded(some)
     for key, layer in found.items():
         one = seen[key]
-        assert one.moments is not None
         weight = layer.weight.detach().double().flatten(1).view(one.moments.shape[0], -1, one.moments.shape[1])
         squares = ((weight @ (one.moments / one.count)) * weight).sum(2).flatten()
         assert torch.allclose(squares, means[key], rtol=1e-4), key
@@ -118,11 +117,11 @@ def test_zero_stays_zero_in_uint8() -> None:
 
 def test_images_are_held_once(few: Path) -> None:
     found = Images.of(few, None, lambda path: torch.zeros(3, 100, 100), most=30, classes=None)
-    single = list(found.batches(found.calibration, 1))
+    single = list(batches(found.calibration.values(), 1))
     assert [batch.data_ptr() for batch in single] == [image.data_ptr() for image in found.calibration.values()]
-    batches = found.batches(found.comparison, 8)
-    assert next(batches).shape == (8, 3, 100, 100)
-    assert inspect.isgenerator(batches)  # no batch is made before it is asked for
+    several = batches(found.comparison.values(), 8)
+    assert next(several).shape == (8, 3, 100, 100)
+    assert inspect.isgenerator(several)  # no batch is made before it is asked for
 
 
 def test_images_are_split_so_that_none_is_used_twice(folders: tuple[Path, Path]) -> None:

@@ -19,7 +19,7 @@ from effnet_zoo.numerics import randomise, relative_error, settle, shallow
 from effnet_zoo.runtime.deployed import Deployed, covered_size
 from effnet_zoo.runtime.graph import onnx_model
 from effnet_zoo.runtime.metadata import Interface
-from effnet_zoo.runtime.targets import ONNX
+from effnet_zoo.runtime.targets.onnx import ONNX
 from effnet_zoo.runtime.targets.target import on_tensors
 from effnet_zoo.zoo import catalogue
 from tests.parity.photos import PHOTOS

@@ -168,7 +168,7 @@ def test_nothing_is_written_where_labels_change_and_a_search_goes_on(
     [
         ({"recipe": "front"}, UnknownNameError, "unknown recipe 'front'.*Did you mean 'front-"),
         ({"min_agreement": 98}, ArgumentError, "min_agreement=98: expected more than 0 and at most 1"),
-        ({"classes": ["a"]}, ArgumentError, "1 classes of images for 10 outputs"),
+        ({"classes": ["a"]}, ArgumentError, r"classes=\['a'\]: expected a list of 10 names, one for each output"),
         ({"size": 16}, ArgumentError, "size=16: expected a side, or height and width, of 32 to 8192"),
     ],
 )
@@ -190,8 +190,8 @@ def test_what_does_not_fit_is_refused(
         ({"images": True}, ArgumentError, "images=True: expected how many to calibrate with, at least 8"),
         ({"images": 7}, ArgumentError, "images=7: expected how many to calibrate with, at least 8"),
         ({"images": 50.0}, ArgumentError, r"images=50\.0: expected how many"),
-        ({"classes": "0123456789"}, ArgumentError, "classes='0123456789': expected a list of names"),
-        ({"classes": list(range(10))}, ArgumentError, r"classes=\[0, 1.*: expected a list of names"),
+        ({"classes": "0123456789"}, ArgumentError, "classes='0123456789': expected a list of 10 names"),
+        ({"classes": list(range(10))}, ArgumentError, r"classes=\[0, 1.*: expected a list of 10 names"),
         ({"size": 64.0}, ArgumentError, r"size=64\.0: expected a side"),
         ({"pixels": 3}, ArgumentError, "pixels=3: expected nhwc, nchw"),
         ({"search": "no"}, ArgumentError, "search='no': expected True or False"),

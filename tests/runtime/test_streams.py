@@ -8,8 +8,7 @@ from typing import Any
 import numpy
 import pytest
 
-from effnet_zoo.runtime.targets import ONNX
-from effnet_zoo.runtime.targets.target import MOST_IMAGES, Streams
+from effnet_zoo.runtime.targets.onnx import MOST_IMAGES, ONNX, Streams
 
 
 @pytest.mark.parametrize("threads", range(1, 33))

@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 # Keras's have tests of their own.
 TORCH = {name: layout for name, layout in LAYOUTS.items() if not name.startswith("keras")}
 
-NETWORKS = [(layout, name) for layout in TORCH for name in TORCH[layout].archs()]
+NETWORKS = [(layout, name) for layout in TORCH for name in TORCH[layout].archs]
 
 HALVES = Images(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
@@ -47,14 +47,14 @@ def refused(run: Run, message: str, *arguments: str | Path) -> None:
 
 def meta_state(layout: str, name: str, **options: Any) -> State:
     """A state dict of a layout that takes no memory."""
-    arch = TORCH[layout].archs()[name]
+    arch = TORCH[layout].archs[name]
     with common.unallocated():
         return TORCH[layout].table.to_theirs(EfficientNet(arch, **options).state_dict(), arch)
 
 
 def weights(layout: str, name: str, **options: Any) -> State:
     """One with drawn values."""
-    arch = TORCH[layout].archs()[name]
+    arch = TORCH[layout].archs[name]
     model = common.drawn(lambda: EfficientNet(arch, **options), seed=1)
     return {key: tensor.contiguous() for key, tensor in TORCH[layout].table.to_theirs(model.state_dict(), arch).items()}
 

@@ -1,8 +1,8 @@
-"""Open one of Keras' files, an HDF5 file or an archive with one in it, and read its data sets within limits."""
+"""Open a file of Keras, which is an HDF5 file or an archive with one in it, and read its data sets within limits."""
 
+import dataclasses
 import importlib.util
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from effnet_zoo.documents import from_plain
 from effnet_zoo.errors import FileError, MissingExtraError, WeightsError
 from effnet_zoo.layouts.keytable import State
 
-Document = TypeVar("Document")
 Dataset = Any
 """An h5py.Dataset: h5py has no types."""
 
@@ -75,38 +74,20 @@ with h5py.File(sys.argv[1], "r") as file:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
-    """A model or a layer as a configuration declares it.
+    """A model or a layer as a configuration declares it, and the folder of its variables in Keras 3's files.
 
     In Keras 3 an operation that is no layer has its name here, outside its ``config``.
     """
 
     class_name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
-    name: str | None = None
+    name: str = ""
     compile_config: dict[str, Any] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenFile:
-    """An open file.
-
-    Attributes:
-        hdf5: The h5py.File.
-        model: The model's configuration; None in a file of weights alone.
-        training: The configuration of its training; empty if there is none.
-    """
-
-    hdf5: Any
-    model: Declaration | None
-    training: Mapping[str, Any]
+    folder: str = ""
 
 
 def import_h5py() -> ModuleType:
-    """Return h5py.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """Return h5py. Raise MissingExtraError if it is not installed."""
     try:
         import h5py
     except ImportError:
@@ -122,10 +103,8 @@ def is_keras_file(path: Path) -> bool:
         with open_regular(path) as file:
             if file.read(len(SIGNATURE)) == SIGNATURE:
                 return True
-        if not zipfile.is_zipfile(path):
-            return False
-        with zipfile.ZipFile(path) as archive:
-            return WEIGHTS in archive.namelist()
+            with zipfile.ZipFile(file) as archive:
+                return WEIGHTS in archive.namelist()
     except (FileError, OSError, zipfile.BadZipFile):
         return False
 
@@ -133,12 +112,9 @@ def is_keras_file(path: Path) -> bool:
 def check_in_child_process(path: Path) -> None:
     """Walk through an HDF5 file in another process, because the HDF5 library crashes on some damaged files.
 
-    An archive is left out: its checksums show the damage.
-
-    Raises:
-        WeightsError: If that process fails, or takes more than `WALK_SECONDS`.
+    The checksums of an archive show damage without a walk.
     """
-    if not importlib.util.find_spec("h5py") or zipfile.is_zipfile(path):
+    if not importlib.util.find_spec("h5py") or _is_archive(path):
         return
     command = [sys.executable, "-W", "ignore", "-c", WALK, str(path), str(WALK_BYTES)]
     try:
@@ -154,59 +130,45 @@ def check_in_child_process(path: Path) -> None:
 
 
 @contextmanager
-def opened(path: Path, h5py: ModuleType) -> Iterator[OpenFile]:
-    """Open a file of Keras; its content tells which kind it is.
-
-    Raises:
-        WeightsError: If it is a folder, of another format, or larger than its limits.
-        FileError: If it cannot be opened.
-    """
-    if path.is_dir():
-        raise WeightsError("a folder: expected a file; a SavedModel is saved as one by model.save('model.keras')")
-    with open_regular(path) as file:
-        start, size = file.read(len(SIGNATURE)), os.fstat(file.fileno()).st_size
-    if start.startswith(b"PK"):
+def opened(path: Path) -> Iterator[tuple[Any, Declaration | None]]:
+    """Yield the h5py.File of a file of Keras, and the model that it declares: None in a file of weights alone."""
+    h5py = import_h5py()
+    if _is_archive(path):
         with zipfile.ZipFile(path) as archive, TemporaryFile() as unpacked:
-            model = _parsed(archive.read(_member(archive, CONFIGURATION, MAX_CONFIGURATION)), Declaration)
-            with archive.open(_member(archive, WEIGHTS, MAX_EXPANSION * size)) as member:
-                shutil.copyfileobj(member, unpacked)
+            model = _declaration(_member(archive, CONFIGURATION, MAX_CONFIGURATION).read())
+            shutil.copyfileobj(_member(archive, WEIGHTS, MAX_EXPANSION * path.stat().st_size), unpacked)
             with h5py.File(unpacked, "r") as hdf5:
-                yield OpenFile(hdf5=hdf5, model=model, training=model.compile_config or {})
-    elif start == SIGNATURE:
-        with h5py.File(path, "r") as hdf5:
-            given, training = hdf5.attrs.get("model_config"), hdf5.attrs.get("training_config")
-            yield OpenFile(
-                hdf5=hdf5,
-                model=_parsed(given, Declaration) if given else None,
-                training=_parsed(training, dict[str, Any]) if training else {},
-            )
+                yield hdf5, model
     else:
-        raise WeightsError("neither a zip nor an HDF5 file: expected .keras, .h5 or .weights.h5 as Keras writes them")
+        with h5py.File(path, "r") as hdf5:
+            model, training = (hdf5.attrs.get(name) for name in ("model_config", "training_config"))
+            yield hdf5, _declaration(model, training) if model else None
 
 
-def _member(archive: zipfile.ZipFile, name: str, limit: int) -> zipfile.ZipInfo:
+def _is_archive(path: Path) -> bool:
+    with open_regular(path) as file:
+        return file.read(2) == b"PK"
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:
     if name not in archive.namelist():
         raise WeightsError(f"an archive without {name}: expected what model.save('model.keras') writes")
-    member = archive.getinfo(name)
-    if member.file_size > limit:
-        raise WeightsError(f"{name} in it would unpack to {member.file_size} bytes: expected {limit} at most")
-    return member
+    if (size := archive.getinfo(name).file_size) > limit:
+        raise WeightsError(f"{name} in it would unpack to {size} bytes: expected {limit} at most")
+    return archive.open(name)
 
 
-def _parsed(text: str | bytes, kind: type[Document]) -> Document:
-    if len(text) > MAX_CONFIGURATION:
-        raise WeightsError(f"a configuration of {len(text)} bytes: expected {MAX_CONFIGURATION} at most")
+def _declaration(model: str | bytes, training: str | bytes | None = None) -> Declaration:
+    if len(model) > MAX_CONFIGURATION:
+        raise WeightsError(f"a configuration of {len(model)} bytes: expected {MAX_CONFIGURATION} at most")
     # Python's own reader: Keras writes NaN and Infinity, which msgspec refuses.
-    return from_plain(json.loads(text), kind, "its configuration", WeightsError)
+    declared = from_plain(json.loads(model), Declaration, "its configuration", WeightsError)
+    return dataclasses.replace(declared, compile_config=json.loads(training)) if training else declared
 
 
-def datasets_of(hdf5: Any, h5py: ModuleType) -> Iterator[tuple[str, Dataset]]:
-    """Yield every data set with its path.
-
-    Raises:
-        WeightsError: If a link leads elsewhere, or there are more entries or levels than the limits allow.
-    """
-    waiting, entries = [("", hdf5)], 0
+def datasets_of(hdf5: Any) -> Iterator[tuple[str, Dataset]]:
+    """Yield every data set with its path. Refuse links, and more entries or levels than the limits allow."""
+    h5py, waiting, entries = import_h5py(), [("", hdf5)], 0
     while waiting:
         prefix, group = waiting.pop()
         for name in group:
@@ -229,17 +191,11 @@ def datasets_of(hdf5: Any, h5py: ModuleType) -> Iterator[tuple[str, Dataset]]:
 
 
 def tensors_of(datasets: Mapping[str, Dataset]) -> State:
-    """Return the values of data sets.
-
-    Raises:
-        WeightsError: If they are not of floating point, too large, or declared without being in the file.
-    """
-    size = 0
+    """Return the values of data sets. Refuse whole numbers, too many bytes, and values that the file does not hold."""
     for key, dataset in datasets.items():
         if dataset.nbytes > MAX_EXPANSION * dataset.id.get_storage_size():
             raise WeightsError(f"{key} has {dataset.nbytes} bytes, of which the file holds next to none: save it again")
-        size += dataset.nbytes
-    if size > MAX_BYTES:
+    if (size := sum(dataset.nbytes for dataset in datasets.values())) > MAX_BYTES:
         raise WeightsError(f"{size} bytes of tensors: expected one network, {MAX_BYTES} at most")
     return {key: _tensor(key, dataset) for key, dataset in datasets.items()}
 
@@ -253,4 +209,5 @@ def _tensor(key: str, dataset: Dataset) -> Tensor:
 
 
 def text_of(value: str | bytes | None) -> str | None:
+    """Return a text attribute, which h5py gives as bytes where its length is fixed."""
     return value.decode() if isinstance(value, bytes) else value

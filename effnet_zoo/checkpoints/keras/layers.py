@@ -1,16 +1,16 @@
-"""Find out which layer each data set of a Keras file belongs to: variables by the names of their layers."""
+"""Find out which layer each data set of a Keras file belongs to."""
 
+import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from effnet_zoo.arch.spec import ArchSpec
 from effnet_zoo.checkpoints.keras.hdf5 import MAX_DEPTH, Dataset, Declaration, text_of
 from effnet_zoo.documents import from_plain
 from effnet_zoo.errors import WeightsError
-from effnet_zoo.layouts.keras import MODELS
+from effnet_zoo.layouts.keras import KERAS_FORMS, MODELS
 from effnet_zoo.layouts.keytable import KeyTable, Role, role_of
 from effnet_zoo.zoo import catalogue
 
@@ -23,11 +23,8 @@ CLASSES: dict[Role, str] = {
 }
 """Keras 3's names for the groups of each class of layers, before the number."""
 
-VARIABLES: dict[str, tuple[str, ...]] = {
-    "conv2d": ("kernel", "bias"),
-    "depthwise_conv2d": ("kernel", "bias"),
-    "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
-    "dense": ("kernel", "bias"),
+VARIABLES = {
+    **{CLASSES[role]: tuple(form.name for form in forms.values()) for role, forms in KERAS_FORMS.items()},
     "normalization": ("mean", "variance", "count"),
 }
 """A layer's variables in the order in which Keras 3 numbers them: trainable ones first (Layer.save_own_variables)."""
@@ -42,53 +39,30 @@ Variables = dict[str, dict[str, Dataset]]
 """Data sets by layer and variable."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeclaredLayer:
-    """A layer as a configuration declares it, and the folder of its variables in Keras 3's files."""
-
-    name: str
-    kind: str
-    config: Mapping[str, Any]
-    folder: str
-
-
-def declared_layers(model: Declaration, folder: str = "") -> Iterator[DeclaredLayer]:
+def declared_layers(model: Declaration, folder: str = "") -> Iterator[Declaration]:
     """Yield the layers of a model in order, those of nested models in their place."""
     used: Counter[str] = Counter()
     for layer in from_plain(model.config["layers"], list[Declaration], "its configuration: layers", WeightsError):
-        inside = f"{folder}layers/{numbered(_snake_case(layer.class_name), used)}"
+        # The group of GlobalAveragePooling2D is global_average_pooling2d.
+        group = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", layer.class_name).lower()
+        inside = f"{folder}layers/{numbered(group, used)}"
         if "layers" in layer.config:
             if folder.count("/") > MAX_DEPTH:
                 raise WeightsError(f"more than {MAX_DEPTH // 2} models inside each other: expected one model")
             yield from declared_layers(layer, f"{inside}/")
         else:
             name = layer.config.get("name") or layer.name or ""
-            yield DeclaredLayer(name=str(name), kind=layer.class_name, config=layer.config, folder=inside)
-
-
-def _snake_case(kind: str) -> str:
-    """Return the group of a class: global_average_pooling2d for GlobalAveragePooling2D."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", kind).lower()
+            yield dataclasses.replace(layer, name=str(name), folder=inside)
 
 
 def numbered(group: str, used: Counter[str]) -> str:
     """Return the name of the next group of a class: dense, dense_1, dense_2."""
-    number = used[group]
     used[group] += 1
-    return f"{group}_{number}" if number else group
+    return f"{group}_{used[group] - 1}" if used[group] > 1 else group
 
 
-def variables_by_layer(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[DeclaredLayer] | None) -> Variables:
-    """Return the data sets of a file by layer and variable.
-
-    Args:
-        hdf5: The h5py.File.
-        datasets: Those of its data sets that are a layer's, by path.
-        layers: The layers of its configuration, if it has one.
-
-    Raises:
-        WeightsError: If two layers have the same name, or layers have no names and no known order.
-    """
+def variables_by_layer(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[Declaration] | None) -> Variables:
+    """Return the data sets of a file by layer and variable, with the layers of its configuration if it has one."""
     has_names = any(name in group.attrs for group in (hdf5, hdf5.get("model_weights", hdf5)) for name in NAME_LISTS)
     names = {} if has_names else _names(hdf5, datasets, layers)
     variables: Variables = defaultdict(dict)
@@ -112,7 +86,7 @@ def _named(key: str) -> tuple[str, str]:
 def _numbered(key: str, names: Mapping[str, str]) -> tuple[str, str]:
     """Return layer and variable of layers/conv2d_3/vars/0."""
     folder, number = _folder(key), key.rpartition("/")[2]
-    known = VARIABLES.get(_class_of(folder), ())
+    known = VARIABLES.get(_split(folder)[1], ())
     return names[folder], known[int(number)] if number.isdecimal() and int(number) < len(known) else number
 
 
@@ -121,16 +95,14 @@ def _folder(key: str) -> str:
     return key.rpartition("/vars/")[0].replace("_layer_checkpoint_dependencies", "layers")
 
 
-def _class_of(folder: str) -> str:
-    return re.sub(r"_\d+$", "", folder.rpartition("/")[2])
+def _split(folder: str) -> tuple[str, str, int]:
+    """Return layers, conv2d and 3 of layers/conv2d_3. The first layer of a class has no number."""
+    parent, _, name = folder.rpartition("/")
+    group, _, number = name.rpartition("_")
+    return (parent, group, int(number)) if number.isdecimal() else (parent, name, 0)
 
 
-def _number(folder: str) -> int:
-    number = re.search(r"_(\d+)$", folder)
-    return int(number[1]) if number else 0
-
-
-def _names(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[DeclaredLayer] | None) -> dict[str, str]:
+def _names(hdf5: Any, datasets: Mapping[str, Dataset], layers: Sequence[Declaration] | None) -> dict[str, str]:
     """Return the name of each folder's layer: from the configuration, from the file, or by position."""
     folders = {_folder(key): key.rpartition("/")[0] for key in datasets}
     declared = {layer.folder: layer.name for layer in layers or ()}
@@ -148,27 +120,25 @@ def _names_by_position(folders: Mapping[str, str], datasets: Mapping[str, Datase
 
     All but the widths of stem and head follows from the numbers of layers. The loader checks the shapes.
     """
-    parents = {folder.rpartition("/")[0] for folder in folders if _class_of(folder) == "depthwise_conv2d"}
+    parents = {parent for parent, group, _ in map(_split, folders) if group == "depthwise_conv2d"}
     if len(parents) != 1:
         raise WeightsError(
             f"{len(parents)} networks with depthwise convolutions: expected one EfficientNet of keras.applications"
         )
     inside: dict[str, list[str]] = defaultdict(list)
-    for folder in sorted((folder for folder in folders if folder.rpartition("/")[0] in parents), key=_number):
-        inside[_class_of(folder)].append(folder)
+    for folder in sorted(folders, key=lambda folder: _split(folder)[2]):
+        parent, group, _ = _split(folder)
+        if parent in parents:
+            inside[group].append(folder)
     convs = inside["conv2d"]
     widths = [datasets[f"{folders[convs[end]]}/0"].shape[-1] for end in (0, -1)] if convs else []
     for table, name in MODELS.values():
         arch = catalogue.models()[name].spec
         expected = layers_by_class(table, arch)
-        if widths == [arch.stem_filters, arch.head_filters] and all(
-            len(inside[group]) == len(layers) for group, layers in expected.items()
-        ):
-            return {
-                folder: layer
-                for group, layers in expected.items()
-                for folder, layer in zip(inside[group], layers, strict=True)
-            }
+        same = all(len(inside[group]) == len(layers) for group, layers in expected.items())
+        if same and widths == [arch.stem_filters, arch.head_filters]:
+            pairs = (zip(inside[group], layers, strict=True) for group, layers in expected.items())
+            return {folder: layer for pair in pairs for folder, layer in pair}
     raise WeightsError(
         f"its layers have no names, and no network of keras.applications has {len(convs)} convolutions and "
         f"{len(inside['depthwise_conv2d'])} depthwise ones: expected one of {', '.join(MODELS)}, or a file saved by "

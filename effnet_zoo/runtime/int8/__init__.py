@@ -1,1 +1,1 @@
-"""Post-training quantization to int8."""
+"""Quantize trained models to int8."""

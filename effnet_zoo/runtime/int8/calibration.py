@@ -1,4 +1,4 @@
-"""The images that int8 is calibrated with, and other images that it is compared on."""
+"""Read the images that int8 is calibrated with, and other images that it is compared on."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,12 +12,15 @@ from effnet_zoo.errors import InputError
 from effnet_zoo.images.finding import Skipped, find_images
 
 FEWEST = 8
-"""Images to calibrate with, and to compare on, at least: fewer say nothing."""
+"""Smallest number of images to calibrate with, and to compare on: fewer show nothing."""
+
+Read = Callable[[Path], Tensor]
+"""A function from an image file to a tensor as the quantized file takes it, without batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Images:
-    """Image files, each with a tensor as the quantized file takes it, without batch.
+    """Image files with their tensors.
 
     Attributes:
         calibration: Images that ranges and rounding are computed from.
@@ -29,32 +32,21 @@ class Images:
     calibration: Mapping[Path, Tensor]
     comparison: Mapping[Path, Tensor]
     labels: tuple[int, ...] | None
-    unreadable: int = 0
+    unreadable: int
 
     @classmethod
     def of(
-        cls,
-        calib: Path,
-        evaluation: Path | None,
-        read: Callable[[Path], Tensor],
-        *,
-        most: int,
-        classes: Sequence[str] | None,
+        cls, calib: Path, evaluation: Path | None, read: Read, *, most: int, classes: Sequence[str] | None
     ) -> "Images":
-        """Read the images of one folder, or of two.
+        """Read at most `most` images to calibrate with, and four times as many to compare on.
 
-        Args:
-            calib: A folder of images to calibrate with.
-            evaluation: A folder of images to compare on; None takes a part of the first folder.
-            read: A function from a file to its tensor.
-            most: Images to calibrate with, at most. Four times as many are compared on.
-            classes: Names of the folders that the images to compare on lie in, in the order of the outputs.
+        Those to compare on are from the folder `evaluation`, or others of the first folder if that is None. They lie in
+        folders with the names of `classes`, in the order of the outputs, unless that is None.
 
         Raises:
             InputError: If too few images can be read, the folders share files, or a folder is not a class.
         """
-        root = calib if evaluation is None else evaluation
-        skipped = Skipped()
+        root, skipped = evaluation or calib, Skipped()
         calibration, bad = _readable(calib, read, most if evaluation else most * 5, skipped)
         if evaluation is None:
             # At least a fifth is for calibration, and half of few images.
@@ -70,7 +62,7 @@ class Images:
                 )
         for folder, part, use in ((calib, calibration, "calibrate with"), (root, comparison, "compare on")):
             if len(part) < FEWEST:
-                left_out = f", {skipped}" if skipped.total else ""
+                left_out = f", {skipped}" if skipped else ""
                 raise InputError(
                     f"{folder}: {len(part)} images to {use}, {bad} cannot be read{left_out}: expected at least "
                     f"{FEWEST} of them, and some hundreds for figures to trust"
@@ -78,20 +70,18 @@ class Images:
         labels = _labels(comparison, root, classes) if classes is not None else None
         return cls(calibration=calibration, comparison=comparison, labels=labels, unreadable=bad)
 
-    @staticmethod
-    def batches(part: Mapping[Path, Tensor], size: int) -> Iterator[Tensor]:
-        """Yield images in batches, each made when it is asked for. Images of several sizes come one by one."""
-        images = list(part.values())
-        if len({image.shape for image in images}) > 1:
-            size = 1
-        for start in range(0, len(images), size):
-            some = images[start : start + size]
-            yield some[0][None] if len(some) == 1 else torch.stack(some)  # of one, no copy
+
+def batches(images: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield images in batches, each made when it is asked for. Images of several sizes come one by one."""
+    images = list(images)
+    if len({image.shape for image in images}) > 1:
+        size = 1
+    for start in range(0, len(images), size):
+        some = images[start : start + size]
+        yield some[0][None] if len(some) == 1 else torch.stack(some)  # of one, no copy
 
 
-def _readable(
-    folder: Path, read: Callable[[Path], Tensor], most: int, skipped: Skipped
-) -> tuple[dict[Path, Tensor], int]:
+def _readable(folder: Path, read: Read, most: int, skipped: Skipped) -> tuple[dict[Path, Tensor], int]:
     """Return at most `most` readable images of a folder, in a fixed random order, and how many were unreadable."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder of images")

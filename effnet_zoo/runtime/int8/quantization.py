@@ -1,4 +1,4 @@
-"""A model to int8: rounded, written by ONNX Runtime's quantizer, compared on images that it was not made with."""
+"""Turn a model into int8: round it, write it by ONNX Runtime's quantizer, and compare it on images not used before."""
 
 import dataclasses
 import importlib.util
@@ -20,37 +20,36 @@ from effnet_zoo.network.folding import in_eval, optimize
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_flags, chosen
 from effnet_zoo.numerics import relative_error
-from effnet_zoo.runtime.deployed import Deployed, error_of, metadata_of, model_outputs
+from effnet_zoo.runtime.deployed import Deployed, checked_size, error_of, metadata_of, model_outputs, own_size
 from effnet_zoo.runtime.export import (
     check_same_outputs,
     checked_path,
     destination,
     file_input,
-    interface_of,
     move_into_place,
 )
-from effnet_zoo.runtime.int8.calibration import FEWEST, Images
+from effnet_zoo.runtime.int8.calibration import FEWEST, Images, batches
 from effnet_zoo.runtime.int8.recipes import RECIPES, Recipe, groups, layers
-from effnet_zoo.runtime.int8.rounding import Statistics, observe, round_weights, simulated
-from effnet_zoo.runtime.metadata import Metadata, Size
-from effnet_zoo.runtime.targets import ONNX, ONNX_RUNTIMES
+from effnet_zoo.runtime.int8.rounding import observe, round_weights, simulated
+from effnet_zoo.runtime.metadata import Interface, Metadata, Size
+from effnet_zoo.runtime.targets.onnx import ONNX, ONNX_RUNTIMES
 from effnet_zoo.runtime.targets.target import TensorFunction, on_tensors, runtime_errors
 
 DEFAULT_RECIPE = "front-8"
 
 PROBED = 64
-"""Images that the cost of a layer group is measured on."""
+"""Number of images that the cost of a layer group is measured on."""
 
 BATCH = 8
-"""Images a run, of the comparison and of what is timed."""
+"""Number of images in a batch, when files are compared and timed."""
 
 ROUNDS = 15
-"""Turns that each runtime has with each file."""
+"""Number of times that each runtime is timed with each file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
-    """What a recipe led to.
+    """The outcome of a recipe.
 
     Attributes:
         recipe: Its name.
@@ -128,28 +127,25 @@ def quantize(
         raise ArgumentError(f"images={quoted(images)}: expected how many to calibrate with, at least {FEWEST}")
     if not isinstance(model, EfficientNet) or not model.num_classes:
         raise ArgumentError("quantize: expected a classifier of this package, whose labels can be compared")
-    if classes is not None:
-        if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-            raise ArgumentError(f"classes={quoted(classes)}: expected a list of names")
-        if len(classes) != model.num_classes:
-            raise ArgumentError(
-                f"{len(classes)} classes of images for {model.num_classes} outputs: expected one for each"
-            )
+    if classes is not None and (
+        isinstance(classes, str)
+        or not all(isinstance(name, str) for name in classes)
+        or len(classes) != model.num_classes
+    ):
+        raise ArgumentError(
+            f"classes={quoted(classes)}: expected a list of {model.num_classes} names, one for each output"
+        )
     place = checked_path(path, ONNX, force=force)
     ONNX.check_installed()
-    metadata = metadata_of(model, interface_of(model, size, pixels=pixels, softmax=softmax))
+    sides = own_size(model) if size is None else checked_size(size)
+    metadata = metadata_of(model, Interface(size=sides, pixels=pixels, softmax=softmax))
     if metadata.images is None or model.in_chans != 3:
         raise ArgumentError("quantize: how this model's images are prepared is not known: expected its pretrained_cfg")
-    selected = Images.of(
-        Path(calib),
-        Path(evaluation) if evaluation else None,
-        lambda file: file_input(file, metadata),
-        most=images,
-        classes=classes,
-    )
+    calibration, other = Path(calib), Path(evaluation) if evaluation else None
+    selected = Images.of(calibration, other, lambda file: file_input(file, metadata), most=images, classes=classes)
     results: list[Quantized] = []
     with destination(place, ONNX, force=force) as scratch:
-        trial = _Trial.of(in_eval(model), metadata, selected, progress)
+        trial = _Trial(in_eval(model), metadata, selected, progress)
         for one in RECIPES.values() if search else [RECIPES[recipe]]:
             progress(f"recipe {one.name}: {one.help}")
             results.append(_tried(trial, one, scratch, place, min_agreement))
@@ -159,7 +155,7 @@ def quantize(
 
 
 def _tried(trial: "_Trial", recipe: Recipe, scratch: Path, place: Path, min_agreement: float) -> Quantized:
-    """Write a recipe's file if it agrees. The file that is published gives what was compared; see `runtime.export`."""
+    """Write a recipe's file if it agrees. The published file gives the outputs that were compared: see `export`."""
     import onnx
 
     draft, final = scratch / "int8.onnx", scratch / "final.onnx"
@@ -178,7 +174,7 @@ def _tried(trial: "_Trial", recipe: Recipe, scratch: Path, place: Path, min_agre
 
 
 def _functions(file: Path) -> dict[str, TensorFunction]:
-    """Return what runs a file, by the name of each runtime that is installed."""
+    """Return functions that run a file, by the name of each runtime that is installed."""
     threads = torch.get_num_threads()
     return {
         name: on_tensors(target.open_session(file, threads))
@@ -187,63 +183,42 @@ def _functions(file: Path) -> dict[str, TensorFunction]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Trial:
     """A model with everything that does not depend on the recipe.
 
     Attributes:
-        model: As it was given, in eval mode.
-        metadata: What its file will say.
-        images: The images to calibrate with and to compare on.
-        float_graph: Its graph in float32, serialized.
-        rounded: The folded model behind its interface, its weights on their int8 grids.
+        float_graph: The model's graph in float32, serialized.
+        rounded: The folded model with weights on their int8 grids.
         statistics: What the inputs of its layers were.
         expected: The model's outputs for the images to compare on, (n, classes).
     """
 
-    model: EfficientNet
-    metadata: Metadata
-    images: Images
-    float_graph: bytes
-    rounded: Deployed
-    statistics: dict[str, Statistics]
-    expected: Tensor
-
-    @classmethod
-    def of(cls, model: EfficientNet, metadata: Metadata, images: Images, progress: Callable[[str], None]) -> "_Trial":
+    def __init__(
+        self, model: EfficientNet, metadata: Metadata, images: Images, progress: Callable[[str], None]
+    ) -> None:
         from effnet_zoo.runtime.graph import onnx_model
 
-        interface = metadata.interface
+        self.model, self.metadata, self.images = model, metadata, images
         progress(f"{len(images.calibration)} images to calibrate with, {len(images.comparison)} to compare on")
-        folded = optimize(model).cpu().float()
-        plain = Deployed(folded, interface, metadata.images).eval()
+        folded = self._deployed(optimize(model).cpu().float())
         progress("rounding weights by what goes into each layer")
-        seen = observe(plain, images.batches(images.calibration, 1))
-        expected = torch.cat(model_outputs(plain, images.batches(images.comparison, BATCH), "quantize"))
-        rounded = Deployed(optimize(folded), interface, metadata.images).eval()
-        round_weights(rounded.model, seen)
-        return cls(
-            model=model,
-            metadata=metadata,
-            images=images,
-            float_graph=onnx_model(model, interface, metadata.images).SerializeToString(),
-            rounded=rounded,
-            statistics=seen,
-            expected=expected,
-        )
+        self.statistics = observe(folded, batches(images.calibration.values(), 1))
+        self.expected = torch.cat(model_outputs(folded, self.comparison(), "quantize"))
+        self.rounded = optimize(folded.model)
+        round_weights(self.rounded, self.statistics)
+        self.float_graph = onnx_model(model, metadata.interface, metadata.images).SerializeToString()
+
+    def _deployed(self, model: EfficientNet) -> Deployed:
+        return Deployed(model, self.metadata.interface, self.metadata.images).eval()
 
     def comparison(self) -> Iterator[Tensor]:
         """Yield the images to compare on, in batches, each made when it is asked for."""
-        return self.images.batches(self.images.comparison, BATCH)
+        return batches(self.images.comparison.values(), BATCH)
 
     def measured(self, recipe: Recipe, path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Write a recipe's file into a folder of its own, and measure it.
+        """Write a recipe's file into a folder of its own, and return its figures, and its outputs by runtime.
 
-        Returns:
-            The figures, and the file's outputs for the images to compare on by runtime.
-
-        Raises:
-            EngineError: If a runtime fails, or a figure is not finite, because outputs are not.
+        The outputs are those for the images to compare on.
         """
         from effnet_zoo.runtime.int8.writing import write_int8
 
@@ -260,7 +235,9 @@ class _Trial:
                 name: torch.cat([function(batch) for batch in self.comparison()])
                 for name, function in functions["int8"].items()
             }
-            milliseconds = _timed(functions, self._timing_batch())
+            first = next(self.comparison())  # of one image, if they have several sizes
+            timed = torch.cat([first] * (-(-BATCH // len(first))))[:BATCH]
+            milliseconds = _timed(functions, timed)
         labels = self.expected.argmax(1)
         same = {name: (found.argmax(1) == labels).float().mean().item() for name, found in outputs.items()}
         worst = min(same, key=same.__getitem__)
@@ -287,7 +264,7 @@ class _Trial:
     def _mixed(self, names: Sequence[str]) -> EfficientNet:
         """Return the folded model with rounded weights in some layers, and its own in the others."""
         mixed = optimize(self.model).cpu().float()
-        ours, rounded = layers(mixed), layers(self.rounded.model)
+        ours, rounded = layers(mixed), layers(self.rounded)
         with torch.no_grad():
             for name in names:
                 ours[name].weight.copy_(rounded[name].weight)
@@ -295,11 +272,11 @@ class _Trial:
 
     def _groups(self, names: Sequence[str]) -> dict[str, float]:
         """Return what each group of layers costs alone, in relative error of the outputs, the most costly first."""
-        some = list(itertools.islice(self.comparison(), max(1, PROBED // BATCH)))
+        some = list(itertools.islice(self.comparison(), PROBED // BATCH))
         expected = self.expected[: sum(map(len, some))]
         costs = {}
         for group, members in groups(self.model, names).items():
-            alone = Deployed(self._mixed(members), self.metadata.interface, self.metadata.images).eval()
+            alone = self._deployed(self._mixed(members))
             with torch.inference_mode(), simulated(alone.model, members, self.statistics):
                 costs[group] = relative_error(torch.cat([alone(batch) for batch in some]), expected)
         return dict(sorted(costs.items(), key=lambda item: -item[1]))
@@ -311,10 +288,6 @@ class _Trial:
         both = {"float32": self.expected, "int8": outputs}
         return {kind: (given.argmax(1) == labels).float().mean().item() for kind, given in both.items()}
 
-    def _timing_batch(self) -> Tensor:
-        first = next(self.comparison())
-        return first.repeat(-(-BATCH // len(first)), *[1] * (first.dim() - 1))[:BATCH]
-
 
 def _timed(functions: Mapping[str, Mapping[str, TensorFunction]], images: Tensor) -> dict[str, dict[str, float]]:
     """Return medians in milliseconds a batch by kind and runtime; each has its turn in each round."""
@@ -322,7 +295,7 @@ def _timed(functions: Mapping[str, Mapping[str, TensorFunction]], images: Tensor
     for turn in range(ROUNDS + 1):
         for kind, by_runtime in functions.items():
             for name, function in by_runtime.items():
-                function(images)  # threads of the runtime before spin for a while
+                function(images)  # the threads of the runtime before it spin for a while
                 start = time.perf_counter()
                 function(images)
                 if turn:

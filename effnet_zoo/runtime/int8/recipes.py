@@ -1,4 +1,4 @@
-"""Which layers become int8: recipes from all layers to fewer, and the groups of layers whose cost is measured.
+"""Choose layers that become int8: recipes from all layers to fewer, and groups of layers whose cost is measured.
 
 In every recipe, everything between the convolutions stays in float: activations, the sigmoid of squeeze-excite and its
 product, residual sums, pooling. A runtime computes these when it writes a convolution's outputs, so int8 would not make
@@ -7,14 +7,11 @@ them faster. SiLU and the gate are also where int8 EfficientNets lose their accu
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from torch import nn
 
 from effnet_zoo.network.layers import PooledConv2d
 from effnet_zoo.network.model import EfficientNet
-
-Layers = dict[str, nn.Conv2d | nn.Linear]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,38 +54,29 @@ they have a sixth of its weights.
 """
 
 
-def layers(model: nn.Module) -> Layers:
+def layers(model: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     """Return every convolution and the classifier, by name, in the order of the network."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
 
 
 def front_layers(model: EfficientNet, until: int) -> Iterator[str]:
     """Yield the names of the stem's and the blocks' layers whose input has a smaller stride than `until`."""
+    stages = model.blocks.named_children()
+    blocks = [(f"blocks.{stage}.{place}", block) for stage, inner in stages for place, block in inner.named_children()]
     stride = 1
-    for name, part in [("conv_stem", model.conv_stem), *_blocks(model)]:
+    for name, part in [("conv_stem", model.conv_stem), *blocks]:
         if stride >= until:
             return
-        for inner, layer in layers(part).items():
+        for inner_name, layer in layers(part).items():
             stride *= layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
-            yield f"{name}.{inner}" if inner else name
-
-
-def _blocks(model: EfficientNet) -> Iterator[tuple[str, nn.Module]]:
-    for number, stage in enumerate(model.blocks):
-        for position, block in enumerate(cast(nn.Sequential, stage)):
-            yield f"blocks.{number}.{position}", block
-
-
-def gate_layers(model: nn.Module) -> Iterator[str]:
-    """Yield the names of the convolutions of squeeze-excite."""
-    return (name for name, layer in layers(model).items() if isinstance(layer, PooledConv2d))
+            yield f"{name}.{inner_name}" if inner_name else name
 
 
 def groups(model: EfficientNet, names: Iterable[str]) -> dict[str, list[str]]:
     """Return layers by the part of the network: stem, each stage, squeeze-excite, head, classifier."""
-    gates, found = set(gate_layers(model)), dict[str, list[str]]()
+    every, found = layers(model), dict[str, list[str]]()
     for name in names:
-        if name in gates:
+        if isinstance(every[name], PooledConv2d):
             group = "squeeze-excite"
         elif name.startswith("blocks."):
             group = f"stage {name.split('.')[1]}"

@@ -1,4 +1,4 @@
-"""Weights rounded to int8 one by one. The weights that are rounded later make up for each rounding error.
+"""Round weights to int8 one by one. The weights that are rounded later make up for each rounding error.
 
 This is GPTQ (arXiv:2210.17323). It makes the error of the layer's output on real images small, not the error of each
 weight. The second moments of the layer's inputs give that error. Rounding each weight to the nearest number loses three
@@ -7,7 +7,7 @@ times as much in EfficientNet-Lite0.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
@@ -26,23 +26,21 @@ DAMPING = 0.01
 """Share of the mean of the moments' diagonal that is added to it, because moments of few images are not exact."""
 
 POSITIONS = 196
-"""Positions of a map that moments are computed from, at most. Neighbours are alike; other images tell more."""
+"""Largest number of positions of a map that moments are computed from. Neighbours are alike; other images add more."""
 
 
 @dataclass(slots=True)
 class Statistics:
-    """Statistics of a layer's inputs.
+    """Statistics of a layer's inputs: their range with zero in it, and the moments that `_rounded` takes.
 
     Attributes:
-        low: The smallest input, or 0 if all are larger.
-        high: The largest input, or 0 if all are smaller.
-        moments: Sums of the products of two inputs, float64 (groups, inputs, inputs); None before the first batch.
+        moments: Sums of the products of two inputs, float64 (groups, inputs, inputs).
         count: How many products each sum has.
     """
 
     low: float = 0.0
     high: float = 0.0
-    moments: Tensor | None = None
+    moments: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     count: int = 0
 
     def see(self, layer: nn.Conv2d | nn.Linear, x: Tensor) -> None:
@@ -50,8 +48,7 @@ class Statistics:
         self.low, self.high = min(self.low, x.amin().item()), max(self.high, x.amax().item())
         rows = _rows(layer, x)
         rows = rows[:, :: -(-rows.shape[1] // POSITIONS)]
-        products = (rows.transpose(1, 2) @ rows).double()
-        self.moments = products if self.moments is None else self.moments + products
+        self.moments = self.moments + (rows.transpose(1, 2) @ rows).double()
         self.count += rows.shape[1]
 
 
@@ -70,11 +67,7 @@ def observe(deployed: Deployed, batches: Iterable[Tensor]) -> dict[str, Statisti
     classifier than it gained elsewhere.
     """
     found = {name: Statistics() for name in layers(deployed.model)}
-
-    def see(name: str, layer: nn.Conv2d | nn.Linear, given: tuple[Tensor]) -> None:
-        found[name].see(layer, given[0])
-
-    with _hooked(deployed.model, found, see):
+    with _hooked(deployed.model, found, lambda name, layer, given: found[name].see(layer, given[0])):
         for images in batches:
             deployed(images)
     return found
@@ -84,19 +77,13 @@ def observe(deployed: Deployed, batches: Iterable[Tensor]) -> dict[str, Statisti
 def round_weights(model: nn.Module, statistics: Mapping[str, Statistics]) -> None:
     """Replace weights by multiples of a 127th of the largest weight of their output channel, which stays the same."""
     for name, layer in layers(model).items():
-        moments = statistics[name].moments
-        assert moments is not None
-        layer.weight.copy_(_rounded(layer.weight, moments / max(statistics[name].count, 1)))
+        layer.weight.copy_(_rounded(layer.weight, statistics[name].moments / statistics[name].count))
 
 
 @contextmanager
 def simulated(model: nn.Module, names: Iterable[str], statistics: Mapping[str, Statistics]) -> Iterator[None]:
     """Round the inputs of some layers to uint8, as the quantized file does, while the block runs."""
-
-    def rounded(name: str, _: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
-        return (to_uint8(given[0], statistics[name].low, statistics[name].high),)
-
-    with _hooked(model, names, rounded):
+    with _hooked(model, names, lambda name, _, given: to_uint8(given[0], statistics[name].low, statistics[name].high)):
         yield
 
 

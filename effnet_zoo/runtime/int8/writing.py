@@ -1,4 +1,4 @@
-"""The int8 file, written by ONNX Runtime's quantizer."""
+"""Write the int8 file by ONNX Runtime's quantizer."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from effnet_zoo.runtime.metadata import Metadata
 
 
 class _OneImage(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """The one image that the quantizer wants to see run; ranges are given to it."""
+    """Gives the quantizer the one image that it must run. It gets the ranges otherwise."""
 
     def __init__(self, image: Tensor) -> None:
         self.left = iter([{INPUT: image[None].contiguous().numpy()}])
@@ -27,14 +27,10 @@ class _OneImage(quantization.CalibrationDataReader):  # type: ignore[misc]
 def write_int8(
     model: EfficientNet, ranges: Mapping[str, tuple[float, float]], metadata: Metadata, image: Tensor, path: Path
 ) -> None:
-    """Write a model's graph with the weights and inputs of some layers in int8.
+    """Write a model's graph, with the weights and inputs of some layers in int8, into a folder of its own.
 
-    Args:
-        model: Its weights, in these layers, on int8 grids of their largest.
-        ranges: Lowest and highest input of each of these layers, by name.
-        metadata: What goes in and comes out.
-        image: An image as the file takes it, without batch.
-        path: The file, in a folder of its own.
+    The weights of these layers lie on int8 grids of their largest. `ranges` has the lowest and highest input of each of
+    them, by name. The image is one as the file takes it, without batch.
     """
     graph = onnx_model(model, metadata.interface, metadata.images)
     overrides: dict[str, list[dict[str, Any]]] = {}

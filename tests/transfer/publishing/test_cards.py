@@ -12,8 +12,7 @@ import effnet_zoo
 from effnet_zoo import ArchSpec, EfficientNet
 from effnet_zoo.checkpoints.bundle import Bundle, of_model
 from effnet_zoo.errors import ArgumentError
-from effnet_zoo.transfer.card import BEGIN, END, Metric, parse_metric, reported_metrics
-from effnet_zoo.transfer.ledger_text import ledger_entry
+from effnet_zoo.transfer.card import BEGIN, END, Metric, ledger_entry, parse_metric, reported_metrics
 from effnet_zoo.zoo import ledger
 from tests.shell import Shell
 from tests.transfer.publishing.case import IMAGES, OURS, ROWS, THEIRS, tiny
@@ -135,8 +134,8 @@ def test_a_reported_figure_is_of_the_checkpoint_as_it_was_reported() -> None:
     reported = checkpoint.reported_at_eval_size
     assert reported is not None
     assert [metric.value for metric in reported_metrics(as_reported)] == [reported.top1, reported.top5]
-    assert reported_metrics(replace(as_reported, arch=replace(model.spec, padding="symmetric"))) == ()
-    assert reported_metrics(replace(as_reported, images=replace(checkpoint.preprocessing, crop_pct=1.0))) == ()
+    assert reported_metrics(replace(as_reported, arch=replace(model.spec, padding="symmetric"))) == []
+    assert reported_metrics(replace(as_reported, images=replace(checkpoint.preprocessing, crop_pct=1.0))) == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1, 101, "5", None, True])

@@ -36,9 +36,9 @@ class Fault:
 
 INFO, PREUPLOAD, COMMIT = ("GET", r"/api/models/tester/[\w-]+\?"), ("POST", "/preupload/"), ("POST", "/commit/")
 BATCH, UPLOAD, DOWNLOAD = ("POST", "/objects/batch"), ("PUT", "."), ("GET", "/model.safetensors")
-CARD, HASH = ("POST", "/api/validate-yaml"), ("POST", "/paths-info/")
-LFS = {"oid": "0", "size": 1, "pointerSize": 1}
-ANOTHER = json.dumps([{"type": "file", "path": "model.safetensors", "oid": "0", "size": 1, "lfs": LFS}]).encode()
+CARD, HASH = ("POST", "/api/validate-yaml"), ("GET", "/revision/[0-9a-f]{40}")
+LFS = {"sha256": "0", "size": 1, "pointerSize": 1}
+ANOTHER = {"id": "a/b", "siblings": [{"rfilename": "model.safetensors", "blobId": "0", "size": 1, "lfs": LFS}]}
 CHECK = "is committed, but the check afterwards fails: .*"
 
 FAULTS = {
@@ -76,7 +76,7 @@ FAULTS = {
     "download reset once": Fault(DOWNLOAD, (Reset(after=1000),), 1, None, 1, False),
     "another hash afterwards": Fault(
         HASH,
-        (Status(200, body=ANOTHER),),
+        (Status(200, body=json.dumps(ANOTHER).encode()),),
         None,
         CHECK + "got 0; push again",
         1,

@@ -65,7 +65,7 @@ def test_without_a_licence_or_preprocessing_nothing_is_published(tmp_path: Path)
         ({"metrics": ["top1=91.2"]}, "metrics=.*: expected a list of effnet_zoo.transfer.card.Metric"),
         ({"folder": 5}, "folder=5: expected a path"),
         ({"folder": ""}, "expected the name of a file or folder to write"),
-        ({"folder": "x" * 300}, "the name is too long: expected a shorter one"),
+        ({"folder": "x" * 300}, "a name of 300 bytes: expected at most 255"),
     ],
 )
 def test_what_cannot_be_published_is_refused_before_anything_is_written(
