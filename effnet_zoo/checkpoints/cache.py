@@ -122,64 +122,64 @@ def cache_folder(cache_dir: str | Path | None = None) -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def repository_folder(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
-    """Return the folder of a file's repository in the cache."""
-    return cache_folder(cache_dir) / f"models--{file.repository.replace('/', '--')}"
+class CachedFile:
+    """A file of a repository and its place in the cache.
 
-
-def lock_path(file: RemoteFile, cache_dir: str | Path | None = None) -> Path:
-    """Return the path of a file's lock file."""
-    name = f"{file.revision or 'main'}--{file.filename}.json".replace("/", "--")
-    return repository_folder(file, cache_dir) / "effnet-zoo" / name
-
-
-def expected_pin(file: RemoteFile, cache_dir: str | Path | None = None) -> Pin:
-    """Return what a file must be: what the ledger states, or the lock file where the ledger states nothing."""
-    path = lock_path(file, cache_dir)
-    if not os.path.lexists(path):
-        return Pin(revision=file.revision, sha256=file.sha256)
-    try:
-        lock = from_json(read_text(path), _Lock, f"{path} is damaged", HubError)
-    except (FileError, HubError) as error:
-        advice = f"delete it to record {file} anew, or set {HOME} to another folder"
-        raise HubError(f"{error}: expected a commit and a sha256 in JSON; {advice}") from None
-    pin = Pin(revision=lock.revision or file.revision, sha256=file.sha256)
-    return pin if pin.sha256 else replace(pin, sha256=lock.sha256, stated_by=f"the lock file {path}")
-
-
-def write_lock(file: RemoteFile, pin: Pin, cache_dir: str | Path | None = None) -> None:
-    """Write the lock file: from now on, a file must be what it was when it was first fetched.
-
-    If it cannot be written, as in a cache that is read-only, this warns.
+    Attributes:
+        folder: The folder of its repository.
+        lock: Its lock file.
     """
-    path = lock_path(file, cache_dir)
-    try:
-        write_text(path, json.dumps({"revision": pin.revision, "sha256": pin.sha256}) + "\n")
-    except FileError as error:
-        warnings.warn(f"{error}: {file} is not checked against this content next time", stacklevel=3)
 
+    def __init__(self, file: RemoteFile, cache_dir: str | Path | None = None) -> None:
+        self.file = file
+        self.folder = cache_folder(cache_dir) / f"models--{file.repository.replace('/', '--')}"
+        name = f"{file.revision or 'main'}--{file.filename}.json".replace("/", "--")
+        self.lock = self.folder / "effnet-zoo" / name
 
-def find_cached(file: RemoteFile, cache_dir: str | Path | None = None) -> LocalFile | None:
-    """Return a file of the cache and what it must be, or None if it is not there.
+    def expected(self) -> Pin:
+        """Return what the file must be: what the ledger states, or the lock file where the ledger states nothing."""
+        file = self.file
+        if not os.path.lexists(self.lock):
+            return Pin(revision=file.revision, sha256=file.sha256)
+        try:
+            lock = from_json(read_text(self.lock), _Lock, f"{self.lock} is damaged", HubError)
+        except (FileError, HubError) as error:
+            advice = f"delete it to record {file} anew, or set {HOME} to another folder"
+            raise HubError(f"{error}: expected a commit and a sha256 in JSON; {advice}") from None
+        pin = Pin(revision=lock.revision or file.revision, sha256=file.sha256)
+        return pin if pin.sha256 else replace(pin, sha256=lock.sha256, stated_by=f"the lock file {self.lock}")
 
-    If neither the ledger nor a lock file states its SHA-256, because another program fetched the file, the name of its
-    content does: huggingface_hub names the content of a large file by the SHA-256 that the Hub stated.
-    """
-    pin = expected_pin(file, cache_dir)
-    folder, revision = repository_folder(file, cache_dir), pin.revision or "main"
-    with hub_errors(folder):
-        reference, snapshots = folder / "refs" / revision, folder / "snapshots"
-        commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-        # Only folders that are there: a revision may be any text, such as "..".
-        known = os.listdir(snapshots) if snapshots.is_dir() else []
-        path = snapshots / commit / file.filename
-        if commit not in known or not path.is_file():
-            return None
-        content = path.resolve().name
-    pin = replace(pin, revision=commit)
-    if pin.sha256 is None and is_sha256(content):
-        pin = Pin(revision=commit, sha256=content, stated_by="the name that the client gave its content")
-    return LocalFile(path=path, pin=pin)
+    def record(self, pin: Pin) -> None:
+        """Write the lock file: from now on, the file must be what it was when it was first fetched.
+
+        If it cannot be written, as in a cache that is read-only, this warns.
+        """
+        try:
+            write_text(self.lock, json.dumps({"revision": pin.revision, "sha256": pin.sha256}) + "\n")
+        except FileError as error:
+            warnings.warn(f"{error}: {self.file} is not checked against this content next time", stacklevel=3)
+
+    def find(self) -> LocalFile | None:
+        """Return the file and what it must be, or None if it is not in the cache.
+
+        If neither the ledger nor a lock file states its SHA-256, because another program fetched the file, the name of
+        its content does: huggingface_hub names the content of a large file by the SHA-256 that the Hub stated.
+        """
+        pin = self.expected()
+        revision = pin.revision or "main"
+        with hub_errors(self.folder):
+            reference, snapshots = self.folder / "refs" / revision, self.folder / "snapshots"
+            commit = reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
+            # Only folders that are there: a revision may be any text, such as "..".
+            known = os.listdir(snapshots) if snapshots.is_dir() else []
+            path = snapshots / commit / self.file.filename
+            if commit not in known or not path.is_file():
+                return None
+            content = path.resolve().name
+        pin = replace(pin, revision=commit)
+        if pin.sha256 is None and is_sha256(content):
+            pin = Pin(revision=commit, sha256=content, stated_by="the name that the client gave its content")
+        return LocalFile(path=path, pin=pin)
 
 
 def is_sha256(text: str) -> bool:

@@ -154,15 +154,14 @@ def _recognised(blueprint: Blueprint, file: StateFile) -> Blueprint:
     if variant is None or cfg.get("source") in config_json.SCHEMES:
         return blueprint
     identity = identify(file.state, file.source, among=[variant.name])
-    options = ModelOptions(**blueprint.options)
-    options["num_classes"], options["in_chans"] = identity.num_classes, identity.in_chans
-    options["global_pool"] = identity.global_pool
-    cfg = {**cfg, "num_classes": identity.num_classes}
+    num_classes, in_chans = identity.num_classes, identity.in_chans
+    options = ModelOptions(num_classes=num_classes, in_chans=in_chans, global_pool=identity.global_pool)
+    cfg = {**cfg, "num_classes": num_classes}
     notes = [f"assumed from the layout: {identity.layout.convention}"]
     convention = identity.layout.preprocessing(identity.name)
     if convention:
         cfg.pop("test_input_size", None)
-        cfg |= {**image_fields(convention, identity.in_chans), **images_of(stated)}
+        cfg |= {**image_fields(convention, in_chans), **images_of(stated)}
     if images_assumed := convention is None and "mean" not in stated:
         notes.append(f"images as for {variant.default.name}, assumed: pretrained_cfg_overlay can say otherwise")
     recognised = dataclasses.replace(blueprint, arch=identity.arch, layout=identity.layout, options=options)

@@ -17,7 +17,7 @@ from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_down
 
 from effnet_zoo.atomic_io import explained, file_errors, scratch_beside, user_path
 from effnet_zoo.checkpoints import cache
-from effnet_zoo.checkpoints.cache import HOME, LocalFile, Pin, RemoteFile, WrongFileError
+from effnet_zoo.checkpoints.cache import CachedFile, LocalFile, Pin, RemoteFile, WrongFileError
 from effnet_zoo.errors import FileError, HubError, MissingFileError, first_line
 
 _Answer = TypeVar("_Answer")
@@ -54,20 +54,20 @@ STATUSES: Mapping[int, str] = {
 """What an HTTP status means, and what to do."""
 
 
-def fetch(file: RemoteFile, cache_dir: str | Path | None, *, instead_of: LocalFile | None) -> LocalFile:
+def fetch(cached: CachedFile, *, instead_of: LocalFile | None) -> LocalFile:
     """Return a verified file from the first mirror that has the right one, or from the Hub.
 
     If neither the ledger nor a lock file states its SHA-256, it must have the one that the server states. A wrong file
     of the cache, `instead_of`, is never removed before there is a right one to take its place. If no place has the
     file, the error is a `MissingFileError`.
     """
-    folder, pin = cache.cache_folder(cache_dir), cache.expected_pin(file, cache_dir)
+    file, pin = cached.file, cached.expected()
     mirrors = [place for part in os.environ.get(MIRRORS, "").split(",") if (place := part.strip().rstrip("/"))]
     failures: list[HubError] = []
     for place in (*mirrors, constants.ENDPOINT):
         try:
             if place.startswith(("http://", "https://")):
-                return _from_hub(file, pin, place, folder, instead_of)
+                return _from_hub(cached, pin, place, instead_of)
             found = _from_folder(file, pin, user_path(place, MIRRORS))
             if instead_of is not None:
                 _remove(instead_of.path)
@@ -91,21 +91,21 @@ def _from_folder(file: RemoteFile, pin: Pin, folder: Path) -> LocalFile:
     return LocalFile(path=path, pin=pin).verified()
 
 
-def _from_hub(file: RemoteFile, pin: Pin, place: str, folder: Path, wrong: LocalFile | None) -> LocalFile:
+def _from_hub(cached: CachedFile, pin: Pin, place: str, wrong: LocalFile | None) -> LocalFile:
     """Fetch a file into the cache, and once more if it is wrong: a proxy may have changed it, or a bit have flipped.
 
     The second one is fetched into a folder of its own, and takes the place of the wrong one if it is right.
     """
     is_new = False
     if wrong is None:
-        found, is_new = _downloaded(file, pin, place, folder)
+        found, is_new = _downloaded(cached, pin, place)
         try:
             return found.verified()
         except WrongFileError:
             wrong = found
     try:
-        with scratch_beside(cache.repository_folder(file, folder)) as scratch:
-            found, _ = _downloaded(file, wrong.pin, place, scratch)
+        with scratch_beside(cached.folder) as scratch:
+            found, _ = _downloaded(CachedFile(cached.file, scratch), wrong.pin, place)
             right = found.verified()
             with file_errors(wrong.path):
                 os.replace(right.path.resolve(), wrong.path.resolve())
@@ -121,11 +121,12 @@ def _from_hub(file: RemoteFile, pin: Pin, place: str, folder: Path, wrong: Local
     return LocalFile(path=wrong.path, pin=right.pin)
 
 
-def _downloaded(file: RemoteFile, pin: Pin, place: str, folder: Path) -> tuple[LocalFile, bool]:
+def _downloaded(cached: CachedFile, pin: Pin, place: str) -> tuple[LocalFile, bool]:
     """Fetch a file into a cache, and return whether the cache did not have its content before."""
     token = None if place == constants.ENDPOINT else False  # a mirror never sees the Hub's token
     # To connect, and to read: the HTTP library takes two, where the client's annotation knows of one.
     timeout: Any = (min(CONNECT, constants.HF_HUB_ETAG_TIMEOUT), constants.HF_HUB_ETAG_TIMEOUT)
+    file, folder = cached.file, cached.folder.parent
     size, name = 0, without_password(place)
     try:
         if constants.HF_HUB_OFFLINE:
@@ -135,8 +136,7 @@ def _downloaded(file: RemoteFile, pin: Pin, place: str, folder: Path) -> tuple[L
         commit, etag, size = head.commit_hash, head.etag, head.size or 0
         if commit is None or etag is None:
             raise HubError(f"{name}: this is not a Hub's answer: check the address, and for a proxy's login")
-        repository = cache.repository_folder(file, folder)
-        kept = (repository / "blobs" / etag, repository / "snapshots" / commit / file.filename)
+        kept = (cached.folder / "blobs" / etag, cached.folder / "snapshots" / commit / file.filename)
         is_new = not any(path.exists() for path in kept)
         path = retrying(
             lambda: hf_hub_download(
@@ -202,9 +202,9 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
         return f"{place}: {STATUSES.get(status, failed if status >= 500 else refused)}"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         size = f"{needed / 1e6:.0f} MB are to be written to {folder}: " if folder else ""
-        return f"the disk is full: {size}free some, or set {HOME} to a folder on another disk"
+        return f"the disk is full: {size}free some, or set {cache.HOME} to a folder on another disk"
     if isinstance(cause, OSError) and cause.filename is not None:
-        return f"{cause.filename}: {cause.strerror}: set {HOME} to a folder that can be written to"
+        return f"{cause.filename}: {cause.strerror}: set {cache.HOME} to a folder that can be written to"
     return f"{place}: {line}: check the network"
 
 

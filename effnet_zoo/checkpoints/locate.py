@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from effnet_zoo.atomic_io import file_errors
-from effnet_zoo.checkpoints import cache
-from effnet_zoo.checkpoints.cache import LocalFile, Pin, RemoteFile, WrongFileError
+from effnet_zoo.checkpoints.cache import CachedFile, LocalFile, Pin, RemoteFile, WrongFileError
 from effnet_zoo.errors import HubError, MissingExtraError, WeightsError
 from effnet_zoo.zoo.ledger import Checkpoint
 
@@ -68,7 +67,8 @@ def obtain(source: Source, cache_dir: str | Path | None = None) -> Path:
         return source
     if isinstance(source, LocalFile):
         return source.verified().path
-    found, wrong = cache.find_cached(source, cache_dir), None
+    cached = CachedFile(source, cache_dir)
+    found, wrong = cached.find(), None
     if found:
         try:
             verified = found.verified()
@@ -78,14 +78,13 @@ def obtain(source: Source, cache_dir: str | Path | None = None) -> Path:
         from effnet_zoo.checkpoints import hub  # only here: it imports the Hub's HTTP client
 
         try:
-            verified = hub.fetch(source, cache_dir, instead_of=found)
+            verified = hub.fetch(cached, instead_of=found)
         except HubError as error:
             if wrong is None:
                 raise
-            lock = cache.lock_path(source, cache_dir)
-            locked = source.sha256 is None and lock.exists()
-            advice = f" If {lock} is wrong, correct it, or delete it with a network." if locked else ""
+            locked = source.sha256 is None and cached.lock.exists()
+            advice = f" If {cached.lock} is wrong, correct it, or delete it with a network." if locked else ""
             raise HubError(f"{wrong}; it was left there, not loaded.{advice} There is no other: {error}") from None
-    if verified.pin != cache.expected_pin(source, cache_dir):
-        cache.write_lock(source, verified.pin, cache_dir)
+    if verified.pin != cached.expected():
+        cached.record(verified.pin)
     return verified.path

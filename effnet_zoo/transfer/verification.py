@@ -7,7 +7,7 @@ from pathlib import Path
 
 from effnet_zoo import atomic_io
 from effnet_zoo.checkpoints import cache, locate
-from effnet_zoo.checkpoints.cache import LocalFile, Pin
+from effnet_zoo.checkpoints.cache import CachedFile, LocalFile, Pin
 from effnet_zoo.errors import EffnetZooError, HubError, LedgerError
 from effnet_zoo.transfer.branch import Branch
 from effnet_zoo.zoo.ledger import Checkpoint
@@ -49,7 +49,7 @@ def verify(checkpoints: Iterable[Checkpoint], *, remote: bool) -> Iterator[Verdi
 
 def _in_cache(checkpoint: Checkpoint) -> Verdict:
     source = locate.of_checkpoint(checkpoint)
-    file = source if isinstance(source, LocalFile) else cache.find_cached(source)
+    file = source if isinstance(source, LocalFile) else CachedFile(source).find()
     if file is None:
         return Verdict(checkpoint=checkpoint, state="absent", detail="fetch it with `effnet-zoo pull`")
     expected, found = file.pin.sha256, Pin(revision=file.pin.revision, sha256=atomic_io.sha256(file.path))
