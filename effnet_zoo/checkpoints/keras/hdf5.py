@@ -175,8 +175,8 @@ def datasets_of(hdf5: Any) -> Iterator[tuple[str, Dataset]]:
             entries += 1
             if entries > MAX_ENTRIES or prefix.count("/") > DEEPEST_GROUP:
                 raise WeightsError(
-                    f"more than {MAX_ENTRIES} entries, or {DEEPEST_GROUP} groups inside each other: expected the layers "
-                    "of one model"
+                    f"more than {MAX_ENTRIES} entries, or {DEEPEST_GROUP} groups inside each other: expected the "
+                    "layers of one model"
                 )
             path = f"{prefix}{name}"
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
