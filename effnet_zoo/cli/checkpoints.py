@@ -87,7 +87,10 @@ def info(
 
 def pull(
     names: Annotated[list[str], Argument(help="Names of checkpoints, with or without a tag.")],
-    to: Annotated[Path | None, Option(metavar="DIR", help="Copy the files here too, for EFFNET_ZOO_MIRRORS.")] = None,
+    to: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Copy the files to this folder too, as a mirror for EFFNET_ZOO_MIRRORS."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Download checkpoints into the cache, and check the hash of each file. Files in the cache are only checked.

@@ -25,10 +25,25 @@ KINDS = ("float32", "int8")
 class ExportOptions:
     """What a file for another runtime takes and gives, and whether it may replace a file."""
 
-    static: Annotated[str | None, Option(metavar="HxW", help="Input size. By default, the checkpoint's.")] = None
-    with_preprocess: Annotated[bool, Option("--with-preprocess", help="Take uint8 pixels, and normalise them.")] = False
-    layout: Annotated[str, Option(callback=one_of("nhwc", "nchw"), help="Axes of uint8 pixels: nhwc or nchw.")] = "nhwc"
-    with_softmax: Annotated[bool, Option("--with-softmax", help="Give probabilities instead of logits.")] = False
+    static: Annotated[
+        str | None,
+        Option(
+            metavar="HxW", help="Height and width of the input, such as 224x224. By default, the checkpoint's size."
+        ),
+    ] = None
+    with_preprocess: Annotated[
+        bool, Option("--with-preprocess", help="Write a file that takes uint8 pixels and normalises them.")
+    ] = False
+    layout: Annotated[
+        str,
+        Option(
+            callback=one_of("nhwc", "nchw"),
+            help="Order of the axes of uint8 pixels: nhwc, as image decoders give it, or nchw.",
+        ),
+    ] = "nhwc"
+    with_softmax: Annotated[
+        bool, Option("--with-softmax", help="Write a file that gives probabilities instead of logits.")
+    ] = False
     force: Force = False
 
     def arguments(self, *, uint8: bool = False) -> dict[str, Any]:
@@ -50,7 +65,9 @@ def export(
     to: Annotated[str, Option("--format", help="onnx, openvino, torch, aotinductor, torchscript or litert.")] = "onnx",
     out: Annotated[Path | None, Option(help="File to write. By default it has the model's name.")] = None,
     dynamic: Annotated[bool, Option("--dynamic", help="Write a file that takes any height and width.")] = False,
-    with_resize: Annotated[bool, Option("--with-resize", help="Take photos of any size, and resize and crop.")] = False,
+    with_resize: Annotated[
+        bool, Option("--with-resize", help="Write a file that takes photos of any size, and resizes and crops them.")
+    ] = False,
     dtype: Annotated[str, Option(help="Compute in float32, float16 or bfloat16.")] = "float32",
     interface: ExportOptions,
     weights: WeightOptions,
@@ -109,15 +126,20 @@ def _show_export(written: "Export") -> None:
 
 def quantize(
     place: Place,
-    calib: Annotated[Path, Option(help="Folder of images to calibrate with: some hundreds, like those to come.")],
+    calib: Annotated[
+        Path, Option(help="Folder of some hundred images to calibrate with, like those that the model will see.")
+    ],
     out: Annotated[Path, Option(metavar="FILE.onnx", help="File to write.")],
     *,
-    evaluation: Annotated[Path | None, Option("--eval", help="Folder to compare on: else the rest of --calib.")] = None,
+    evaluation: Annotated[
+        Path | None, Option("--eval", help="Folder of images to compare on. By default, the rest of --calib.")
+    ] = None,
     labelled: Annotated[
-        bool, Option("--labelled", help="Measure accuracy too: the images lie in a folder for each class, of its name.")
+        bool,
+        Option("--labelled", help="Measure accuracy too. The images lie in one folder for each class, with its name."),
     ] = False,
     min_agreement: Annotated[
-        float, Option(parser=finite, metavar="SHARE", help="Share of images, 0 to 1, that must get float32's label.")
+        float, Option(parser=finite, metavar="SHARE", help="Share of images, 0 to 1, that must keep their label.")
     ] = 0.98,
     recipe: Annotated[str | None, Option(help="int8, front-4, front-8 (the default) or front-8-head.")] = None,
     search: Annotated[bool, Option("--search", help="Try the recipes, smallest file first, until one agrees.")] = False,

@@ -40,16 +40,22 @@ class FileOptions:
     paths: Annotated[list[str] | None, Argument(metavar="PATH", help="Images, folders or globs.")] = None
     model: Annotated[str, Option(help="A name, local-dir:FOLDER, hf-hub:owner/name, or an .onnx or .xml file.")] = MODEL
     as_json: AsJson = False
-    from_list: Annotated[str | None, Option(help="A text file with a path a line, or - for standard input.")] = None
-    output: Annotated[Path | None, Option(help="A .csv, .jsonl or .parquet file to write, a row a file.")] = None
+    from_list: Annotated[str | None, Option(help="A text file with one path a line, or - for standard input.")] = None
+    output: Annotated[
+        Path | None, Option(help="A .csv, .jsonl or .parquet file to write, with one row for each image.")
+    ] = None
     resume: Annotated[bool, Option("--resume", help="Keep the rows of an interrupted run, and continue it.")] = False
     force: Force = False
-    orientation: Annotated[bool, Option(help="Turn photos as EXIF says. Published figures are without.")] = True
+    orientation: Annotated[
+        bool, Option(help="Turn photos as their EXIF orientation says. Published figures are measured without it.")
+    ] = True
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps or xpu. By default, cpu.")] = None
     engine: Annotated[str | None, Option(help=ENGINE_HELP, callback=one_of(*ENGINE_CHOICES))] = None
     dtype: Annotated[str, Option(help=f"Compute in {', '.join(DTYPES)}.", callback=one_of(*DTYPES))] = "float32"
-    batch_size: Annotated[int, Option(min=1, help="Largest number of images a run.")] = 32
-    workers: Annotated[int | None, Option(min=1, help="Threads that read. By default, as many as torch has.")] = None
+    batch_size: Annotated[int, Option(min=1, help="Largest number of images computed at once.")] = 32
+    workers: Annotated[
+        int | None, Option(min=1, help="Threads that decode images. By default, as many as torch has.")
+    ] = None
 
     def __post_init__(self) -> None:
         refuse_if(not self.paths and self.from_list is None, "expected images, folders or globs, or --from-list FILE")
@@ -190,7 +196,7 @@ class Batch:
 
 def predict(
     options: FileOptions,
-    topk: Annotated[int, Option(min=1, help="How many classes; all of a model that has fewer.")] = 5,
+    topk: Annotated[int, Option(min=1, help="Number of classes to show for each image, at most.")] = 5,
     out: Annotated[Path | None, Option(help="Folder for a picture of each result.")] = None,
 ) -> None:
     """Classify photos with pretrained weights and the preprocessing that belongs to them.

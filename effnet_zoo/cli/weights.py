@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from effnet_zoo.transfer.publishing import Push
 
 PADDINGS = get_args(Padding)
-Place = Annotated[str, Argument(metavar="FILE_OR_REPO", help="A weight file or folder, a repository, or a checkpoint.")]
+Place = Annotated[
+    str,
+    Argument(
+        metavar="FILE_OR_REPO",
+        help="A weight file, a folder that holds one, a repository owner/name on the Hub, or the name of a checkpoint.",
+    ),
+]
 VariantOption = Annotated[
     str | None, Option(help="Name of the architecture. By default it is found out from the weights.")
 ]
@@ -33,7 +39,9 @@ class WeightOptions:
 
     variant: VariantOption = None
     no_ema: NoEma = False
-    like: Annotated[str | None, Option(help="Use the preprocessing of this checkpoint: effnet_zoo_b0.ap_in1k.")] = None
+    like: Annotated[
+        str | None, Option(help="Use the preprocessing of this checkpoint, such as effnet_zoo_b0.ap_in1k.")
+    ] = None
     classes: Annotated[
         Path | None, Option(help="Class names in the order of the logits: a text or JSON file, or an ImageFolder.")
     ] = None
@@ -58,14 +66,27 @@ class WeightOptions:
 class ConversionOptions(WeightOptions):
     """The same for commands that publish weights, or write them in another layout."""
 
-    mean: Annotated[str | None, Option(help="Mean of each channel of pixels scaled to 0..1: '0.5,0.5,0.5'.")] = None
+    mean: Annotated[
+        str | None, Option(help="Mean of each channel, where pixels are scaled to 0..1: '0.5,0.5,0.5'.")
+    ] = None
     std: Annotated[str | None, Option(help="Standard deviation of each channel, on the same scale.")] = None
     size: Annotated[int | None, Option(min=32, help="Height and width of the input in pixels.")] = None
     interpolation: Annotated[str | None, Option(help="How images are resized: bicubic, bilinear or nearest.")] = None
-    crop_pct: Annotated[float | None, Option(parser=finite, metavar="SHARE", help="Input size / resized size.")] = None
-    padding: Annotated[str | None, Option(callback=one_of(*PADDINGS), help="same or symmetric convolutions.")] = None
-    bn_eps: Annotated[float | None, Option(parser=finite, metavar="NUMBER", help="Epsilon of batch norm.")] = None
-    licence: Annotated[str | None, Option("--license", help="Licence of the weights, as in SPDX: apache-2.0.")] = None
+    crop_pct: Annotated[
+        float | None, Option(parser=finite, metavar="SHARE", help="Input size divided by resized size, from 0.01 to 1.")
+    ] = None
+    padding: Annotated[
+        str | None,
+        Option(
+            callback=one_of(*PADDINGS), help="Padding of convolutions: same or symmetric. By default, the layout's."
+        ),
+    ] = None
+    bn_eps: Annotated[
+        float | None, Option(parser=finite, metavar="NUMBER", help="Epsilon of batch norm. By default, the layout's.")
+    ] = None
+    licence: Annotated[
+        str | None, Option("--license", help="Licence of the weights, as an SPDX identifier such as apache-2.0.")
+    ] = None
 
     def overrides(self) -> dict[str, Any]:
         given = super().overrides()
@@ -132,7 +153,10 @@ def convert(
     ] = "effnet_zoo",
     backbone_only: Annotated[bool, Option("--backbone-only", help="Leave the classifier out: 0 classes.")] = False,
     weights: ConversionOptions,
-    golden: Annotated[Path | None, Option(help="A safetensors file of an 'image' and its 'logits', to check.")] = None,
+    golden: Annotated[
+        Path | None,
+        Option(help="A safetensors file with an 'image' and the 'logits' that the source gives for it, to check."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert weights between the layouts of EfficientNet libraries, and prove that the logits stay the same.
@@ -173,7 +197,7 @@ def push(
     repo_id: Annotated[str | None, Argument(help="Repository on the Hub to write: owner/name.")] = None,
     *,
     to: Annotated[Path | None, Option(metavar="DIR", help="Write to this folder, instead of a repository.")] = None,
-    measured: Annotated[list[str] | None, Option(help="A figure that you measured: top1=78.3@DATASET.")] = None,
+    measured: Annotated[list[str] | None, Option(help="A figure that you measured, such as top1=78.3@DATASET.")] = None,
     reported: Annotated[list[str] | None, Option(help="A figure that others report, in the same form.")] = None,
     private: Annotated[bool, Option("--private", help="Make the repository private, if it is created.")] = False,
     revision: Annotated[str | None, Option(help="Branch to write. By default, the main branch.")] = None,
