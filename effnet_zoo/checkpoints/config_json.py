@@ -161,6 +161,8 @@ def custom_arch(fields: Mapping[str, Any] | None) -> ArchSpec:
 def _network(name: str, fields: Any, source: str) -> tuple[Model | None, ArchSpec]:
     if name == CUSTOM:
         return None, custom_arch(fields)
+    if fields is not None:
+        raise WeightsError(f"{source}: architecture {quoted(name)}, and model_args arch too: expected one of them")
     for model in catalogue.models().values():
         if name in (model.name, model.upstream):
             return model, model.spec
@@ -178,5 +180,6 @@ def _with_numerics(arch: ArchSpec, args: Mapping[str, Any], source: str) -> Arch
     if "act_layer" in args:
         numerics["activation"] = args["act_layer"]
     if "pad_type" in args:
-        numerics["padding"] = {theirs: ours for ours, theirs in PAD_TYPES.items()}.get(args["pad_type"])
+        given = args["pad_type"]
+        numerics["padding"] = next((ours for ours, theirs in PAD_TYPES.items() if theirs == given), given)
     return dataclasses.replace(arch, **numerics)

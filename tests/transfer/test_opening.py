@@ -53,8 +53,9 @@ def test_timms_folders_are_read_with_the_numerics_of_their_name_and_arguments(
     ("content", "message"),
     [
         ({"model_args": {"se_layer": "eca"}}, "model_args se_layer: expected some of act_layer, bn_eps"),
-        ({"model_args": {"pad_type": "reflect"}}, "padding=None: expected same or symmetric"),
+        ({"model_args": {"pad_type": "reflect"}}, "padding='reflect': expected same or symmetric"),
         ({"model_args": {"bn_eps": -1}}, "bn_eps=-1: expected a number from 1e-12 to 1"),
+        ({"model_args": {"arch": {}}}, "and model_args arch too: expected one of them"),
         ({"architecture": "resnet50"}, "architecture 'resnet50' is not a network of this package"),
         ({"architecture": 5}, "config.json: architecture: expected str, found int"),
         ({"architecture": "effnet_zoo_custom", "model_args": {"arch": {"stages": 5}}}, "not a network's fields"),
