@@ -2,8 +2,8 @@
 
 A pickle is a program for a small machine. Python's own machine calls any function that a file names. The machine here
 has only the operations that ``torch.save`` uses (pickle protocols 2 to 5), and the names that a file may ask for are
-one table, `pickle_names.ALLOWED_NAMES`. Everything else is refused by name. What is of no use to a state dict (NumPy scalars,
-dates, paths, ...) becomes an `Opaque`, and its content is dropped.
+one table, `pickle_names.ALLOWED_NAMES`. Everything else is refused by name. What is of no use to a state dict (NumPy
+scalars, dates, paths, ...) becomes an `Opaque`, and its content is dropped.
 
 It is stricter than ``torch.load(weights_only=True)``: its table is the same for the whole process whatever other
 threads allow; a file that asks for memory, as ``bytearray(10**10)`` does, gets none; and the size that a file says a
