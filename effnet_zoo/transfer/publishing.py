@@ -16,7 +16,7 @@ from effnet_zoo import atomic_io
 from effnet_zoo import registry as _registers_with_timm  # noqa: F401  # timm loads what is published
 from effnet_zoo.checkpoints import config_json, creation, locate
 from effnet_zoo.checkpoints.bundle import Bundle, of_model
-from effnet_zoo.errors import HubError, WeightsError
+from effnet_zoo.errors import FileError, HubError, WeightsError
 from effnet_zoo.layouts.layout import run_in_float64
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import check_path
@@ -93,9 +93,11 @@ def save(
     """
     check_path("folder", folder)
     folder = Path(folder)
+    with atomic_io.file_errors(folder):
+        if folder.exists() and not folder.is_dir():
+            raise FileError(f"{folder} is a file: expected a folder")
     if not dry_run:
         atomic_io.check_destination(folder)
-        atomic_io.check_destination(folder / locate.WEIGHT_FILE)
     bundle = _bundle_of(what, license, classes, images)
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with atomic_io.file_errors(folder):

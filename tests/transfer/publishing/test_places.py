@@ -93,7 +93,8 @@ def test_a_folder_keeps_its_other_files_and_its_readme_and_loses_stale_weights(
     assert "license: apache-2.0" in (tmp_path / "same" / "README.md").read_text()
 
     (tmp_path / "file").write_text("in the way")
-    assert "is a file: expected a folder" in run("push", folder, "--to", tmp_path / "file").complaint()
+    for options in ([], ["--dry-run"]):
+        assert "is a file: expected a folder" in run("push", folder, "--to", tmp_path / "file", *options).complaint()
     assert "is a file: expected a folder" in run("push", folder, "--to", tmp_path / "file/sub").complaint()
     with pytest.raises(InputError):
         effnet_zoo.save(tiny(), tmp_path / "file", license="mit", images=IMAGES)
