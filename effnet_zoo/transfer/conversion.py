@@ -15,7 +15,7 @@ from effnet_zoo.checkpoints.keras.writing import write_keras_file
 from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
 from effnet_zoo.network.options import chosen
-from effnet_zoo.transfer.opening import description_of, open_package
+from effnet_zoo.transfer.opening import description_of, read_bundle
 from effnet_zoo.transfer.proof import prove
 from effnet_zoo.zoo import catalogue
 from effnet_zoo.zoo.ledger import check_licence
@@ -117,7 +117,7 @@ def convert(
     if not layouts:
         chosen(to, LAYOUTS, "layout")  # which raises, and suggests near names
     with atomic_io.folder_written_whole(out) as folder:
-        source = open_package(place, variant=variant, ema=ema, backbone_only=backbone_only)
+        source = read_bundle(place, variant=variant, ema=ema, backbone_only=backbone_only)
         bundle = with_overrides(source, images, padding, bn_eps, labels, licence)
         layout = OURS if OURS in layouts else fitting_layout(bundle, to, layouts)
         proof = prove(bundle, bundle.model(), (bundle.layout, layout.name), golden)

@@ -59,6 +59,13 @@ def open_package(
         WeightsError: If there are no weights, they are damaged, or they are not an EfficientNet's.
         UnknownNameError: If `place` is no path, no repository's name and no checkpoint's.
     """
+    return read_bundle(place, variant=variant, ema=ema, backbone_only=backbone_only, cache_dir=cache_dir).checked()
+
+
+def read_bundle(
+    place: str, *, variant: str | None, ema: bool, backbone_only: bool, cache_dir: str | Path | None = None
+) -> Bundle:
+    """Do as `open_package`, and leave the check of the tensors to a caller who builds the network anyway."""
     if not isinstance(place, str | os.PathLike):
         raise ArgumentError(f"{quoted(place)}: expected a path, a repository's name or a checkpoint's, as text")
     check_flags(ema=ema, backbone_only=backbone_only)
@@ -78,7 +85,7 @@ def open_package(
     if backbone_only:
         options: ModelOptions = {**bundle.options, "num_classes": 0}
         bundle = dataclasses.replace(bundle, options=options, labels=None)
-    return bundle.checked()
+    return bundle
 
 
 # Where the weights are.
