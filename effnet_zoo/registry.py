@@ -68,6 +68,9 @@ def _register(variant: Model | None) -> None:
     ) -> AnyModel:
         if variant and arch is not None:
             raise ArgumentError(f"unknown keyword 'arch': {variant.name} has its own: expected {config_json.CUSTOM}")
+        if variant is None and arch is None:
+            needed = "needs arch, the fields of an ArchSpec: expected the folder or repository of a saved model"
+            raise ArgumentError(f"{config_json.CUSTOM} {needed}")
         spec = variant.spec if variant else config_json.custom_arch(arch)
         blueprint = cfgs.Blueprint.of_cfg(variant, spec, *_merged(variant, pretrained_cfg, pretrained_cfg_overlay))
         model = build(blueprint, options, pretrained=bool(pretrained), cache_dir=cache_dir)

@@ -133,6 +133,11 @@ def test_a_network_of_ones_own_is_checked(arch: Any) -> None:
     assert isinstance(caught.value, EffnetZooError)
 
 
+def test_a_network_of_ones_own_needs_its_declaration() -> None:
+    with pytest.raises(ArgumentError, match="effnet_zoo_custom needs arch"):
+        timm.create_model("effnet_zoo_custom")
+
+
 def test_a_field_that_only_a_later_timm_knows_is_kept() -> None:
     record = {"input_size": [3, 224, 224], "num_classes": 7, "of_tomorrow": {"a": 1}}
     model: Any = timm.create_model("effnet_zoo_b0", device="meta", pretrained_cfg=record)

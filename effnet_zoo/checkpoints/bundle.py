@@ -11,7 +11,7 @@ from effnet_zoo.checkpoints import config_json, locate, statefile
 from effnet_zoo.checkpoints.loading import LoadReport, load_state
 from effnet_zoo.checkpoints.pretrained_cfg import known_of, origin_of
 from effnet_zoo.checkpoints.statefile import StateFile
-from effnet_zoo.errors import ArgumentError, WeightsError
+from effnet_zoo.errors import ArgumentError, InputError, WeightsError
 from effnet_zoo.layouts.keytable import State
 from effnet_zoo.network.model import EfficientNet
 from effnet_zoo.network.options import ModelOptions
@@ -86,7 +86,10 @@ class Bundle:
 
     def with_labels(self, labels: tuple[str, ...] | None) -> "Bundle":
         """Return this bundle with class names, one for each class; None leaves those that it has."""
-        labels = self.labels if labels is None else checked_labels(labels, "labels")
+        try:
+            labels = self.labels if labels is None else checked_labels(labels, "labels")
+        except InputError as error:  # of an argument here, not of a file
+            raise ArgumentError(str(error)) from None
         if labels is not None and len(labels) != self.num_classes:
             found = f"{len(labels)} class names for {self.num_classes} classes of {self.source}"
             raise ArgumentError(f"{found}: expected one for each, in the order of the logits")

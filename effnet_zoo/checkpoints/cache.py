@@ -88,7 +88,7 @@ class LocalFile:
     pin: Pin
 
     def verified(self) -> "LocalFile":
-        """Return the file with the SHA-256 that it has, after reading all of it. Another file is a WrongFileError.
+        """Return the file with the SHA-256 that it has, after reading all of it. Raise WrongFileError if it is another.
 
         If no SHA-256 is expected, the file must not be damaged, as far as its format shows that.
         """

@@ -37,7 +37,6 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 """HTTP statuses after which the same request may succeed."""
 
 REASONS: Mapping[type[Exception], str] = {
-    errors.HFValidationError: "not a repository's name: {line}",
     errors.OfflineModeIsEnabled: "not asked because HF_HUB_OFFLINE is set: unset it",
     errors.GatedRepoError: "the repository is gated: accept its terms there and log in with `hf auth login`",
     errors.RevisionNotFoundError: "the repository has no such revision",
@@ -57,7 +56,7 @@ STATUSES: Mapping[int, str] = {
 def fetch(cached: CachedFile, *, instead_of: LocalFile | None) -> LocalFile:
     """Return a verified file from the first mirror that has the right one, or from the Hub.
 
-    If neither the ledger nor a lock file states its SHA-256, it must have the one that the server states. A wrong file
+    Its SHA-256 must be the ledger's, else the lock file's, else the one that the server states. A wrong file
     of the cache, `instead_of`, is never removed before there is a right one to take its place. If no place has the
     file, the error is a `MissingFileError`.
     """
@@ -193,9 +192,11 @@ def explain(error: Exception, place: str, *, needed: int = 0, folder: Path | Non
     cause, place = _cause_of(error), without_password(place)
     response, line = _response(cause), first_line(_root(cause)).rstrip(".")
     status = None if response is None else response.status_code
+    if isinstance(cause, errors.HFValidationError):
+        return f"not a repository's name: {line}"
     for kind, reason in REASONS.items():
         if isinstance(cause, kind):
-            return f"{place}: {reason.format(status=status, line=line)}"
+            return f"{place}: {reason.format(status=status)}"
     if status is not None:
         failed = f"the server fails (HTTP {status}): try again later"
         refused = f"the request was refused (HTTP {status}): check the address"

@@ -99,8 +99,11 @@ def _tensor_of_bytes(
     return _tensor(Storage(dtype, storage.data), start, shape, strides, metadata=metadata)
 
 
-def _tensor_without_values(*_: Any) -> Tensor:
-    raise PickleError("a tensor on torch's meta device, whose values are not in the file: expected plain tensors")
+def _tensor_without_values(dtype: Any, shape: Any, strides: Any, _grad: Any) -> Tensor:
+    """Return a tensor on the meta device. The reader refuses it by its key, if it is one of the weights."""
+    if not _are_counts(shape, strides) or not is_count(math.prod(shape)):
+        raise PickleError(_NOT_AS_TORCH)
+    return torch.empty_strided(shape, strides, dtype=dtype, device="meta")
 
 
 def _parameter(tensor: Any, *_: Any) -> Tensor:

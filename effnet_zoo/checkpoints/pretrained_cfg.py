@@ -177,7 +177,7 @@ class Origin:
     """The weights that a model was made with, and what its ``pretrained_cfg`` stated of them.
 
     Attributes:
-        are_in: Return whether a state dict has these weights and no others; None for random weights.
+        are_in: A function that returns whether a state dict has exactly these weights. None if they are random.
         assumed: The fields on images, if they were only assumed.
     """
 

@@ -124,7 +124,9 @@ def verify(
     names: Annotated[list[str] | None, Argument(help="Names of checkpoints, or parts of names.")] = None,
     everything: Annotated[bool, Option("--all", help="Verify all checkpoints of the ledger.")] = False,
     remote: Annotated[bool, Option("--remote", help="Compare with the Hub instead. Nothing is downloaded.")] = False,
-    write_pins: Annotated[bool, Option("--write-pins", help="Write what was found into the ledger.")] = False,
+    write_pins: Annotated[
+        bool, Option("--write-pins", help="Write the revision and SHA-256 that were found into the ledger.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare the ledger's hashes with the files on this machine, or with the Hub.
@@ -147,7 +149,8 @@ def verify(
     if as_json:
         answers: list[dict[str, Any]] = []
         for each in verdicts:
-            name, pin = each.checkpoint.name, dataclasses.asdict(each.pin) if each.pin else NO_PIN
+            name = each.checkpoint.name
+            pin = {"revision": each.pin.revision, "sha256": each.pin.sha256} if each.pin else NO_PIN
             answers.append(
                 {"name": name, "state": each.state, "detail": each.detail, **pin, "pinned_now": name in pinned}
             )

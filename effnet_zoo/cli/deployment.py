@@ -62,7 +62,13 @@ class ExportOptions:
 def export(
     place: Place,
     *,
-    to: Annotated[str, Option("--format", help="onnx, openvino, torch, aotinductor, torchscript or litert.")] = "onnx",
+    to: Annotated[
+        str,
+        Option(
+            "--format",
+            help="onnx, openvino, torch (a .pt2 program), aotinductor (machine code), torchscript or litert.",
+        ),
+    ] = "onnx",
     out: Annotated[Path | None, Option(help="File to write. By default it has the model's name.")] = None,
     dynamic: Annotated[bool, Option("--dynamic", help="Write a file that takes any height and width.")] = False,
     with_resize: Annotated[
@@ -88,7 +94,10 @@ def export(
     effnet-zoo predict photo.jpg --model photos.onnx   # the file knows its classes and preprocessing
     """
     refuse_if(interface.static and dynamic, "--static is for one size, --dynamic for any: expected at most one of them")
-    refuse_if(dynamic and with_resize, "--with-resize ends at one size, --dynamic takes any: expected one of them")
+    refuse_if(
+        dynamic and with_resize,
+        "--with-resize or --dynamic: expected one of them: --with-resize already takes photos of any size",
+    )
     how = interface.arguments(uint8=with_resize)
     from effnet_zoo.network.options import chosen
     from effnet_zoo.runtime.export import checked_path
@@ -126,9 +135,7 @@ def _show_export(written: "Export") -> None:
 
 def quantize(
     place: Place,
-    calib: Annotated[
-        Path, Option(help="Folder of some hundred images to calibrate with, like those that the model will see.")
-    ],
+    calib: Annotated[Path, Option(help="Folder with a few hundred typical images for calibration.")],
     out: Annotated[Path, Option(metavar="FILE.onnx", help="File to write.")],
     *,
     evaluation: Annotated[
@@ -136,13 +143,20 @@ def quantize(
     ] = None,
     labelled: Annotated[
         bool,
-        Option("--labelled", help="Measure accuracy too. The images lie in one folder for each class, with its name."),
+        Option(
+            "--labelled",
+            help="Measure accuracy too. It needs one folder of images for each class, named like the class.",
+        ),
     ] = False,
     min_agreement: Annotated[
         float, Option(parser=finite, metavar="SHARE", help="Share of images, 0 to 1, that must keep their label.")
     ] = 0.98,
-    recipe: Annotated[str | None, Option(help="int8, front-4, front-8 (the default) or front-8-head.")] = None,
-    search: Annotated[bool, Option("--search", help="Try the recipes, smallest file first, until one agrees.")] = False,
+    recipe: Annotated[
+        str | None, Option(help="int8, front-4, front-8 (the default) or front-8-head: see docs/deployment.md.")
+    ] = None,
+    search: Annotated[
+        bool, Option("--search", help="Try the recipes, smallest file first, until one reaches --min-agreement.")
+    ] = False,
     images: Annotated[int, Option(min=8, help="Largest number of images to calibrate with.")] = 200,
     interface: ExportOptions,
     weights: WeightOptions,

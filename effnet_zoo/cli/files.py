@@ -30,7 +30,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 MANY = 256
 """With this many files it pays to measure which engine is fastest, and to import torch for resizing."""
 
-ENGINE_HELP = f"{', '.join(ENGINE_CHOICES)}. By default, auto for {MANY} files and more."
+ENGINE_HELP = f"{', '.join(ENGINE_CHOICES)}. By default, auto for {MANY} files and more, plain PyTorch below."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,9 @@ class FileOptions:
     ] = True
     device: Annotated[str | None, Option(help="cpu, cuda, cuda:1, mps or xpu. By default, cpu.")] = None
     engine: Annotated[str | None, Option(help=ENGINE_HELP, callback=one_of(*ENGINE_CHOICES))] = None
-    dtype: Annotated[str, Option(help=f"Compute in {', '.join(DTYPES)}.", callback=one_of(*DTYPES))] = "float32"
+    dtype: Annotated[
+        str, Option(help=f"Compute in {', '.join(DTYPES[:-1])} or {DTYPES[-1]}.", callback=one_of(*DTYPES))
+    ] = "float32"
     batch_size: Annotated[int, Option(min=1, help="Largest number of images computed at once.")] = 32
     workers: Annotated[
         int | None, Option(min=1, help="Threads that decode images. By default, as many as torch has.")

@@ -30,7 +30,9 @@ Place = Annotated[
 VariantOption = Annotated[
     str | None, Option(help="Name of the architecture. By default it is found out from the weights.")
 ]
-NoEma = Annotated[bool, Option("--no-ema", help="Use the raw weights of a file that holds moving averages too.")]
+NoEma = Annotated[
+    bool, Option("--no-ema", help="If a file has raw weights and moving averages of them, use the raw weights.")
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,13 +151,16 @@ def convert(
     out: Annotated[Path, Option(metavar="DIR", help="Folder to write. It must be empty, or not exist.")],
     *,
     to: Annotated[
-        str, Option(help="Layout: effnet_zoo, efficientnet_pytorch, torchvision, transformers, keras or effnetv2_port.")
+        str,
+        Option(
+            help="Layout: effnet_zoo (timm's), efficientnet_pytorch, torchvision, transformers, keras, effnetv2_port."
+        ),
     ] = "effnet_zoo",
     backbone_only: Annotated[bool, Option("--backbone-only", help="Leave the classifier out: 0 classes.")] = False,
     weights: ConversionOptions,
     golden: Annotated[
         Path | None,
-        Option(help="A safetensors file with an 'image' and the 'logits' that the source gives for it, to check."),
+        Option(help="A safetensors file with an 'image' and its expected 'logits'. The result is compared with them."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

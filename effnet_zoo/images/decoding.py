@@ -107,11 +107,13 @@ def _exif_aside(data: bytes) -> tuple[bytes, bytes]:
 
     Pillow looks for the resolution in the block when it opens the file, and warns if the block is damaged.
     """
-    found = _EXIF_SEGMENT.search(data, 0, 1 << 18) if data.startswith(b"\xff\xd8") else None
-    if found is None:
-        return data, b""
-    start, end = found.start(2), found.start(1) + int.from_bytes(found[1], "big")
-    return data[:start] + bytes(len(_EXIF)) + data[start + len(_EXIF) :], data[start:end]
+    place = 2
+    # Segment by segment, up to the picture: previews inside a segment, and pictures behind this one, have blocks too.
+    while data.startswith(b"\xff\xd8") and (found := _SEGMENT.match(data, place)):
+        start, place = found.end(), found.start(1) + int.from_bytes(found[1], "big")
+        if data.startswith(_EXIF, start) and data[start - 3] == 0xE1:
+            return data[:start] + bytes(len(_EXIF)) + data[start + len(_EXIF) :], data[start:place]
+    return data, b""
 
 
 def _check_size(image: Image.Image) -> None:
@@ -170,8 +172,8 @@ _TURNS = {
 _EXIF = b"Exif\0\0"
 """The first bytes of an EXIF block."""
 
-_EXIF_SEGMENT = re.compile(rb"\xff\xe1(..)(Exif\0\0)", re.DOTALL)
-"""The first bytes of a JPEG file's segment with EXIF: marker, length in bytes from here on, and the block."""
+_SEGMENT = re.compile(rb"\xff[\xe0-\xef\xfe\xdb](..)", re.DOTALL)
+"""The first bytes of a segment before a JPEG's picture: its marker, and its length in bytes from there on."""
 
 _ORIENTATION, _BITS, _PHOTOMETRIC = 0x0112, 0x0102, 0x0106
 """Numbers of TIFF tags."""
@@ -184,7 +186,8 @@ def _turn_of(image: Image.Image) -> Image.Transpose | None:
     found = _exif_orientation(image.info.get("exif") or b"")
     with suppress(ValueError):  # ImageMagick used to write the block into a PNG as text: three lines, then hexadecimal
         text = str(image.info.get("Raw profile type exif", ""))
-        found = found or _exif_orientation(bytes.fromhex("".join(text.split("\n")[3:])))
+        if found is None:
+            found = _exif_orientation(bytes.fromhex("".join(text.split("\n")[3:])))
     if found is None:
         xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
         match = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp.encode() if isinstance(xmp, str) else xmp)

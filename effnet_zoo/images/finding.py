@@ -83,8 +83,10 @@ def _check(pattern: str) -> None:
             left_out = f", {skipped}" if skipped else ""
             raise InputError(f"{pattern}: no image in this folder{left_out}: expected files such as .jpg, .png or .tif")
     elif next(_globbed(pattern, skipped), None) is None:
+        if glob.has_magic(pattern) and not os.path.lexists(pattern):  # a file may be named like a glob
+            raise InputError(f"{pattern}: there is no such file or folder, and as a glob it matches no file")
         with file_errors(pattern):
-            os.lstat(pattern)  # a file may be named like a glob that does not match it
+            os.lstat(pattern)
 
 
 def _expanded(pattern: str, skipped: Skipped) -> Iterator[Path]:
@@ -110,10 +112,15 @@ def _globbed(pattern: str, skipped: Skipped) -> Iterator[str]:
 
 def _folders(root: str, skipped: Skipped) -> Iterator[str]:
     """Yield a folder and the subfolders at any depth that are not hidden."""
-    walk = os.walk(root, onerror=lambda _: skipped.add("folder that cannot be listed"), followlinks=True)
-    for folder, below, _ in walk:
-        yield folder
-        below[:] = sorted(name for name in below if name[0] != "." and not _why_not_followed(Path(folder, name)))
+    left = [root]
+    while left:
+        yield (folder := left.pop())
+        try:
+            below = [os.path.join(folder, name) for name in sorted(os.listdir(folder), reverse=True) if name[0] != "."]
+        except OSError:  # files in it may still be read by their names
+            skipped.add("folder that cannot be listed")
+            continue
+        left += [path for path in below if os.path.isdir(path) and not _why_not_followed(Path(path))]
 
 
 def _walk(root: Path, skipped: Skipped) -> Iterator[Path]:

@@ -173,9 +173,12 @@ def normalised_tensor(
 
 def _stacked(pixels: Sequence[Pixels], how: Preprocessing) -> Pixels:
     channels = len(how.mean)
+    if not pixels:
+        raise InputError(f"no images: expected at least one of (height, width, {channels})")
     for image in pixels:
         if not isinstance(image, numpy.ndarray) or image.dtype != numpy.uint8 or image.ndim != 3:
-            raise InputError(f"{quoted(image)}: expected an image as uint8 (height, width, {channels})")
+            found = f"{image.dtype} {image.shape}" if isinstance(image, numpy.ndarray) else type(image).__name__
+            raise InputError(f"{found}: expected an image as uint8 (height, width, {channels})")
         if image.shape != (*pixels[0].shape[:2], channels):
             raise InputError(f"an image {image.shape}: expected (height, width, {channels}), and one size for all")
     return numpy.stack(pixels)

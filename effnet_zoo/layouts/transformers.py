@@ -150,7 +150,9 @@ def _read(paths: Mapping[str, Path], network: layout.NetworkDescription) -> layo
         ("pooling_type", config.pooling_type, POOLINGS),
     ):
         if value not in known:
-            raise WeightsError(f"{place}: {field} {quoted(value)}: expected {' or '.join(map(str, known))}")
+            expected = " or ".join(str(list(one) if isinstance(one, tuple) else one) for one in known)
+            found = quoted(list(value) if isinstance(value, tuple) else value)
+            raise WeightsError(f"{place}: {field} {found}: expected {expected}")
     given: dict[str, Any] = {
         "bn_eps": config.batch_norm_eps,
         "drop_rate": config.dropout_rate,

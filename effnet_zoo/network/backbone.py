@@ -157,7 +157,8 @@ class Backbone(nn.Module):
         if x.dtype != wanted and not (
             torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.is_floating_point()
         ):
-            raise InputError(f"input of {x.dtype}: expected the model's {wanted}; see effnet_zoo.eval_transform")
+            advice = "scale and normalise the pixels first, as effnet_zoo.eval_transform does"
+            raise InputError(f"input of {x.dtype}: expected the model's {wanted}: {advice}")
         if x.dim() != 4 or x.shape[1] != self.in_chans:
             raise InputError(
                 f"input of shape {tuple(x.shape)}: expected (batch, {self.in_chans}, height, width); "

@@ -161,7 +161,10 @@ class Layers:
 
 
 class Block(nn.Sequential):
-    """Layers in a row, by name. If `skip`, the input is added to the output; if `inplace`, without a copy if it can."""
+    """Layers in a row, by name.
+
+    `skip` adds the input to the output; with `inplace`, in place where no gradient is needed.
+    """
 
     def __init__(self, block: BlockSpec, **layers: nn.Module) -> None:
         drop_path = DropPath(block.drop_path) if block.skip and block.drop_path else nn.Identity()

@@ -147,7 +147,8 @@ def embed(
     runnable = _as_runnable(model, run)
     if runnable.num_classes:
         raise ArgumentError(
-            f"embed: expected a model without classes, found {runnable.num_classes}: give num_classes=0"
+            f"embed: expected a model without classes, found one of {runnable.num_classes} classes: "
+            "give num_classes=0, or a file that was exported with it"
         )
 
     def embedding(path: Path, features: Outputs | InputError) -> Embedding:

@@ -193,6 +193,9 @@ class Output(ABC):
         self._begun = True
 
     def _check_facts(self) -> None:
+        if not self.run_json.exists():
+            missing = f"{self.run_json.name}, which says how it was made, is missing"
+            raise InputError(f"{self.path}: {missing}: choose another name or --force")
         try:
             stored = documents.from_json(read_text(self.run_json), Facts, str(self.run_json), InputError)
         except InputError as error:

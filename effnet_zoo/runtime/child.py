@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -63,24 +64,37 @@ def run_in_child(
             start_new_session=True,
         )
         assert child.stdin is not None
+        expired = threading.Event()
+
+        def end() -> None:
+            if child.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+
+        def expire() -> None:  # in a thread: the child may hang while it is sent its arguments, too
+            expired.set()
+            end()
+
+        timer = threading.Timer(seconds, expire)
+        timer.daemon = True
+        timer.start()
         try:
             with suppress(BrokenPipeError):  # the child died at once: its status says why
                 # A user's own modules import the public names of this package, so only the command goes without.
                 pickle.dump((_path(), "_effnet_zoo_command" in sys.modules), child.stdin)
                 pickle.dump((function, arguments), child.stdin)
                 child.stdin.flush()
-            status = child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise EngineError(f"not done after {seconds:.0f} seconds") from None
+            status = child.wait()
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise EngineError(f"the model cannot be sent to another process: {first_line(error)}") from error
         finally:
-            if child.poll() is None:
-                with suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL) if hasattr(os, "killpg") else child.kill()
+            timer.cancel()
+            end()
             with suppress(BrokenPipeError):
                 child.stdin.close()
             child.wait()
+        if expired.is_set():
+            raise EngineError(f"not done after {seconds:.0f} seconds")
         if status < 0:
             raise EngineError(f"the process was ended by signal {-status}: is there enough memory?")
         if status:

@@ -138,7 +138,9 @@ class Engine:
         if min(size) < MIN_SIZE or self.size not in (None, size):
             expected = f"at least {MIN_SIZE}x{MIN_SIZE}"
             if self.size:
-                expected = f"{self.size[0]}x{self.size[1]}, for which this engine is made; size=None makes one for any"
+                expected = (
+                    f"{self.size[0]}x{self.size[1]}, as this engine was made; engine(..., size=None) takes any size"
+                )
             raise InputError(f"engine: images of {size[0]}x{size[1]} pixels: expected {expected}")
         return size
 

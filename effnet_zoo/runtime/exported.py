@@ -82,8 +82,12 @@ class Exported:
             )
         interface = self.metadata.interface
         # A graph takes images of one size at a time.
+        if not pixels:
+            raise InputError(f"{self.path}: no images: expected at least one")
         groups = [[image] for image in pixels] if interface.resize else [list(pixels)]
-        with runtime_errors(f"{self.path}: its runtime failed", "export it again"):
+        with runtime_errors(
+            f"{self.path}: its runtime failed", "expected images as `read` gives them, or export it again"
+        ):
             outputs = [self._session(graph_input(group, interface, self.preprocessing)) for group in groups]
         found = numpy.concatenate(outputs)
         # A probability that is rounded to 0 would have no finite logarithm.

@@ -38,7 +38,7 @@ class Change:
 def changes_between(folder: Path, hashes: Mapping[str, str], stale: re.Pattern[str] | None) -> tuple[Change, ...]:
     """Return what it takes to bring the files of a folder to a place, and to delete the stale files at its top.
 
-    The hash of each file that the place has is a SHA-256. The Hub has git's SHA-1 instead of files that are small.
+    The hash of each file that the place has is a SHA-256. For small files, the Hub has git's SHA-1 instead.
     """
     changes = []
     for path in sorted(folder.iterdir()):
@@ -105,7 +105,10 @@ class Branch:
     def commit(
         self, folder: Path, changes: Sequence[Change], before: BranchState, message: str, *, create_pr: bool
     ) -> tuple[str, str | None]:
-        """Make one commit, and return it with its pull request's address. Raise ConflictError if `before` is over."""
+        """Make one commit, and return it with its pull request's address.
+
+        Raise ConflictError if somebody has changed the branch since `before`.
+        """
         added = [change.path for change in changes if change.what in ("add", "update")]
         removals = [CommitOperationDelete(change.path) for change in changes if change.what == "delete"]
 

@@ -17,6 +17,7 @@ from huggingface_hub import CardData, RepoCard
 
 from effnet_zoo import __version__, documents
 from effnet_zoo.arch.checks import is_number
+from effnet_zoo.atomic_io import read_bytes
 from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.config_json import variant_of
 from effnet_zoo.errors import ArgumentError, LedgerError, quoted
@@ -43,8 +44,12 @@ NOT_STATED = "not stated"
 METRIC_NAMES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 
 
+class _Result(TypedDict, total=False):
+    metrics: list[dict[str, Any]] | None
+
+
 class _Model(TypedDict, total=False):
-    results: list[dict[str, Any]] | None
+    results: list[_Result] | None
 
 
 _Metadata = TypedDict("_Metadata", {"tags": str | list[str] | None, "model-index": list[_Model] | None}, total=False)
@@ -107,6 +112,15 @@ def reported_metrics(bundle: Bundle) -> list[Metric]:
                 for field, name in METRIC_NAMES.items()
             ]
     return []
+
+
+def read_card(path: Path, name: str) -> str:
+    """Return the text of a ``README.md``, which errors call by a name."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        advice = "save the file as UTF-8, so that its text can be kept"
+        raise ArgumentError(f"{name}: expected UTF-8 text: {advice}") from None
 
 
 def card_text(bundle: Bundle, address: str, metrics: Sequence[Metric], existing: str = "") -> str:

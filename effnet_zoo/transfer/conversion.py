@@ -14,7 +14,7 @@ from effnet_zoo.checkpoints.bundle import Bundle
 from effnet_zoo.checkpoints.keras.writing import write_keras_file
 from effnet_zoo.errors import ArgumentError, WeightsError, quoted
 from effnet_zoo.layouts import LAYOUTS, OURS, Layout
-from effnet_zoo.network.options import chosen
+from effnet_zoo.network.options import check_path, chosen
 from effnet_zoo.transfer.opening import description_of, read_bundle
 from effnet_zoo.transfer.proof import prove
 from effnet_zoo.zoo import catalogue
@@ -112,6 +112,7 @@ def convert(
         ArgumentError: If an option does not fit.
         InputError: If `out` is in the way.
     """
+    check_path("out", out)
     # A library with generations of keys has several layouts of one name.
     layouts = [layout for layout in LAYOUTS.values() if to in (layout.name, *layout.aliases)]
     if not layouts:

@@ -102,11 +102,12 @@ def save(
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with atomic_io.file_errors(folder):
         there = {path.name: path for path in folder.glob("*") if path.is_file()}
-        existing = atomic_io.read_text(there[card.CARD_FILE]) if card.CARD_FILE in there else ""
-        with _prepared(bundle, address, metrics, existing) as (new, readme):
+        readme = there.get(card.CARD_FILE)
+        existing = card.read_card(readme, str(readme)) if readme else ""
+        with _prepared(bundle, address, metrics, existing) as (new, text):
             hashes = {name: atomic_io.sha256(path) if (new / name).exists() else "" for name, path in there.items()}
             own = Path(bundle.source).resolve() in (folder.resolve(), *(path.resolve() for path in there.values()))
-            done = _outcome(str(folder), changes_between(new, hashes, None if own else STALE_IN_FOLDER), readme)
+            done = _outcome(str(folder), changes_between(new, hashes, None if own else STALE_IN_FOLDER), text)
             if dry_run:
                 return done
             with ExitStack() as drafts:  # the first file is replaced when all new files are complete
@@ -165,7 +166,8 @@ def push(
     before, existing = branch.state(), ""
     if card.CARD_FILE in before.hashes:
         with tempfile.TemporaryDirectory() as folder:
-            existing = atomic_io.read_text(branch.download(card.CARD_FILE, str(before.commit), folder))
+            path = branch.download(card.CARD_FILE, str(before.commit), folder)
+            existing = card.read_card(path, f"{repo_id}/{card.CARD_FILE}")
     with _prepared(bundle, f"hf-hub:{repo_id}", metrics, existing) as (new, readme):
         done = _outcome(repo_id, changes_between(new, before.hashes, STALE), readme)
         if dry_run:

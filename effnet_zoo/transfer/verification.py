@@ -20,7 +20,7 @@ STATES = {
     "failed": "could not be checked",
 }
 
-ENTRY = re.compile(r'\[(?P<name>[\w.]+)\]\nhub_id = "[^"]*"\n')
+ENTRY = re.compile(r'\[(?P<name>[\w.-]+)\]\nhub_id = "[^"]*"\n')
 """The beginning of an entry of the ledger, which its pins follow."""
 
 
@@ -61,11 +61,11 @@ def _on_the_hub(checkpoint: Checkpoint) -> Verdict:
         return Verdict(checkpoint=checkpoint, state="ok", detail=f"not on the Hub: {checkpoint.origin}")
     assert checkpoint.hub_id is not None
     branch = Branch(checkpoint.hub_id, checkpoint.revision).state()
+    if branch.missing and branch.commit:  # the main branch's: the repository is there
+        raise HubError(f"{checkpoint.hub_id}: the repository has no such revision: {checkpoint.revision}")
     if branch.missing:
-        raise HubError(
-            f"{checkpoint.hub_id}: no such repository or revision, or a private one: check the name, or log in with "
-            "`hf auth login`"
-        )
+        advice = "check the name, or log in with `hf auth login`"
+        raise HubError(f"{checkpoint.hub_id}: no such repository, or a private one: {advice}")
     found = Pin(revision=branch.commit, sha256=branch.hashes.get(locate.WEIGHT_FILE))
     if found.sha256 is None or not cache.is_sha256(found.sha256):
         raise HubError(f"{checkpoint.hub_id} has no {locate.WEIGHT_FILE}, or not as a large file")

@@ -72,9 +72,9 @@ def preprocessing_of(config: Mapping[str, Any]) -> Preprocessing:
             f"pretrained_cfg without {', '.join(missing)}: expected a checkpoint's, which says how images are prepared"
         )
     size = config.get("test_input_size") or config["input_size"]
-    for field, value in (("input_size", size), ("mean", config["mean"]), ("std", config["std"])):
-        if not isinstance(value, list | tuple):
-            raise ArgumentError(f"{field} {quoted(value)} of pretrained_cfg: expected a list of numbers")
+    for field, value, length in (("input_size", size, 3), ("mean", config["mean"], None), ("std", config["std"], None)):
+        if not isinstance(value, list | tuple) or length not in (None, len(value)):
+            raise ArgumentError(f"{field} {quoted(value)} of pretrained_cfg: expected a list of {length or 'numbers'}")
     return Preprocessing(
         size=tuple(size[1:]),
         crop_pct=config.get("test_crop_pct") or config["crop_pct"],

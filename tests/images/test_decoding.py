@@ -322,3 +322,20 @@ def test_whatever_a_decoder_raises_is_about_its_file(
     assert isinstance(error, InputError)
     assert str(error).startswith(f"{path}: cannot be read: ")
     assert len(str(error)) > len(f"{path}: cannot be read: ")
+
+
+def test_the_exif_block_of_another_picture_in_the_file_turns_nothing(tmp_path: Path) -> None:
+    photo, plain, turned = Image.new("RGB", (60, 40)), io.BytesIO(), io.BytesIO()
+    photo.save(plain, "JPEG")
+    photo.save(turned, "JPEG", exif=exif_of(6))
+    start, rest, other = plain.getvalue()[:2], plain.getvalue()[2:], turned.getvalue()
+    preview = b"Photoshop 3.0\0" + other
+    files = {
+        "a preview in a segment": start + b"\xff\xed" + struct.pack(">H", len(preview) + 2) + preview + rest,
+        "a picture behind": plain.getvalue() + other,
+    }
+    for name, content in files.items():
+        (tmp_path / "photo.jpg").write_bytes(content)
+        assert open_image(tmp_path / "photo.jpg").size == (60, 40), name
+    (tmp_path / "photo.jpg").write_bytes(other)
+    assert open_image(tmp_path / "photo.jpg").size == (40, 60)

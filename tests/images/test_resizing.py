@@ -182,9 +182,10 @@ def test_a_transform_is_of_a_preprocessing() -> None:
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        ([torch.zeros(8, 8, 3).byte()], r"tensor.*: expected an image as uint8 \(height, width, 3\)"),
-        ([numpy.zeros((8, 8, 3), numpy.float32)], "array.*: expected an image as uint8"),
-        ([numpy.zeros((8, 8), numpy.uint8)], "array.*: expected an image as uint8"),
+        ([torch.zeros(8, 8, 3).byte()], r"^Tensor: expected an image as uint8 \(height, width, 3\)"),
+        ([], "no images: expected at least one"),
+        ([numpy.zeros((8, 8, 3), numpy.float32)], r"^float32 \(8, 8, 3\): expected an image as uint8"),
+        ([numpy.zeros((8, 8), numpy.uint8)], r"^uint8 \(8, 8\): expected an image as uint8"),
         ([numpy.zeros((8, 8, 3), numpy.uint8), numpy.zeros((8, 9, 3), numpy.uint8)], r"\(8, 9, 3\): .* one size"),
         ([numpy.zeros((8, 8, 1), numpy.uint8)], r"an image \(8, 8, 1\): expected \(height, width, 3\)"),
     ],

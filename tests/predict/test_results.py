@@ -278,7 +278,7 @@ def test_rows_made_otherwise_are_not_continued(suffix: str, tmp_path: Path) -> N
         run_json.write_text(content)
         refused(message)
     run_json.unlink()
-    refused(f"out.{suffix}.run.json: there is no such file or folder: choose another name or --force")
+    refused(f"out.{suffix}.run.json, which says how it was made, is missing: choose another name or --force")
     with open_rows(path, force=True) as rows:
         assert not rows.done
     assert rows_of(path) == []

@@ -6,6 +6,7 @@ import sys
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,18 @@ def test_a_child_ends_when_its_time_is_over() -> None:
     start = time.monotonic()
     with pytest.raises(EngineError, match=r"^not done after 1 seconds$"):
         run_in_child(time.sleep, 100, seconds=1)
+    assert time.monotonic() - start < 20
+
+
+class HangsWhenRead:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return time.sleep, (100,)
+
+
+def test_a_child_that_hangs_while_it_is_sent_its_arguments_ends_too() -> None:
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"^not done after 1 seconds$"):
+        run_in_child(print, HangsWhenRead(), bytes(1 << 20), seconds=1)
     assert time.monotonic() - start < 20
 
 

@@ -251,6 +251,16 @@ def test_a_full_disk_leaves_what_was_there(monkeypatch: pytest.MonkeyPatch, tmp_
     assert path.read_text() == "what was there before"
 
 
+def test_too_little_memory_is_not_a_fault_of_the_runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Onnx, "build", fail)
+    with pytest.raises(MemoryError):
+        export(small(), tmp_path / "m.onnx", size=64)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_that_appears_meanwhile_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "it.onnx"
 

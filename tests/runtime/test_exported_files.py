@@ -4,6 +4,8 @@ import dataclasses
 import json
 import os
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from effnet_zoo.runtime.deployed import metadata_of
 from effnet_zoo.runtime.exported import Exported
 from effnet_zoo.runtime.graph import onnx_model
 from effnet_zoo.runtime.metadata import KEY, Interface, Metadata
+from effnet_zoo.runtime.targets import onnx as onnx_targets
 from tests.runtime.drawn import HOW, network, small
 
 
@@ -181,6 +184,26 @@ def test_an_exported_file_is_copied_by_opening_it_again(lite0: EfficientNet, tmp
     exported = Exported(tmp_path / "m.onnx")
     pixels = [numpy.zeros((224, 224, 3), numpy.uint8)]
     assert numpy.array_equal(pickle.loads(pickle.dumps(exported))(pixels), exported(pixels))
+
+
+def test_threads_that_come_first_together_share_a_session(
+    lite0: EfficientNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(lite0, tmp_path / "m.onnx")
+    made: list[tuple[object, ...]] = []
+    session = onnx_targets._session
+
+    def slow(*args: Any, **options: Any) -> Any:
+        made.append(args)
+        time.sleep(0.3)  # long enough for every thread to come
+        return session(*args, **options)
+
+    monkeypatch.setattr(onnx_targets, "_session", slow)
+    run = onnx_targets.ONNX.open_session(tmp_path / "m.onnx", 2)
+    image = numpy.zeros((1, 3, 224, 224), numpy.float32)
+    with ThreadPoolExecutor(6) as pool:
+        assert len(list(pool.map(run, [image] * 6))) == 6
+    assert len(made) == len(set(made)) <= 2, "one for a thread, one for two"
 
 
 def test_a_copy_resizes_as_the_original(lite0: EfficientNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The ledger against the Hub and against the cache, its missing pins, and copies for machines without a network."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -10,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from effnet_zoo.checkpoints.cache import Pin
+from effnet_zoo.transfer.verification import Verdict, write_pins
 from effnet_zoo.zoo import catalogue, ledger
 from effnet_zoo.zoo.ledger import Checkpoint
 from tests import loopback, shell
@@ -143,15 +146,18 @@ def test_what_the_hub_does_not_tell_is_a_failure_and_does_not_stop_the_rest(run:
         declare(book, checkpoint.name)
     gone, down, bare = (catalogue.find(f"effnet_zoo_b{number}")[1] for number in (1, 2, 3))
     del run.hub.repos[str(gone.hub_id)]
+    lost = catalogue.find("effnet_zoo_b4")[1]
+    declare(book, lost.name, revision="0" * 40)
     down_now = run.hub.fault("GET", f"{down.hub_id}\\?", Status(503), times=None)
     run.hub.put(str(bare.hub_id), {}, delete=["model.safetensors"])
-    names = [checkpoint.name for checkpoint in (gone, down, bare, B0)]
+    names = [checkpoint.name for checkpoint in (gone, down, bare, lost, B0)]
     result = run("verify", *names, "--remote", prelude=reading(book))
     assert (result.code, result.err) == (1, "")
     assert down_now.hits > 1
     rows = {line.split()[0]: line for line in result.out.splitlines() if line}
     assert "failed" in rows[gone.name]
     assert "no such repository" in rows[gone.name]
+    assert f"has no such revision: {'0' * 40}" in rows[lost.name]
     assert "HTTP 503" in rows[down.name]
     assert "has no model.safetensors" in rows[bare.name]
     assert rows[B0.name].split()[1] == "new"
@@ -231,3 +237,12 @@ def test_a_pull_that_fails_says_one_line_and_leaves_no_copy(run: Shell, tmp_path
     (tmp_path / "file").write_text("in the way")
     for place in ("file", "file/sub"):
         assert "file is a file: expected a folder" in run("pull", SHIPPED, "--to", tmp_path / place).complaint()
+
+
+def test_a_tag_may_have_a_dash(tmp_path: Path) -> None:
+    (tmp_path / "book.toml").write_text('[effnet_zoo_b0.my-tag]\nhub_id = "a/b"\n')
+    mine = dataclasses.replace(B0, tag="my-tag", revision=None, sha256=None)
+    pin = Pin(revision="1" * 40, sha256="2" * 64)
+    verdict = Verdict(checkpoint=mine, state="new", detail="", pin=pin)
+    assert write_pins([verdict], tmp_path) == [mine.name]
+    assert f'sha256 = "{pin.sha256}"' in (tmp_path / "book.toml").read_text()

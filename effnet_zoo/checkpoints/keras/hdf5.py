@@ -1,6 +1,5 @@
 """Open a file of Keras, which is an HDF5 file or an archive with one in it, and read its data sets within limits."""
 
-import dataclasses
 import importlib.util
 import json
 import shutil
@@ -159,11 +158,13 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:
 
 
 def _declaration(model: str | bytes, training: str | bytes | None = None) -> Declaration:
-    if len(model) > MAX_CONFIGURATION:
-        raise WeightsError(f"a configuration of {len(model)} bytes: expected {MAX_CONFIGURATION} at most")
+    if (size := max(len(model), len(training or ""))) > MAX_CONFIGURATION:
+        raise WeightsError(f"a configuration of {size} bytes: expected {MAX_CONFIGURATION} at most")
     # Python's own reader: Keras writes NaN and Infinity, which msgspec refuses.
-    declared = from_plain(json.loads(model), Declaration, "its configuration", WeightsError)
-    return dataclasses.replace(declared, compile_config=json.loads(training)) if training else declared
+    declared = json.loads(model)
+    if training and isinstance(declared, dict):
+        declared["compile_config"] = json.loads(training)
+    return from_plain(declared, Declaration, "its configuration", WeightsError)
 
 
 def datasets_of(hdf5: Any) -> Iterator[tuple[str, Dataset]]:

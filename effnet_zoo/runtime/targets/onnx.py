@@ -127,7 +127,13 @@ class Onnx(Target):
     def open_session(self, file: Path | bytes, threads: int, *, optimized: bool = False) -> ArrayFunction:
         """Return a function that runs a file, or the content of one, which may be optimized for this processor."""
         pool = ThreadPoolExecutor(threads, thread_name_prefix="effnet_zoo-onnxruntime")
-        session = functools.cache(functools.partial(_session, file, optimize=not optimized))
+        made = functools.cache(functools.partial(_session, file, optimize=not optimized))
+        lock = threading.Lock()  # a session holds the weights: threads that come first together share one
+
+        def session(threads: int) -> Any:
+            with lock:
+                return made(threads)
+
         name = session(1).get_inputs()[0].name  # so that a damaged file is found here
 
         def outputs_of(images: NDArray[Any]) -> NDArray[numpy.float32]:

@@ -117,7 +117,7 @@ def runtime_errors(what: str, advice: str) -> Iterator[None]:
     """Turn an error of a runtime into an `EngineError`. Runtimes raise errors of many classes."""
     try:
         yield
-    except EffnetZooError:
+    except (EffnetZooError, MemoryError):
         raise
     except Exception as error:
         raise EngineError(f"{what}: {first_line(error)}: {advice}") from error
