@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, cast
@@ -21,14 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from effnet_zoo.network.model import EfficientNet
-    from effnet_zoo.predict.torch_model import TorchModel
+    from effnet_zoo.predict.torch_model import Run, TorchModel
     from effnet_zoo.runtime.exported import Exported
 
 Runnable: TypeAlias = "TorchModel | Exported"
 """What reads image files and computes logits or features of them."""
-
-Run = Callable[["Tensor"], "Tensor"]
-"""A function of float32 images (n, channels, height, width), on the model's device, that gives outputs (n, outputs)."""
 
 Outputs = NDArray[numpy.float32]
 """Outputs of one image (outputs,), or of several (n, outputs)."""

@@ -1,9 +1,12 @@
 """Run an `EfficientNet` on image files, by torch or by an engine."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from effnet_zoo.checkpoints.statefile import fingerprint
 from effnet_zoo.errors import ArgumentError, quoted
@@ -11,8 +14,10 @@ from effnet_zoo.images.reader import read_image
 from effnet_zoo.images.transform import Pixels, normalised_tensor
 from effnet_zoo.network.folding import in_eval
 from effnet_zoo.network.model import EfficientNet
-from effnet_zoo.predict.prediction import Outputs, Run
 from effnet_zoo.zoo.preprocessing import preprocessing_of
+
+Run = Callable[[Tensor], Tensor]
+"""A function of float32 images (n, channels, height, width), on the model's device, that gives outputs (n, outputs)."""
 
 
 class TorchModel:
@@ -52,8 +57,8 @@ class TorchModel:
         return read_image(path, self.preprocessing, orientation=orientation)
 
     @torch.inference_mode()
-    def __call__(self, pixels: Sequence[Pixels]) -> Outputs:
+    def __call__(self, pixels: Sequence[Pixels]) -> NDArray[numpy.float32]:
         """Return the outputs, float32 (n, outputs), of n images."""
         images = normalised_tensor(pixels, self.preprocessing, device=self._device, dtype=self._taken)
-        outputs: Outputs = self._run(images).to("cpu", torch.float32).numpy()
+        outputs: NDArray[numpy.float32] = self._run(images).to("cpu", torch.float32).numpy()
         return outputs
