@@ -93,11 +93,11 @@ def save(
     """
     check_path("folder", folder)
     folder = Path(folder)
+    if not dry_run:
+        atomic_io.check_destination(folder)
     with atomic_io.file_errors(folder):
         if folder.exists() and not folder.is_dir():
             raise FileError(f"{folder} is a file: expected a folder")
-    if not dry_run:
-        atomic_io.check_destination(folder)
     bundle = _bundle_of(what, license, classes, images)
     address = f"local-dir:{folder if folder.name.strip('.') else folder.resolve()}"
     with atomic_io.file_errors(folder):

@@ -113,7 +113,7 @@ def test_another_size_is_refused_if_one_was_given(backend: str) -> None:
     runs_here(backend)
     run = engine(network(), backend, size=SIZE)
     assert run(images(1)).shape == (1, 7)
-    with pytest.raises(InputError, match="images of 64x65 pixels: expected 65x98, for which this engine is made"):
+    with pytest.raises(InputError, match="images of 64x65 pixels: expected 65x98, as this engine was made"):
         run(images(1, (64, 65)))
 
 
