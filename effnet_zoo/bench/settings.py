@@ -17,7 +17,7 @@ DTYPES_OF_DEVICES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What can be measured."""
+    """One kind of measurement."""
 
     cases: str  # the module of this folder and the function in it that yields `Cases` of `Settings`
     on_gpu: bool = False

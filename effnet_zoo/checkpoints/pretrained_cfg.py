@@ -168,7 +168,7 @@ class Blueprint:
 
     @property
     def images(self) -> Preprocessing | None:
-        """How images are prepared; None if `pretrained_cfg` does not say it."""
+        """The preprocessing of images; None if `pretrained_cfg` does not state it."""
         return preprocessing_of(self.pretrained_cfg) if "mean" in self.pretrained_cfg else None
 
 
@@ -226,7 +226,7 @@ def _is_of_file(state: State, path: Path, stamp: tuple[int, ...], layout: str, a
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
-    """What is known of a model's weights: claims by timm's names, class names, and how images are prepared."""
+    """Facts about a model's weights: claims by timm's names, class names, and the preparation of images."""
 
     claims: Mapping[str, Any]
     labels: tuple[str, ...] | None

@@ -30,7 +30,7 @@ _AVERAGES_COUNTER = "n_averaged"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateFile:
-    """What a file holds.
+    """The content of a weight file.
 
     Attributes:
         state: Tensors by name, without wrappers and prefixes; those of safetensors are on disk until they are used.

@@ -23,7 +23,7 @@ KINDS = ("float32", "int8")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What a file for another runtime takes and gives, and whether it may replace a file."""
+    """The input and output of a file for another runtime, and whether it may replace a file."""
 
     static: Annotated[
         str | None,

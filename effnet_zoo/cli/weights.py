@@ -37,7 +37,7 @@ NoEma = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class WeightOptions:
-    """What the user knows about weights and their file does not say."""
+    """Facts about weights that the user knows and the file does not state."""
 
     variant: VariantOption = None
     no_ema: NoEma = False

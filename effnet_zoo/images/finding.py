@@ -28,7 +28,7 @@ _MOST_LINKS = 4
 
 
 class Skipped(Counter[str]):
-    """How many entries of folders `find_images` leaves out, by reason."""
+    """The number of entries of folders that `find_images` leaves out, by reason."""
 
     def add(self, reason: str) -> None:
         """Count one more entry."""

@@ -18,7 +18,7 @@ Candidate = tuple[Layout, str, ArchSpec]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """What a state dict is.
+    """The network and the layout of a state dict.
 
     Attributes:
         name: The layout's name of the architecture.

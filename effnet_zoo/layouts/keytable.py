@@ -37,7 +37,7 @@ Role = Literal["conv", "depthwise", "squeeze", "norm", "linear"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How another library stores one tensor.
+    """The form in which another library stores one tensor.
 
     Attributes:
         name: The name of the tensor in their module.

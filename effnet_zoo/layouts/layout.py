@@ -65,7 +65,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigContent:
-    """What a library's config files say of a network. `images` is None if they leave open how images are prepared."""
+    """The facts about a network in a library's config files. `images` is None if they leave open how images are prepared."""
 
     arch: ArchSpec
     global_pool: str
@@ -92,7 +92,7 @@ class ConfigFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What is known of a library's weight files.
+    """The facts about a library's weight files.
 
     Attributes:
         archs: The architectures that the library has, by our variants' names; one that is no variant of ours has a

@@ -43,7 +43,7 @@ class Column(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What the rows of a file depend on: the content of ``NAME.run.json``.
+    """The facts that the rows of a file depend on: the content of ``NAME.run.json``.
 
     Attributes:
         effnet_zoo: What is computed.
