@@ -65,7 +65,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigContent:
-    """The facts about a network in a library's config files. `images` is None if they leave open how images are prepared."""
+    """The facts about a network in a library's config files; `images` is None if preprocessing is not among them."""
 
     arch: ArchSpec
     global_pool: str
