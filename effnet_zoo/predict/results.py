@@ -119,7 +119,7 @@ def reserved(path: Path, *, resume: bool = False, force: bool = False) -> Iterat
 
 
 class StoredRow(msgspec.Struct):
-    """What is read back of a row."""
+    """The fields of a row that are read back."""
 
     path: str
     error: str | None = None

@@ -81,9 +81,9 @@ class Exported:
                 "threads: open it here, or start processes by 'spawn'"
             )
         interface = self.metadata.interface
-        # A graph takes images of one size at a time.
         if not pixels:
             raise InputError(f"{self.path}: no images: expected at least one")
+        # A graph takes images of one size at a time.
         groups = [[image] for image in pixels] if interface.resize else [list(pixels)]
         with runtime_errors(
             f"{self.path}: its runtime failed", "expected images as `read` gives them, or export it again"

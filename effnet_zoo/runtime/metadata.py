@@ -35,7 +35,7 @@ million classes would be larger than the 2 GB that an ONNX file can hold."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """What goes in and what comes out. Outputs are float32 (n, outputs), also if the model computes in another dtype.
+    """The input and output of a model. Outputs are float32 (n, outputs), whichever dtype the model computes in.
 
     Attributes:
         size: Height and width of the images that the network sees; None for any.
@@ -80,7 +80,7 @@ class Interface:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metadata:
-    """What an exported file says of itself: one schema, for writing and for reading.
+    """The facts that an exported file states of itself: one schema, for writing and for reading.
 
     Fields that are not listed are ignored when a file is read, because later versions may add some.
 

@@ -27,7 +27,7 @@ SHA1_DIGITS = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What happens to one file: ``add``, ``update``, ``delete`` or ``keep``; and the new one's bytes and SHA-256."""
+    """A change of one file: ``add``, ``update``, ``delete`` or ``keep``; and the new one's bytes and SHA-256."""
 
     path: str
     what: str

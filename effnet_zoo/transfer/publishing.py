@@ -36,7 +36,7 @@ LOADERS_TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """What `push` or `save` did, or would do.
+    """The outcome of `push` or `save`, or of their dry run.
 
     Attributes:
         repo_id: The repository, or the folder.

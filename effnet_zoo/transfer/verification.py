@@ -26,7 +26,7 @@ ENTRY = re.compile(r'\[(?P<name>[\w.-]+)\]\nhub_id = "[^"]*"\n')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What was found for one checkpoint: a key of `STATES`, an explanation, and the commit and SHA-256 of its file."""
+    """The finding for one checkpoint: a key of `STATES`, an explanation, and the commit and SHA-256 of its file."""
 
     checkpoint: Checkpoint
     state: str
